@@ -1,0 +1,61 @@
+"""Rebuilds a model that ships: `python benchmarks/train_shipped.py lotka_volterra`. The seed and the budget stand here.
+
+One process, one thread a model; a killed run resumes from its checkpoint. CPU seconds are in the model's card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import fsimformer as fsf
+from fsimformer.simulators import SIRD, HareLynx, LotkaVolterra, Simulator
+from fsimformer.train import Progress, TrainConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# steps are what one core manages in about the minutes given; nothing else differs between the models
+RECIPES: dict[str, tuple[Simulator, int, TrainConfig]] = {
+    "lotka_volterra": (LotkaVolterra(), 100_000, TrainConfig(steps=6_000, learning_rate=1.5e-3, seed=1)),
+    "hare_lynx": (HareLynx(), 150_000, TrainConfig(steps=6_000, learning_rate=1.5e-3, seed=1)),
+    "sird": (SIRD(), 150_000, TrainConfig(steps=6_000, learning_rate=1.5e-3, seed=1)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=sorted(RECIPES))
+    parser.add_argument("--out", type=Path, default=ROOT / "fsimformer" / "models")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="checkpoints and logs")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    simulator, simulations, config = RECIPES[args.model]
+    recent: list[float] = []
+    started = time.time()
+
+    def report(p: Progress) -> None:
+        recent.append(p.loss)
+        if p.step % 100 == 0 or p.validation is not None:
+            line = f"{p.step} {sum(recent) / len(recent):.4f} {p.validation} {time.time() - started:.0f}s"
+            print(line, file=sys.stderr, flush=True)
+            recent.clear()
+
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    joint = fsf.train(
+        simulator,
+        simulations=simulations,
+        config=config,
+        checkpoint=args.runs / f"{args.model}.safetensors",
+        callback=report,
+        provenance={"script": "benchmarks/train_shipped.py", "commit": commit},
+    )
+    joint.save(args.out / args.model)
+
+
+if __name__ == "__main__":
+    main()

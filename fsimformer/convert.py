@@ -1,0 +1,224 @@
+"""The user's data → tokens. With points, tables, query and tree the only place where NaN and dates mean anything.
+
+A finite value is an observed token. A NaN, or a new coordinate, that `at` asks for is a latent token. Any other NaN,
+and a variable that is absent, is no token (design.md §1).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from fsimformer.points import (
+    Channel,
+    Observation,
+    ObservationWarning,
+    Points,
+    Query,
+    earliest,
+    elapsed,
+    kind,
+    read_date,
+    warn_outside,
+)
+from fsimformer.query import query
+from fsimformer.schema import Index, Schema
+from fsimformer.tables import Table, read_tables
+from fsimformer.tokens import TokenSet
+from fsimformer.tree import to_tree, to_tree_many
+from fsimformer.whiten import Whitening
+
+__all__ = [
+    "Observation",
+    "ObservationWarning",
+    "Query",
+    "observed_tokens",
+    "query",
+    "query_tokens",
+    "read",
+    "read_many",
+    "to_tree",
+    "to_tree_many",
+]
+
+
+def read(schema: Schema, observed: Any, *, origin: Any = None) -> Observation:
+    """Read one data set.
+
+    Args:
+        schema: the model's variables.
+        observed: Dataset, named DataArray, mapping of name -> DataArray (or a number, or the values of a vector),
+            pandas frame in long form (columns `variable`, `value` and one a dim), or None. A function of the index
+            `time` lies on a coordinate called `time` or `time_<variable>`, along whatever dim; of several indexes, on
+            their grid or pointwise along one dim.
+        origin: date that index 0 stands for; else the index's own; else the earliest date that came in, be the reading
+            there missing or not.
+
+    Raises:
+        KeyError: a variable that the schema does not know.
+        ValueError: dims, dtypes, coordinates or values that do not fit; the message says what was expected.
+
+    Warns:
+        ObservationWarning: no finite value (what follows is the prior), or readings outside the trained range.
+    """
+    tables, held, _ = read_tables(schema, observed, None)
+    (out,) = _cut(schema, tables, held, 1, origin)
+    if observed is not None and out.n_observed == 0:
+        warnings.warn("The observation holds no finite value: what follows is the prior.", ObservationWarning, 3)
+    return out
+
+
+def read_many(
+    schema: Schema, observed: Any, batch_dim: str, *, origin: Any = None
+) -> tuple[xr.DataArray, list[Observation]]:
+    """Read many ragged data sets, one a label of `batch_dim` (a dim of the Dataset, or a column of the frame).
+
+    A variable without this dim belongs to every data set. Padding (neither coordinate nor value) is left out.
+
+    Returns:
+        The labels, a DataArray along `batch_dim`, and an `Observation` for each. Dates count from the origin of each.
+
+    Raises:
+        KeyError, ValueError: as `read`; and where nothing has the dim `batch_dim`.
+    """
+    if batch_dim in {*schema.names, *(d.name for d in schema.dims)}:
+        raise ValueError(f"batch_dim={batch_dim!r} is a name of the model's own; rename the dim of your data sets.")
+    tables, held, labels = read_tables(schema, observed, batch_dim)
+    assert labels is not None
+    out = _cut(schema, tables, held, labels.size, origin)
+    if empty := [str(label) for label, o in zip(labels.values, out, strict=True) if o.n_observed == 0]:
+        some = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        text = (
+            f"{len(empty)} of {len(out)} data sets hold no finite value ({batch_dim}: {some}): the prior follows there."
+        )
+        warnings.warn(text, ObservationWarning, 3)
+    return labels, out
+
+
+def _cut(
+    schema: Schema, tables: Mapping[str, Table], held: Mapping[str, Table], n: int, origin: Any
+) -> list[Observation]:
+    """One `Observation` a data set; labels become index units, dates counted from the data set's own origin."""
+    fixed: dict[str, Any] = {}
+    for index in schema.indexes:
+        _check_kinds(index, tables, held)
+        given = index.origin if origin is None else origin
+        fixed[index.name] = None if given is None else read_date(f"origin of {index.name!r}", given)
+    edges = {
+        k: np.searchsorted(t.row, np.arange(n + 1)) for k, t in {**tables, **held}.items()
+    }  # no name is used twice
+    out = []
+    for r in range(n):
+        at = {k: slice(int(e[r]), int(e[r + 1])) for k, e in edges.items() if e[r] < e[r + 1]}
+        origins = {d: _first_date(d, tables, held, at) if o is None else o for d, o in fixed.items()}
+        channels = {
+            k: Channel(_points(schema, repr(k), schema[k].dims, t, at[k], origins), t.value[at[k]], t.attrs)
+            for k, t in tables.items()
+            if k in at
+        }
+        besides = {d: _points(schema, f"coordinate {d!r}", (d,), t, at[d], origins) for d, t in held.items() if d in at}
+        out.append(Observation(channels, besides, origins))
+    for name in tables:
+        if schema.is_function(name):
+            seen = [c.points.index[np.isfinite(c.value)] for o in out if (c := o.channels.get(name)) is not None]
+            warn_outside(schema, name, "readings", np.concatenate(seen), 4)
+    return out
+
+
+def _check_kinds(index: Index, tables: Mapping[str, Table], held: Mapping[str, Table]) -> None:
+    every = {**tables, **{f"coordinate {d!r}": t for d, t in held.items()}}
+    kinds = {
+        k: kind(t.labels[index.name], t.label_attrs.get(index.name, {}))
+        for k, t in every.items()
+        if index.name in t.labels
+    }
+    if len(set(kinds.values())) > 1:
+        raise ValueError(f"Index {index.name!r}: expected coordinates of one kind, got {kinds}.")
+
+
+def _first_date(dim: str, tables: Mapping[str, Table], held: Mapping[str, Table], at: Mapping[str, slice]) -> Any:
+    """The earliest date among the readings, else among the coordinates held besides."""
+    for some in (tables, held):
+        dates = [
+            earliest(repr(k), t.labels[dim][at[k]], t.label_attrs.get(dim, {}))
+            for k, t in some.items()
+            if k in at and dim in t.labels
+        ]
+        if any(d is not None for d in dates):
+            return min(d for d in dates if d is not None)
+    return None
+
+
+def _points(
+    schema: Schema, where: str, dims: tuple[str, ...], table: Table, at: slice, origins: Mapping[str, Any]
+) -> Points:
+    labels = {d: v[at] for d, v in table.labels.items()}
+    component = table.component[at]
+    columns = [
+        elapsed(where, index, labels[d], table.label_attrs.get(d, {}), origins[d])
+        for d in dims
+        if isinstance(index := schema.dim(d), Index)
+    ]
+    n = len(component)
+    index_values = np.stack(columns, axis=1) if columns else np.zeros((n, 0))
+    whole = table.shape is not None and int(np.prod(table.shape)) == n
+    shape = table.shape if whole else (n,) if len(dims) == 1 else None
+    return Points(component, index_values, labels, shape, table.label_attrs)
+
+
+def observed_tokens(schema: Schema, whitening: Whitening, observation: Observation) -> TokenSet:
+    """The finite readings as observed tokens, whitened in float64; float32 out.
+
+    Raises:
+        ValueError: a value so near the end of its support that its whitened value is infinite.
+    """
+    variable, index, value = [], [], []
+    for name, channel in observation.channels.items():
+        finite = np.isfinite(channel.value)
+        x = torch.from_numpy(channel.value[finite])
+        z = whitening[name].forward(x).to(torch.float32)
+        if not bool(torch.isfinite(z).all()):
+            wrong = float(x[~torch.isfinite(z)][0])
+            raise ValueError(f"{name!r}: {wrong!r} lies too near the end of its support {schema[name].support}.")
+        ids, places = _places(schema, name, channel.points)
+        variable.append(ids[finite])
+        index.append(places[finite])
+        value.append(z)
+    return _token_set(schema, variable, index, value, condition=True)
+
+
+def query_tokens(schema: Schema, query: Query) -> TokenSet:
+    """The latents asked for, in the order of the query; value 0."""
+    places = [_places(schema, name, points) for name, points in query.points.items()]
+    value = [torch.zeros(len(p)) for p in query.points.values()]
+    return _token_set(schema, [p[0] for p in places], [p[1] for p in places], value, condition=False)
+
+
+def _places(schema: Schema, name: str, points: Points) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids (n,) and index (n, D) scaled to [−1, 1] over the trained range; 0 on dims that the variable lacks."""
+    scaled = np.zeros((len(points), len(schema.indexes)), dtype=np.float32)
+    column = {d.name: j for j, d in enumerate(schema.indexes)}
+    for j, d in enumerate(schema.index_dims(name)):
+        dim = schema.dim(d)
+        assert isinstance(dim, Index)
+        scaled[:, column[d]] = 2 * (points.index[:, j] - dim.lower) / (dim.upper - dim.lower) - 1
+    return schema.ids(name)[0] + points.component, scaled
+
+
+def _token_set(
+    schema: Schema, variable: list[np.ndarray], index: list[np.ndarray], value: list[Tensor], condition: bool
+) -> TokenSet:
+    ids = np.concatenate([*variable, np.zeros(0, dtype=np.int64)])
+    places = np.concatenate([*index, np.zeros((0, len(schema.indexes)), dtype=np.float32)])
+    return TokenSet(
+        torch.from_numpy(ids),
+        torch.from_numpy(places),
+        torch.cat([*value, torch.zeros(0)]),
+        torch.full((len(ids),), condition),
+    )

@@ -1,0 +1,148 @@
+"""The denoiser E[x | x_t, observed] from a backbone, and the loss that trains it.
+
+With λ = σ_t/α_t and whitened data (unit variance) the network F sees and returns numbers of unit size (arXiv 2206.00364):
+
+    y = x_t/α_t = x + λ ε,    x̂ = y/(1 + λ²) + λ/√(1 + λ²) · F(y/√(1 + λ²), ¼ log λ, context).
+
+The loss is the velocity's squared error, averaged over the latent tokens of a row, then over rows:
+
+    L = E w(λ) |x̂ − x|²,   w = (1 + λ²)/λ² for variance-preserving paths (score matching),
+                           w = (1 + λ)²/λ² for the rectified path (flow matching),
+
+that is |F − F*|² times 1, or times (1 + λ)²/(1 + λ²). Only latent tokens count: observed ones are given, not guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fsimformer.masks import attention
+from fsimformer.nn import Context, Network
+from fsimformer.noise import RectifiedSchedule, Schedule, schedule_named
+from fsimformer.tokens import Streams, TokenBatch
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """The noise levels of training: log λ ~ N(mean, sd²), cut to [log_min, log_max] by reflection of the quantiles.
+
+    The defaults reach three decades below the data's scale: the posterior may be that much sharper than the prior.
+    """
+
+    mean: float = -2.2
+    sd: float = 2.0
+    log_min: float = -7.0
+    log_max: float = 4.0
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """log λ of this shape, stratified: one draw in each of `numel` equal-probability strata, in random order."""
+        n = int(torch.Size(shape).numel())
+        device = generator.device
+        u = (torch.randperm(n, generator=generator, device=device) + torch.rand(n, generator=generator, device=device)) / n
+        ends = torch.special.ndtr((torch.tensor([self.log_min, self.log_max], dtype=torch.float64) - self.mean) / self.sd)
+        u = float(ends[0]) + u.double() * float(ends[1] - ends[0])
+        return (self.mean + self.sd * torch.special.ndtri(u)).float().view(shape)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A split batch with its context: all that is needed to denoise, draw after draw."""
+
+    streams: Streams
+    context: Context
+    attend: Tensor
+    attend_context: Tensor
+
+    @property
+    def active(self) -> TokenBatch:
+        return self.streams.active
+
+    def rows(self, which: Tensor | slice) -> Encoded:
+        s = self.streams
+        return Encoded(
+            Streams(s.frozen.rows(which), s.active.rows(which), s.position[which]),
+            self.context.rows(which),
+            self.attend[which],
+            self.attend_context[which],
+        )
+
+
+class Denoiser(nn.Module):
+    """E[x | x_t, context].
+
+    Args:
+        network: the backbone.
+        schedule: "trig", "vp" or "rectified"; fixes the training weight, and the path that samplers take by default.
+        dependency: (n_ids, n_ids) bool, True = may attend; None = everything may.
+    """
+
+    dependency: Tensor | None
+
+    def __init__(self, network: Network, schedule: str = "trig", dependency: Tensor | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule: Schedule = schedule_named(schedule)
+        self.register_buffer("dependency", dependency, persistent=False)
+
+    def encode(self, streams: Streams) -> Encoded:
+        """Encode the frozen stream, once for all draws and noise levels."""
+        masks = attention(streams.frozen, streams.active, self.dependency)
+        f = streams.frozen
+        context = self.network.encode(f.variable, f.index, f.value, masks.frozen)
+        return Encoded(streams, context, masks.active, masks.context)
+
+    def raw(self, value: Tensor, log_ratio: Tensor, encoded: Encoded) -> Tensor:
+        """F above. value (B, R, n_a): scaled at latents, clean at observed tokens; log_ratio (B, R)."""
+        a = encoded.active
+        return self.network.decode(
+            a.variable,
+            a.index,
+            a.condition_mask,
+            value,
+            0.25 * log_ratio,
+            encoded.context,
+            encoded.attend,
+            encoded.attend_context,
+        )
+
+    def forward(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
+        """x̂ (B, R, n_a) from x_t (B, R, n_a) and t (B, R) in (0, 1); at observed tokens x̂ is their value."""
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        y, ratio = x_t / alpha[..., None], sigma / alpha
+        return self.at_ratio(y, ratio, encoded)
+
+    def at_ratio(self, y: Tensor, ratio: Tensor, encoded: Encoded) -> Tensor:
+        """x̂ from y = x_t/α_t (B, R, n_a) and λ (B, R)."""
+        given = encoded.active.value[:, None]
+        observed = encoded.active.condition_mask[:, None]
+        norm = (1 + ratio**2).rsqrt()[..., None]
+        f = self.raw(torch.where(observed, given, y * norm), ratio.log(), encoded)
+        return torch.where(observed, given, y * norm**2 + ratio[..., None] * norm * f)
+
+    def loss(self, streams: Streams, log_ratio: Tensor, epsilon: Tensor) -> Tensor:
+        """Mean over rows and levels of the row's mean weighted squared error.
+
+        Args:
+            streams: clean rows, split.
+            log_ratio: (B, R) log λ; R noise levels share one encoded context.
+            epsilon: (B, R, n_a) standard normals.
+
+        Returns:
+            A scalar; 1 is the loss of the best constant when nothing can be learned from the context.
+        """
+        encoded = self.encode(streams)
+        active = encoded.active
+        x, observed = active.value[:, None], active.condition_mask[:, None]
+        ratio = log_ratio.exp()[..., None]
+        norm = (1 + ratio**2).rsqrt()
+        y = (x + ratio * epsilon) * norm  # unit variance
+        f = self.raw(torch.where(observed, x, y), log_ratio, encoded)
+        target = (x - y * norm) / (ratio * norm)
+        error = (f - target) ** 2
+        if isinstance(self.schedule, RectifiedSchedule):
+            error = error * (1 + ratio) ** 2 * norm**2
+        latent = active.latent[:, None].to(error.dtype)
+        return ((error * latent).sum(-1) / latent.sum(-1).clamp(min=1)).mean()

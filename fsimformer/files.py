@@ -1,0 +1,90 @@
+"""Observations from a file, as a Dataset or a long table; what they mean is `convert`'s business.
+
+A table is long (an index column, `variable`, `value`) or wide (an index column, one column a variable, blanks =
+missing). NetCDF needs the extra `files`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+NETCDF, TABLE, ZARR = (".nc", ".nc4", ".h5"), (".csv", ".tsv"), (".zarr",)
+ENDINGS = (*NETCDF, *TABLE, *ZARR)
+
+
+def read_observations(path: Path, indexes: Sequence[str]) -> xr.Dataset | pd.DataFrame:
+    """An observation file as `Joint.condition` takes it.
+
+    Args:
+        path: the file; its ending says what it is.
+        indexes: names of the schema's index dims. A table's index column that holds text is read as ISO dates.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an unknown ending; a table without its index column or with text that is no date.
+        ImportError: netCDF or Zarr without the extra that reads it.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"No such file: {path}")
+    import xarray as xr
+
+    if path.suffix in TABLE:
+        return _read_table(path, indexes)
+    if path.suffix in NETCDF:
+        require_netcdf(path)
+        try:
+            with xr.open_dataset(path, engine="h5netcdf") as data:
+                return data.load()
+        except ValueError:  # "years since 1900": no calendar for xarray, but `convert` reads such units itself
+            with xr.open_dataset(path, engine="h5netcdf", decode_times=False) as data:
+                return data.load()
+    if path.suffix in ZARR:
+        return xr.open_zarr(path).load()
+    raise ValueError(f"{path}: unknown ending {path.suffix!r}. Choices: {', '.join(ENDINGS)}.")
+
+
+def _read_table(path: Path, indexes: Sequence[str]) -> xr.Dataset | pd.DataFrame:
+    import pandas as pd
+    import xarray as xr
+
+    frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", skipinitialspace=True)
+    found = [name for name in indexes if name in frame.columns]
+    if indexes and not found:
+        raise ValueError(f"{path}: expected an index column {list(indexes)}, got the columns {list(frame.columns)}.")
+    for name in found:
+        if not pd.api.types.is_numeric_dtype(frame[name]):
+            try:
+                frame[name] = pd.to_datetime(frame[name], format="ISO8601")
+            except ValueError as error:
+                raise ValueError(f"{path}: column {name!r} holds neither numbers nor ISO dates: {error}") from None
+    if {"variable", "value"} <= set(frame.columns):
+        return frame
+    if len(found) > 1:
+        raise ValueError(f"{path}: with several index columns {found} use the long form: {found}, variable, value.")
+    if not found:  # scalars and nothing else: one row
+        if len(frame) != 1:
+            raise ValueError(f"{path}: expected one row of scalars, got {len(frame)}.")
+        return xr.Dataset({name: ((), frame[name].iloc[0]) for name in frame.columns})
+    rest = [name for name in frame.columns if name != found[0]]
+    series = {name: (found[0], frame[name].to_numpy()) for name in rest}
+    return xr.Dataset(series, {found[0]: frame[found[0]].to_numpy()})
+
+
+def require_netcdf(path: Path) -> None:
+    """Checks that `path` can be read or written as netCDF, before any work is done for it.
+
+    Raises:
+        ValueError: another ending.
+        ImportError: the extra is missing.
+    """
+    if path.suffix not in NETCDF:
+        raise ValueError(f"{path}: unknown ending {path.suffix!r}. Choices: {', '.join(NETCDF)}.")
+    if find_spec("h5netcdf") is None or find_spec("h5py") is None:
+        raise ImportError("netCDF files need h5netcdf and h5py: pip install 'fsimformer[files]'.")

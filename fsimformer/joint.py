@@ -1,0 +1,211 @@
+"""`Joint`, `Conditional`, `train`, `load`: the face of the package. It wires the rooms and decides nothing itself."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fsimformer.denoise import NoiseLevels
+from fsimformer.masks import MaskConfig
+from fsimformer.model_file import Model, build_denoiser, load_model, save_model
+from fsimformer.nn import NetworkConfig
+from fsimformer.readings import Design, Store, read
+from fsimformer.schema import Schema
+from fsimformer.seeds import generator_at
+from fsimformer.simulations import build_store, default_design, simulate
+from fsimformer.simulators.protocol import Simulator
+from fsimformer.tokens import TokenBatch
+from fsimformer.train import Progress, Rows, TrainConfig, fit
+from fsimformer.whiten import Whitening
+
+MODELS = Path(__file__).parent / "models"
+
+
+def is_parameter(schema: Schema) -> torch.Tensor:
+    """(n_ids,) bool: ids of variables whose role is "parameter"."""
+    out = torch.zeros(schema.n_ids, dtype=torch.bool)
+    for v in schema.variables:
+        out[list(schema.ids(v.name))] = v.role == "parameter"
+    return out
+
+
+def train(
+    simulator: Simulator,
+    *,
+    simulations: int | None = 100_000,
+    config: TrainConfig | None = None,
+    network: NetworkConfig | None = None,
+    design: Design | None = None,
+    masks: MaskConfig | None = None,
+    levels: NoiseLevels | None = None,
+    schedule: str = "trig",
+    dependency: str = "dense",
+    n_active_observed: int | None = 8,
+    checkpoint: str | Path | None = None,
+    callback: Callable[[Progress], None] | None = None,
+    device: str = "cpu",
+    provenance: Mapping[str, Any] | None = None,
+) -> Joint:
+    """Train on a simulator's joint distribution.
+
+    Args:
+        simulator: draws parameters, functions and clean observations; see `fsimformer.simulators.Simulator`.
+        simulations: fixed budget, held-out ones included; reading places and noise are drawn anew at every use. None:
+            fresh simulations at every step.
+        config: optimiser, batches, seed; `TrainConfig()` by default.
+        network: sizes of the network; its `uses_index` comes from the schema.
+        design: how many readings a function has in a row, and where; by default 0 to 60 a data channel, 0 to 40 a
+            functional parameter.
+        masks: which conditionals are trained, and how often.
+        levels: noise levels of training.
+        schedule: "trig" or "vp" (score matching), "rectified" (flow matching).
+        dependency: "dense", or "undirected": attention only along the moral graph of the variables' parents.
+        n_active_observed: the default dial of the returned Joint.
+        checkpoint: file to write the run's state to, and to resume from if it exists.
+        callback: called after every step with a `Progress`.
+        device: where the network trains.
+        provenance: extra entries for the model's card.
+
+    Returns:
+        A `Joint` with the averaged weights of the lowest validation loss.
+
+    Raises:
+        ValueError: too few or too many failed simulations, unknown schedule or dependency.
+        FloatingPointError: the loss is not finite.
+    """
+    config, started = config or TrainConfig(), time.process_time()
+    schema = simulator.schema
+    design = design or default_design(schema)
+    n_held_out = min(2_000, (simulations or 20_000) // 10)
+    if n_held_out < 10:
+        raise ValueError(f"train: expected simulations >= 100 or None, got {simulations}.")
+    pilot = simulate(simulator, simulations or 20_000, generator_at(config.seed, 2, 0))
+    whitening = Whitening.fit(schema, pilot.values)
+    store = build_store(schema, whitening, pilot.values)
+    n_train, n_dropped = len(store) - n_held_out, pilot.n_dropped
+    del pilot
+
+    def stored(n: int, generator: torch.Generator) -> TokenBatch:
+        rows = torch.randint(0, n_train, (n,), generator=generator)
+        return read(store, rows, design, generator).to(device)
+
+    def fresh(n: int, generator: torch.Generator) -> TokenBatch:
+        drawn: Store = build_store(schema, whitening, simulate(simulator, n, generator).values)
+        return read(drawn, torch.arange(n), design, generator).to(device)
+
+    def held_out(n: int, generator: torch.Generator) -> TokenBatch:
+        rows = torch.randint(n_train, len(store), (n,), generator=generator)
+        return read(store, rows, design, generator).to(device)
+
+    rows: Rows = fresh if simulations is None else stored
+    uses_index = tuple(tuple(bool(x) for x in row) for row in schema.uses_index())
+    network = replace(network or NetworkConfig(), uses_index=uses_index)
+    with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
+        torch.manual_seed(config.seed)
+        denoiser = build_denoiser(schema, network, schedule, dependency).to(device)
+    masks, levels = masks or MaskConfig(), levels or NoiseLevels()
+    run = fit(
+        denoiser,
+        rows,
+        held_out,
+        is_parameter(schema).to(device),
+        masks,
+        levels,
+        config,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        callback=callback,
+    )
+    card = {
+        "simulator": type(simulator).__name__,
+        "simulator_config": _plain(simulator),
+        "simulations": simulations,
+        "simulations_dropped": n_dropped,
+        "simulations_held_out": n_held_out,
+        "train": asdict(config),
+        "masks": asdict(masks),
+        "levels": asdict(levels),
+        "design": asdict(design),
+        "steps": run.step,
+        "best_step": run.best_step,
+        "best_validation_loss": run.best_loss,
+        "history": run.history,
+        "n_parameters": denoiser.network.n_parameters,
+        "seed": config.seed,
+        "device": device,
+        "cpu_seconds": round(time.process_time() - started, 1),
+        "date": datetime.date.today().isoformat(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **(provenance or {}),
+    }
+    functions = [v.name for v in schema.variables if schema.is_function(v.name) for _ in schema.ids(v.name)]
+    model = Model(
+        schema,
+        whitening,
+        denoiser.eval(),
+        schedule,
+        dependency,
+        n_active_observed,
+        dict(zip(functions, design.n_max, strict=True)),
+        config.max_latents,
+        card,
+    )
+    return Joint(model)
+
+
+def _plain(obj: Any) -> Any:
+    """A simulator's settings as JSON types, for the card; what is no plain value is described by its repr."""
+    if is_dataclass(obj) and not isinstance(obj, type):
+        return {k: _plain(v) for k, v in vars(obj).items() if not k.startswith("_")}
+    if isinstance(obj, Mapping):
+        return {str(k): _plain(v) for k, v in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [_plain(v) for v in obj]
+    return obj if isinstance(obj, str | int | float | bool | None) else repr(obj)[:200]
+
+
+def load(name: str | Path) -> Joint:
+    """A model that ships with the package, by name, or one that was saved, by its directory.
+
+    Raises:
+        FileNotFoundError: neither; the message lists the models that ship.
+        ValueError: the files are damaged or of another format.
+    """
+    shipped = MODELS / str(name)
+    if (shipped / "model.json").is_file():
+        return Joint(load_model(shipped))
+    if not Path(name).exists():
+        names = sorted(p.name for p in MODELS.iterdir() if (p / "model.json").is_file()) if MODELS.is_dir() else []
+        raise FileNotFoundError(f"No model named {str(name)!r}, and no such directory. Models that ship: {names}.")
+    return Joint(load_model(name))
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A trained joint distribution of parameters, functions and observations."""
+
+    model: Model
+
+    @property
+    def schema(self) -> Schema:
+        return self.model.schema
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the weights come from: simulator, budget, seed, versions, device, training history."""
+        return self.model.provenance
+
+    @property
+    def n_parameters(self) -> int:
+        """Weights of the network."""
+        return self.model.denoiser.network.n_parameters
+
+    def save(self, path: str | Path) -> None:
+        """Write the model's directory (weights.safetensors, model.json)."""
+        save_model(self.model, path)

@@ -1,0 +1,127 @@
+"""Distributions of condition masks, and who may attend to whom.
+
+Every row of a batch gets a mask of its own kind, at its own rate, drawn on its own: a mask shared by a batch would
+train on a handful of conditionals a step. True = observed (condition masks), True = may attend (attention masks).
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, fields
+
+import torch
+from torch import Tensor
+
+from fsimformer.tokens import TokenBatch
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Relative frequencies of the kinds of condition mask.
+
+    Args:
+        posterior: data observed, parameters latent.
+        imputation: parameters latent, every data token observed at the row's own random rate.
+        forecast: parameters latent; data observed before a random cut along a random index dim, latent after it.
+        gap: parameters latent; data latent inside a random window of an index dim, observed outside.
+        likelihood: parameters observed, data latent.
+        variable: every variable id observed or not by a fair coin.
+        token: every token observed at the row's own random rate.
+        joint: nothing observed.
+    """
+
+    posterior: float = 0.4
+    imputation: float = 0.12
+    forecast: float = 0.1
+    gap: float = 0.06
+    likelihood: float = 0.06
+    variable: float = 0.08
+    token: float = 0.12
+    joint: float = 0.06
+
+    def __post_init__(self) -> None:
+        if min(astuple(self)) < 0 or sum(astuple(self)) <= 0:
+            raise ValueError(f"MaskConfig: frequencies must be >= 0 and not all 0, got {self}.")
+
+
+KINDS = tuple(f.name for f in fields(MaskConfig))
+
+
+def draw_kinds(n: int, config: MaskConfig, generator: torch.Generator) -> Tensor:
+    """(n,) long: the kind of every row, an index into `KINDS`."""
+    weights = torch.tensor(astuple(config), dtype=torch.float64)
+    return torch.multinomial(weights, n, replacement=True, generator=generator)
+
+
+def draw_condition_masks(batch: TokenBatch, is_parameter: Tensor, kinds: Tensor, generator: torch.Generator) -> Tensor:
+    """A condition mask for every row, (B, L).
+
+    Args:
+        batch: only `variable`, `index` and `valid` are read.
+        is_parameter: (n_ids,) bool, True for ids of parameters.
+        kinds: (B,) long, from `draw_kinds`.
+        generator: its draws are in one fixed order, whatever the kinds are.
+
+    A row whose mask would leave nothing latent becomes a posterior row; if it has no parameter, a joint row.
+    """
+    (b, length), device = batch.shape, batch.variable.device
+    n_ids, d = is_parameter.shape[0], batch.index.shape[-1]
+    rand = lambda *shape: torch.rand(*shape, generator=generator, device=device)  # noqa: E731
+    parameter = is_parameter[batch.variable]
+    rate, coin, token = rand(b, 1), rand(b, n_ids) < 0.5, rand(b, length)
+    ends, which = rand(b, 2).sort(dim=1).values * 2 - 1, rand(b)
+    if d:
+        dim = (which * d).long().clamp(max=d - 1)
+        along = batch.index.gather(2, dim[:, None, None].expand(b, length, 1))[..., 0]
+    else:
+        along = torch.zeros_like(batch.value)
+    before = along < ends[:, :1]
+    inside = (along >= ends[:, :1]) & (along < ends[:, 1:])
+    candidates = {
+        "posterior": ~parameter,
+        "imputation": ~parameter & (token < rate),
+        "forecast": ~parameter & before,
+        "gap": ~parameter & ~inside,
+        "likelihood": parameter,
+        "variable": coin.gather(1, batch.variable),
+        "token": token < rate,
+        "joint": torch.zeros_like(parameter),
+    }
+    stacked = torch.stack([candidates[k] for k in KINDS])  # (kinds, B, L)
+    mask = stacked[kinds, torch.arange(b, device=device)]
+    for fallback in ("posterior", "joint"):
+        full = ~(~mask & batch.valid).any(dim=1, keepdim=True)
+        mask = torch.where(full, candidates[fallback], mask)
+    return mask
+
+
+def thin_latents(batch: TokenBatch, n_max: int, generator: torch.Generator) -> TokenBatch:
+    """At most `n_max` latent tokens a row, a random subset; the others become no tokens, which integrates them out.
+
+    Scalars and functions have equal chances; training costs less and the law of what stays does not change.
+    """
+    u = torch.rand(batch.shape, generator=generator, device=batch.value.device)
+    rank = torch.where(batch.latent, u, torch.inf).argsort(dim=1).argsort(dim=1)
+    return batch.replace(valid=batch.valid & (batch.condition_mask | (rank < n_max)))
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Who may attend: `frozen` among frozen, `active` among active, `context` active to frozen.
+
+    (B, m) where only padding counts, (B, n, m) with a dependency mask.
+    """
+
+    frozen: Tensor
+    active: Tensor
+    context: Tensor
+
+
+def attention(frozen: TokenBatch, active: TokenBatch, dependency: Tensor | None = None) -> Attention:
+    """Attention masks from padding and, if given, from the (n_ids, n_ids) dependency mask."""
+    if dependency is None:
+        return Attention(frozen.valid, active.valid, frozen.valid)
+
+    def pairs(query: TokenBatch, key: TokenBatch) -> Tensor:
+        return dependency[query.variable[:, :, None], key.variable[:, None, :]] & key.valid[:, None, :]
+
+    return Attention(pairs(frozen, frozen), pairs(active, active), pairs(active, frozen))

@@ -1,0 +1,142 @@
+"""A trained model on disk: a directory with `weights.safetensors` and `model.json`. Nothing executes on load.
+
+`model.json` holds the format's version, the schema, what whitening fitted, every config and the provenance; an unknown
+key raises. The directory is written beside its place and moved there whole: a reader never sees half a model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from fsimformer.denoise import Denoiser
+from fsimformer.nn import Network, NetworkConfig
+from fsimformer.schema import Schema
+from fsimformer.whiten import Whitening
+
+FORMAT = 1
+WEIGHTS, CARD = "weights.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything that a trained joint distribution is made of.
+
+    Args:
+        schedule: name of the schedule that training weighted.
+        dependency: "dense" or "undirected", the attention mask the network was trained with.
+        n_active_observed: the dial that sampling uses by default (design.md, D1); None = all.
+        max_readings: readings a function had at most in training, by variable name.
+        max_latents: latents a row had at most in training.
+    """
+
+    schema: Schema
+    whitening: Whitening
+    denoiser: Denoiser
+    schedule: str
+    dependency: str
+    n_active_observed: int | None
+    max_readings: dict[str, int]
+    max_latents: int
+    provenance: dict[str, Any]
+
+
+def build_denoiser(schema: Schema, network: NetworkConfig, schedule: str, dependency: str) -> Denoiser:
+    """An untrained denoiser for a schema.
+
+    Raises:
+        ValueError: unknown schedule or dependency.
+    """
+    if dependency not in ("dense", "undirected"):
+        raise ValueError(f"Unknown dependency mask {dependency!r}. Choices: 'dense', 'undirected'.")
+    mask = None if dependency == "dense" else torch.from_numpy(schema.dependency())
+    return Denoiser(Network(network), schedule, mask)
+
+
+def save_model(model: Model, path: str | Path) -> None:
+    """Write a model's directory; an existing model there is replaced, anything else is refused.
+
+    Raises:
+        FileExistsError: the path exists and is no model.
+    """
+    path = Path(path)
+    if path.exists() and not (path / CARD).is_file() and (path.is_file() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists and is no model directory (no {CARD} in it); choose another path.")
+    card = {
+        "format": FORMAT,
+        "schema": model.schema.to_dict(),
+        "whitening": model.whitening.to_dict(),
+        "network": asdict(model.denoiser.network.config),
+        "schedule": model.schedule,
+        "dependency": model.dependency,
+        "n_active_observed": model.n_active_observed,
+        "max_readings": model.max_readings,
+        "max_latents": model.max_latents,
+        "provenance": model.provenance,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.denoiser.state_dict().items()}
+    save_file(tensors, beside / WEIGHTS)
+    (beside / CARD).write_text(json.dumps(card, indent=1) + "\n")
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(beside, path)
+
+
+def load_model(path: str | Path) -> Model:
+    """Read a model's directory.
+
+    Raises:
+        FileNotFoundError: there is no model.
+        ValueError: a damaged file, another format, unknown keys, weights that do not fit.
+    """
+    path = Path(path)
+    for name in (CARD, WEIGHTS):
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path} is no model directory: no {name} in it.")
+    try:
+        card = json.loads((path / CARD).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path / CARD} is not valid JSON: {error}.") from error
+    _check_card(card, path)
+    schema = Schema.from_dict(card["schema"])
+    known = {f.name for f in fields(NetworkConfig)}
+    if unknown := set(card["network"]) - known:
+        raise ValueError(f"{path / CARD}: unknown network keys {sorted(unknown)}. Known: {sorted(known)}.")
+    denoiser = build_denoiser(schema, NetworkConfig(**card["network"]), card["schedule"], card["dependency"])
+    try:
+        denoiser.load_state_dict(load_file(path / WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
+    return Model(
+        schema,
+        Whitening.from_dict(schema, card["whitening"]),
+        denoiser.eval(),
+        card["schedule"],
+        card["dependency"],
+        card["n_active_observed"],
+        card["max_readings"],
+        card["max_latents"],
+        card["provenance"],
+    )
+
+
+def _check_card(card: Any, path: Path) -> None:
+    expected = {"format", "network"} | {f.name for f in fields(Model)} - {"denoiser"}
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        found = card.get("format") if isinstance(card, dict) else type(card).__name__
+        raise ValueError(f"{path / CARD}: expected format {FORMAT}, got {found!r}.")
+    if set(card) != expected:
+        unknown, missing = sorted(set(card) - expected), sorted(expected - set(card))
+        raise ValueError(f"{path / CARD}: unknown keys {unknown}, missing keys {missing}.")

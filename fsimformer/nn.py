@@ -1,0 +1,245 @@
+"""A transformer over tokens with two streams and one set of weights. It knows nothing of diffusion.
+
+*Frozen* tokens attend to frozen tokens and do not see the noise level: `encode` computes their keys and values once.
+*Active* tokens attend to the context and to the active tokens of their own replicate (a draw, or a noise level) and are
+modulated, once per replicate and not per token, by the noise level: `decode`.
+
+    h ← h + Attention((1 + a₁)·LN(h) + b₁),   h ← h + MLP((1 + a₂)·LN(h) + b₂),   (a, b) = 0 in the frozen stream.
+
+Context keys are shared by all replicates without a copy: the queries of R replicates are folded into one matrix product
+against them, and one softmax runs over context and own logits together. Masks are True = may attend.
+
+Shapes: B rows, R replicates, n_f frozen and n_a active tokens, D index dims, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention, silu
+
+_BLOCKED = -1e9  # finite: a padded query whose keys are all blocked must not become NaN
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of a `Network`.
+
+    Args:
+        uses_index: (n_ids, D) nested tuples; False = the id's variable lacks this index dim, its features are zeroed.
+            `train` fills it in from the schema.
+        width, depth, n_heads, mlp_ratio: the transformer; the defaults have about 0.3 M parameters.
+        value_features: pairs of Fourier features of the value, 0.5 to `value_frequency` rad per sd (smooth on purpose).
+        index_features: pairs a dim of Fourier features of the index in [-1, 1], π/4 to `index_frequency`·π rad.
+    """
+
+    uses_index: tuple[tuple[bool, ...], ...] = ()
+    width: int = 96
+    depth: int = 4
+    n_heads: int = 6
+    mlp_ratio: int = 2
+    value_features: int = 8
+    value_frequency: float = 4.0
+    index_features: int = 16
+    index_frequency: float = 16.0
+    noise_width: int = 32
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uses_index", tuple(tuple(bool(x) for x in row) for row in self.uses_index))
+        if self.width % self.n_heads:
+            raise ValueError(f"NetworkConfig: width {self.width} is not a multiple of n_heads {self.n_heads}.")
+
+
+@dataclass(frozen=True)
+class Context:
+    """Keys and values of the frozen tokens: `keys`, `values` (depth entries of (B, H, n_f, W/H))."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    def rows(self, which: Tensor | slice) -> Context:
+        return Context(tuple(k[which] for k in self.keys), tuple(v[which] for v in self.values))
+
+
+def _fourier(x: Tensor, frequencies: Tensor) -> Tensor:
+    """(…,) -> (…, 2F): sine and cosine of x at each frequency."""
+    phase = x[..., None] * frequencies
+    return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+def _geometric(lower: float, upper: float, n: int) -> Tensor:
+    return torch.exp(torch.linspace(math.log(lower), math.log(upper), n))
+
+
+class Embedding(nn.Module):
+    """Token = MLP(id + index features + condition state + value features); the first three do not change over draws."""
+
+    value_frequencies: Tensor
+    index_frequencies: Tensor
+    uses_index: Tensor
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        uses = torch.tensor(config.uses_index, dtype=torch.bool).reshape(len(config.uses_index), -1)
+        w, n_index = config.width, uses.shape[1]
+        self.register_buffer("uses_index", uses, persistent=False)
+        self.register_buffer(
+            "value_frequencies", _geometric(0.5, config.value_frequency, config.value_features), persistent=False
+        )
+        self.register_buffer(
+            "index_frequencies",
+            _geometric(math.pi / 4, config.index_frequency * math.pi, config.index_features),
+            persistent=False,
+        )
+        self.id = nn.Embedding(uses.shape[0], w)
+        self.state = nn.Embedding(2, w)  # latent, observed
+        self.index = nn.Linear(max(1, n_index) * (2 * config.index_features + 1), w, bias=False)
+        self.value = nn.Linear(2 * config.value_features + 1, w)
+        self.out = nn.Linear(w, w)
+        nn.init.normal_(self.id.weight, std=0.5)
+        nn.init.normal_(self.state.weight, std=0.5)
+
+    def static(self, variable: Tensor, index: Tensor, observed: Tensor) -> Tensor:
+        """What does not depend on the value: (B, n) ids, (B, n, D) index, (B, n) bool -> (B, n, W)."""
+        static = self.id(variable) + self.state(observed.long())
+        if index.shape[-1] == 0:
+            return static
+        features = torch.cat([index[..., None], _fourier(index, self.index_frequencies)], dim=-1)
+        return static + self.index((features * self.uses_index[variable][..., None]).flatten(-2))
+
+    def forward(self, static: Tensor, value: Tensor) -> Tensor:
+        """static (…, W) and value (…) -> tokens (…, W)."""
+        features = torch.cat([value[..., None], _fourier(value, self.value_frequencies)], dim=-1)
+        return self.out(gelu(static + self.value(features)))
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and MLP; `modulation` is (scale₁, shift₁, scale₂, shift₂) or None in the frozen stream."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        w = config.width
+        self.width, self.n_heads = w, config.n_heads
+        self.qkv = nn.Linear(w, 3 * w)
+        self.attention_out = nn.Linear(w, w)
+        self.mlp_in = nn.Linear(w, config.mlp_ratio * w)
+        self.mlp_out = nn.Linear(config.mlp_ratio * w, w)
+        for linear in (self.attention_out, self.mlp_out):  # residual branches start small: depth does not blow up
+            with torch.no_grad():
+                linear.weight.mul_(1 / math.sqrt(2 * config.depth))
+
+    def _norm(self, h: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        h = layer_norm(h, (self.width,))
+        return h if scale is None or shift is None else h * (1 + scale) + shift
+
+    def frozen(self, h: Tensor, bias: Tensor, last: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """h (B, n_f, W), additive bias (B, 1, n_f or 1, n_f) -> h, keys, values; the last h is nobody's input."""
+        qkv = self.qkv(self._norm(h, None, None))
+        q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.n_heads)
+        if last:
+            return h, k, v
+        a = scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(-1, -1, q.shape[2], -1))
+        h = h + self.attention_out(rearrange(a, "b h n d -> b n (h d)"))
+        h = h + self.mlp_out(gelu(self.mlp_in(self._norm(h, None, None))))
+        return h, k, v
+
+    def active(
+        self, h: Tensor, modulation: tuple[Tensor, ...], keys: Tensor, values: Tensor, context_bias: Tensor, bias: Tensor
+    ) -> Tensor:
+        """h (B, R, n_a, W); keys, values (B, H, n_f, d); context_bias (B, 1, 1, n_a or 1, n_f), bias (B, 1, 1, ·, n_a)."""
+        scale_1, shift_1, scale_2, shift_2 = modulation
+        b, r, n, _ = h.shape
+        n_f = keys.shape[2]
+        qkv = self.qkv(self._norm(h, scale_1, shift_1))
+        q, k, v = rearrange(qkv, "b r n (three h d) -> three b h r n d", three=3, h=self.n_heads)
+        q = q * q.shape[-1] ** -0.5
+        own = q @ k.transpose(-1, -2) + bias  # (B, H, R, n_a, n_a)
+        folded = rearrange(q, "b h r n d -> b h (r n) d")
+        shared = (folded @ keys.transpose(-1, -2)).view(b, self.n_heads, r, n, n_f) + context_bias
+        weights = torch.cat([shared, own], dim=-1).softmax(dim=-1)
+        from_context = weights[..., :n_f].reshape(b, self.n_heads, r * n, n_f) @ values
+        a = weights[..., n_f:] @ v + from_context.view(b, self.n_heads, r, n, -1)
+        h = h + self.attention_out(rearrange(a, "b h r n d -> b r n (h d)"))
+        return h + self.mlp_out(gelu(self.mlp_in(self._norm(h, scale_2, shift_2))))
+
+
+class Network(nn.Module):
+    """`encode` the frozen tokens once, `decode` the active ones many times."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
+        self.register_buffer("noise_frequencies", _geometric(0.5, 8.0, 8), persistent=False)
+        self.noise = nn.Linear(17, config.noise_width)
+        self.modulation = nn.Linear(config.noise_width, (4 * config.depth + 2) * config.width)
+        self.out = nn.Linear(config.width, 1)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    noise_frequencies: Tensor
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def encode(self, variable: Tensor, index: Tensor, value: Tensor, attend: Tensor) -> Context:
+        """Keys and values of observed tokens.
+
+        Args:
+            variable: (B, n_f) long; index: (B, n_f, D); value: (B, n_f).
+            attend: bool, (B, n_f) = which keys are real, or (B, n_f, n_f) = query may attend to key.
+        """
+        h = self.embedding(self.embedding.static(variable, index, torch.ones_like(variable)), value)
+        bias = _bias(attend, h)[:, None]  # (B, 1, n_f or 1, n_f)
+        keys, values = [], []
+        for i, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
+            h, k, v = layer.frozen(h, bias, last=i == len(self.layers) - 1)
+            keys.append(k)
+            values.append(v)
+        return Context(tuple(keys), tuple(values))
+
+    def decode(
+        self,
+        variable: Tensor,
+        index: Tensor,
+        observed: Tensor,
+        value: Tensor,
+        c_noise: Tensor,
+        context: Context,
+        attend: Tensor,
+        attend_context: Tensor,
+    ) -> Tensor:
+        """One number a token, (B, R, n_a).
+
+        Args:
+            variable, observed: (B, n_a); index: (B, n_a, D): shared by the replicates.
+            value: (B, R, n_a), c_noise: (B, R): one noise level a replicate.
+            attend: bool (B, n_a) or (B, n_a, n_a), active to active.
+            attend_context: bool (B, n_f) or (B, n_a, n_f), active to frozen.
+        """
+        static = self.embedding.static(variable, index, observed)
+        h = self.embedding(static[:, None], value)  # (B, R, n_a, W)
+        noise = torch.cat([c_noise[..., None], _fourier(c_noise, self.noise_frequencies)], dim=-1)
+        modulation = self.modulation(silu(self.noise(noise)))[:, :, None]  # (B, R, 1, ·)
+        m = modulation.chunk(4 * self.config.depth + 2, dim=-1)
+        bias, context_bias = _bias(attend, h)[:, None, None], _bias(attend_context, h)[:, None, None]
+        for i, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
+            h = layer.active(h, m[4 * i : 4 * i + 4], context.keys[i], context.values[i], context_bias, bias)
+        h = layer_norm(h, (self.config.width,)) * (1 + m[-2]) + m[-1]
+        return self.out(h)[..., 0]
+
+
+def _bias(attend: Tensor, like: Tensor) -> Tensor:
+    """Bool (B, m) or (B, n, m) -> additive (B, 1 or n, m)."""
+    bias = torch.zeros_like(attend, dtype=like.dtype).masked_fill_(~attend, _BLOCKED)
+    return bias[:, None] if attend.dim() == 2 else bias

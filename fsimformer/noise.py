@@ -1,0 +1,156 @@
+"""How much noise (`Schedule`) and which (`NoiseProcess`).
+
+    x_t = α_t x + σ_t ε,   ε ~ N(0, K),   t from 0 (data) to 1 (noise),   λ_t = σ_t/α_t.
+
+With the posterior mean x̂ = E[x | x_t] the probability-flow velocity is
+
+    dx_t/dt = α' x̂ + σ' (x_t − α x̂)/σ,
+
+which holds for every covariance K: samplers know a schedule and a denoiser, nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Schedule(Protocol):
+    """α, σ and their derivatives on t ∈ (0, 1); every function maps a tensor to one of its shape."""
+
+    def alpha(self, t: Tensor) -> Tensor: ...
+    def sigma(self, t: Tensor) -> Tensor: ...
+    def d_alpha(self, t: Tensor) -> Tensor: ...
+    def d_sigma(self, t: Tensor) -> Tensor: ...
+    def t_of(self, log_ratio: Tensor) -> Tensor:
+        """The t at which log(σ/α) = log_ratio."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrigSchedule:
+    """α = cos(πt/2), σ = sin(πt/2): variance preserving, constant speed on the circle (arXiv 2209.15571)."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.cos(t * (math.pi / 2))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sin(t * (math.pi / 2))
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return -(math.pi / 2) * self.sigma(t)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return (math.pi / 2) * self.alpha(t)
+
+    def t_of(self, log_ratio: Tensor) -> Tensor:
+        return torch.atan(log_ratio.exp()) * (2 / math.pi)
+
+
+@dataclass(frozen=True)
+class VPSchedule:
+    """log α = −¼(β₁ − β₀)t² − ½β₀t, σ² = 1 − α²: the variance-preserving SDE (arXiv 2011.13456)."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def _log_alpha(self, t: Tensor) -> Tensor:
+        return -0.25 * (self.beta_max - self.beta_min) * t**2 - 0.5 * self.beta_min * t
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._log_alpha(t).exp()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (-torch.expm1(2 * self._log_alpha(t))).sqrt()
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return -0.5 * (self.beta_min + (self.beta_max - self.beta_min) * t) * self.alpha(t)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return -self.alpha(t) * self.d_alpha(t) / self.sigma(t)  # from α² + σ² = 1
+
+    def t_of(self, log_ratio: Tensor) -> Tensor:
+        log_alpha = -0.5 * torch.nn.functional.softplus(2 * log_ratio)  # α² = 1/(1 + λ²)
+        d = self.beta_max - self.beta_min
+        # the stable root of d/4 t² + β₀/2 t + log α = 0
+        return -2 * log_alpha / (0.5 * self.beta_min + (0.25 * self.beta_min**2 - d * log_alpha).sqrt())
+
+
+@dataclass(frozen=True)
+class RectifiedSchedule:
+    """α = 1 − t, σ = t: the straight path of flow matching (arXiv 2210.02747, 2209.03003)."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return -torch.ones_like(t)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def t_of(self, log_ratio: Tensor) -> Tensor:
+        return torch.sigmoid(log_ratio)
+
+
+SCHEDULES: dict[str, type[TrigSchedule] | type[VPSchedule] | type[RectifiedSchedule]] = {
+    "trig": TrigSchedule,
+    "vp": VPSchedule,
+    "rectified": RectifiedSchedule,
+}
+
+
+def schedule_named(name: str) -> Schedule:
+    """The schedule of this name.
+
+    Raises:
+        ValueError: with the choices.
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"Unknown schedule {name!r}. Choices: {sorted(SCHEDULES)}.")
+    return SCHEDULES[name]()
+
+
+class NoiseProcess(Protocol):
+    """The law of ε over the tokens of a row; the only place that knows its covariance K."""
+
+    def sample(self, index: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        """index (L, D) -> n draws of ε, (n, L)."""
+        ...
+
+    def log_prob(self, index: Tensor, value: Tensor) -> Tensor:
+        """log N(value; 0, K), value (…, L) -> (…)."""
+        ...
+
+    def times_covariance(self, index: Tensor, g: Tensor) -> Tensor:
+        """K g, g (…, L): a score g moves the posterior mean by (σ²/α) K g."""
+        ...
+
+
+@dataclass(frozen=True)
+class WhiteNoise:
+    """K = I: independent at every token."""
+
+    def sample(self, index: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        """(n, L) standard normals; the first m of n draws do not depend on n.
+
+        torch fills normals in blocks of 16 and redoes the tail of a fill that is not a multiple of 16: a whole number
+        of blocks keeps the prefix, so that asking for more draws changes none.
+        """
+        length = index.shape[0]
+        blocks = max(1, -(-n * length // 16))
+        flat = torch.randn(16 * blocks, generator=generator, device=generator.device)
+        return flat[: n * length].view(n, length).to(index.device)
+
+    def log_prob(self, index: Tensor, value: Tensor) -> Tensor:
+        return -0.5 * (value**2 + math.log(2 * math.pi)).sum(-1)
+
+    def times_covariance(self, index: Tensor, g: Tensor) -> Tensor:
+        return g

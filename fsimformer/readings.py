@@ -1,0 +1,167 @@
+"""Reads clean simulations at random index points: the rows of a training batch.
+
+A simulation is a path on a dense grid. A token's value is the path interpolated at the token's own index, with fresh
+measurement noise added there (design.md, D5): noise that is interpolated loses a third of its variance and correlates
+neighbours. Every row draws its own number of points, its own places and its own noise, each time it is read.
+
+Values are kept in working units u, in which noise is additive and whitening is z = u or tail·asinh(u/tail).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fsimformer.tokens import TokenBatch, select
+
+
+@dataclass(frozen=True)
+class Series:
+    """A function on a dense grid, one token id.
+
+    Args:
+        id: token id. dims: positions of its dims among the index dims.
+        path: (N, *grid) in working units; the grid is regular over [-1, 1] in every dim.
+        sd: noise sd in working units, (N,) or a number; 0 = no noise.
+        tail: asinh tail of its whitening, or None.
+    """
+
+    id: int
+    dims: tuple[int, ...]
+    path: Tensor
+    sd: Tensor | float = 0.0
+    tail: float | None = None
+
+
+@dataclass(frozen=True)
+class Store:
+    """Simulations as tensors: `scalar_ids` (S,), `scalars` (N, S) whitened, `series`, number of index dims."""
+
+    scalar_ids: Tensor
+    scalars: Tensor
+    series: tuple[Series, ...]
+    n_index: int
+
+    def __len__(self) -> int:
+        return self.scalars.shape[0]
+
+
+@dataclass(frozen=True)
+class Design:
+    """How many readings a function has in a row, and where.
+
+    Args:
+        n_max: largest number of readings of each series, in the order of `Store.series`.
+        skew: n = round(n_max · u^skew), u ~ U(0, 1): above 1, short rows are more frequent.
+        shared: probability that all series with the same dims share count and places, as on a common time axis.
+        regular, window: probabilities that a row's places are a regular grid with random ends, or crowd a random
+            window; otherwise they are uniform over the range.
+    """
+
+    n_max: tuple[int, ...]
+    skew: float = 2.0
+    shared: float = 0.4
+    regular: float = 0.35
+    window: float = 0.15
+
+
+def draw_index(n_rows: int, n: Tensor, n_slots: int, n_dims: int, design: Design, generator: torch.Generator) -> Tensor:
+    """Places (n_rows, n_slots, n_dims) in [-1, 1] for n (n_rows,) readings; slots beyond n hold junk to be masked."""
+    device = generator.device
+    uniform = torch.rand(n_rows, n_slots, n_dims, generator=generator, device=device)
+    kind = torch.rand(n_rows, 1, 1, generator=generator, device=device)
+    ends = torch.rand(n_rows, 1, n_dims, 2, generator=generator, device=device)
+    full = torch.rand(n_rows, 1, n_dims, generator=generator, device=device) < 0.5
+    ends = ends.sort(dim=-1).values
+    lower = torch.where(full, 0.0, ends[..., 0])
+    upper = torch.where(full, 1.0, ends[..., 1])
+    rank = torch.arange(n_slots, device=device)[None, :, None] / (n[:, None, None] - 1).clamp(min=1)
+    regular = lower + (upper - lower) * rank.clamp(max=1)
+    if n_dims > 1:  # a lattice needs a side length a dim; several dims crowd or spread at random instead
+        regular = uniform
+    window = ends[..., 0] + (ends[..., 1] - ends[..., 0]) * uniform
+    u = torch.where(kind < design.regular, regular, torch.where(kind < design.regular + design.window, window, uniform))
+    return 2 * u - 1
+
+
+def interpolate(path: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+    """Values of path (N, *grid) of the given rows (B,) at index (B, n, d) in [-1, 1], (B, n).
+
+    One dim: cubic Hermite with central-difference slopes, error O(h³) (O(h²) at the ends); several dims: multilinear.
+    """
+    grid = path.shape[1:]
+    position = [(index[..., j] + 1) / 2 * (grid[j] - 1) for j in range(len(grid))]
+    cell = [p.floor().long().clamp(0, grid[j] - 2) for j, p in enumerate(position)]
+    part = [p - c for p, c in zip(position, cell, strict=True)]
+    row = rows[:, None]
+    if len(grid) == 1:
+        c, s, last = cell[0], part[0], grid[0] - 1
+        p0, p1 = path[row, c], path[row, c + 1]
+        left, right = (c - 1).clamp(min=0), (c + 2).clamp(max=last)
+        m0 = (p1 - path[row, left]) / (c + 1 - left)
+        m1 = (path[row, right] - p0) / (right - c)
+        s2, s3 = s * s, s * s * s
+        return (2 * s3 - 3 * s2 + 1) * p0 + (s3 - 2 * s2 + s) * m0 + (3 * s2 - 2 * s3) * p1 + (s3 - s2) * m1
+    out = torch.zeros_like(part[0])
+    for corner in itertools.product((0, 1), repeat=len(grid)):
+        weight = torch.ones_like(out)
+        for j, bit in enumerate(corner):
+            weight = weight * (part[j] if bit else 1 - part[j])
+        out = out + weight * path[(row, *(cell[j] + bit for j, bit in enumerate(corner)))]
+    return out
+
+
+def read(store: Store, rows: Tensor, design: Design, generator: torch.Generator) -> TokenBatch:
+    """Tokens of the given simulations (B,) at freshly drawn places with fresh noise; nothing observed yet."""
+    b, device = len(rows), store.scalars.device
+    n_scalars = len(store.scalar_ids)
+    counts, places = _draw_designs(store, b, design, generator)
+    variable = [store.scalar_ids.expand(b, -1)]
+    index = [torch.zeros(b, n_scalars, store.n_index, device=device)]
+    value = [store.scalars[rows]]
+    valid = [torch.ones(b, n_scalars, dtype=torch.bool, device=device)]
+    for series, n_max, n, where in zip(store.series, design.n_max, counts, places, strict=True):
+        u = interpolate(series.path, rows, where)
+        noise = torch.randn(b, n_max, generator=generator, device=device)
+        sd = series.sd[rows][:, None] if isinstance(series.sd, Tensor) else series.sd
+        u = u + sd * noise
+        full = torch.zeros(b, n_max, store.n_index, device=device)
+        full[..., list(series.dims)] = where
+        variable.append(torch.full((b, n_max), series.id, device=device))
+        index.append(full)
+        value.append(u if series.tail is None else series.tail * torch.asinh(u / series.tail))
+        valid.append(torch.arange(n_max, device=device)[None] < n[:, None])
+    ok = torch.cat(valid, 1)
+    batch = TokenBatch(
+        torch.cat(variable, 1), torch.cat(index, 1), torch.cat(value, 1).float(), torch.zeros_like(ok), ok
+    )
+    position, taken = select(ok)
+    packed = batch.gather(position)
+    return packed.replace(valid=packed.valid & taken)
+
+
+def _draw_designs(
+    store: Store, b: int, design: Design, generator: torch.Generator
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Counts (B,) and places (B, n_max, d) of every series."""
+    device = generator.device
+    counts: list[Tensor] = []
+    places: list[Tensor] = []
+    share = torch.rand(b, generator=generator, device=device) < design.shared
+    common: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+    for series, n_max in zip(store.series, design.n_max, strict=True):
+        u = torch.rand(b, generator=generator, device=device)
+        n = ((n_max + 1) * u**design.skew).floor().clamp(max=n_max)
+        where = draw_index(b, n, n_max, len(series.dims), design, generator)
+        if series.dims in common and common[series.dims][1].shape == where.shape:
+            n = torch.where(share, common[series.dims][0], n)
+            where = torch.where(share[:, None, None], common[series.dims][1], where)
+        else:
+            common[series.dims] = (n, where)
+        counts.append(n.to(store.scalars.device))
+        places.append(where.to(store.scalars.device))
+    return counts, places

@@ -1,0 +1,209 @@
+"""Integrates the reverse process: from noise to draws.
+
+A sampler is a short function of a denoiser `denoise(x_t, t) -> x̂`, a schedule and a falling grid of times; it reads like
+its paper. ODE samplers follow dx/dt = α' x̂ + σ'(x − α x̂)/σ: equal noise, equal draws. The SDE sampler adds noise on
+the way and forgets early errors. Their stated orders are tested on exact Gaussian denoisers.
+
+The path that a sampler integrates need not be the one that training weighted: a denoiser depends on λ = σ/α alone, and
+y = x_t/α_t moves between paths. On the trigonometric path the velocity is bounded at both ends, which is why the
+defaults use it; `benchmarks/sampler_error.py` has the comparison that they follow from (design.md, D6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fsimformer.denoise import Denoiser, Encoded
+from fsimformer.noise import Schedule, TrigSchedule
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+StepNoise = Callable[[int], Tensor]  # step -> standard normals of x's shape
+Sampler = Callable[[Denoise, Schedule, Tensor, Tensor, StepNoise | None], Tensor]
+
+
+def time_grid(
+    schedule: Schedule, n_steps: int, log_min: float = -6.9, log_max: float = 3.9, power: float = 4.0
+) -> Tensor:
+    """n_steps + 1 falling times, t_i^{1/power} evenly spaced, from log λ = log_max to log_min; float64.
+
+    Power 4 is dense near the data, where sharp posteriors are decided.
+    """
+    ends = schedule.t_of(torch.tensor([log_max, log_min], dtype=torch.float64)) ** (1 / power)
+    u = torch.linspace(0, 1, n_steps + 1, dtype=torch.float64)
+    return (ends[0] + (ends[1] - ends[0]) * u) ** power
+
+
+def velocity(denoise: Denoise, schedule: Schedule, x: Tensor, t: Tensor) -> Tensor:
+    """dx_t/dt of the probability-flow ODE."""
+    x_hat, alpha, sigma = denoise(x, t), schedule.alpha(t), schedule.sigma(t)
+    return schedule.d_alpha(t) * x_hat + schedule.d_sigma(t) * (x - alpha * x_hat) / sigma
+
+
+def euler(denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise: StepNoise | None = None) -> Tensor:
+    """Order 1, one evaluation a step (DDIM-like): overconfident at few steps; kept as the known-bad comparison."""
+    for t, s in zip(grid[:-1], grid[1:], strict=True):
+        x = x + (s - t) * velocity(denoise, schedule, x, t)
+    return x / schedule.alpha(grid[-1])
+
+
+def ab2(denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise: StepNoise | None = None) -> Tensor:
+    """Adams–Bashforth with variable steps: order 2, one evaluation a step; the first step is Euler's."""
+    before: Tensor | None = None
+    ratio = torch.zeros(())
+    for i, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+        v = velocity(denoise, schedule, x, t)
+        h = s - t
+        if before is None:
+            x = x + h * v
+        else:
+            ratio = h / (t - grid[i - 1])
+            x = x + h * ((1 + ratio / 2) * v - ratio / 2 * before)
+        before = v
+    return x / schedule.alpha(grid[-1])
+
+
+def heun(denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise: StepNoise | None = None) -> Tensor:
+    """Order 2, two evaluations a step (arXiv 2206.00364)."""
+    for t, s in zip(grid[:-1], grid[1:], strict=True):
+        v = velocity(denoise, schedule, x, t)
+        x = x + (s - t) * (v + velocity(denoise, schedule, x + (s - t) * v, s)) / 2
+    return x / schedule.alpha(grid[-1])
+
+
+def rk4(denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise: StepNoise | None = None) -> Tensor:
+    """Order 4, four evaluations a step."""
+    for t, s in zip(grid[:-1], grid[1:], strict=True):
+        h, middle = s - t, (s + t) / 2
+        k1 = velocity(denoise, schedule, x, t)
+        k2 = velocity(denoise, schedule, x + h / 2 * k1, middle)
+        k3 = velocity(denoise, schedule, x + h / 2 * k2, middle)
+        k4 = velocity(denoise, schedule, x + h * k3, s)
+        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return x / schedule.alpha(grid[-1])
+
+
+def dpm_2m(denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise: StepNoise | None = None) -> Tensor:
+    """Exponential multistep in log λ: order 2, one evaluation a step (DPM-Solver++ 2M, arXiv 2211.01095).
+
+    In y = x/α:  y_s = e^{−h} y_t + ∫₀ʰ e^{−(h−τ)} x̂(τ) dτ with x̂ linear in log λ through the last two evaluations.
+    """
+    return _exponential(denoise, schedule, x, grid, None, rate=1.0)
+
+
+def sde_2m(denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise: StepNoise | None = None) -> Tensor:
+    """The reverse SDE, exponential multistep: weak order 2, one evaluation a step (arXiv 2211.01095).
+
+    y_s = e^{−2h} y_t + ∫₀ʰ 2e^{−2(h−τ)} x̂(τ) dτ + λ_s √(1 − e^{−2h}) z,   z ~ N(0, K).
+    """
+    if noise is None:
+        raise ValueError("sde_2m needs `noise`: a function step -> standard normals.")
+    return _exponential(denoise, schedule, x, grid, noise, rate=2.0)
+
+
+def _exponential(
+    denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise: StepNoise | None, rate: float
+) -> Tensor:
+    log_ratio = (schedule.sigma(grid) / schedule.alpha(grid)).log()
+    y, before = x / schedule.alpha(grid[0]), None
+    for i in range(len(grid) - 1):
+        x_hat = denoise(y * schedule.alpha(grid[i]), grid[i])
+        h = log_ratio[i] - log_ratio[i + 1]
+        gain = -torch.expm1(-rate * h)
+        y = (1 - gain) * y + gain * x_hat
+        if before is not None:
+            slope = (x_hat - before) / (log_ratio[i - 1] - log_ratio[i])
+            y = y + (h - gain / rate) * slope
+        if noise is not None:
+            y = y + log_ratio[i + 1].exp() * (-torch.expm1(-2 * h)).sqrt() * noise(i)
+        before = x_hat
+    return y
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "euler": euler, "ab2": ab2, "heun": heun, "rk4": rk4, "dpm_2m": dpm_2m, "sde_2m": sde_2m,
+}  # fmt: skip
+_EVALUATIONS = {"heun": 2, "rk4": 4}
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Which sampler, how many steps, on which grid.
+
+    Args:
+        method: "euler", "ab2", "heun", "rk4", "dpm_2m" or "sde_2m".
+        n_steps: steps; `evaluations` says what they cost.
+        power: density of the time grid near the data.
+    """
+
+    method: str = "ab2"
+    n_steps: int = 18
+    power: float = 4.0
+    log_min: float = -6.2
+    log_max: float = 3.9
+
+    def __post_init__(self) -> None:
+        if self.method not in SAMPLERS:
+            raise ValueError(f"Unknown sampler {self.method!r}. Choices: {sorted(SAMPLERS)}.")
+        if self.n_steps < 2:
+            raise ValueError(f"SamplerConfig: expected n_steps >= 2, got {self.n_steps}.")
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one draw."""
+        return self.n_steps * _EVALUATIONS.get(self.method, 1)
+
+    @property
+    def stochastic(self) -> bool:
+        return self.method == "sde_2m"
+
+    def run(self, denoise: Denoise, epsilon: Tensor, noise: StepNoise | None = None) -> Tensor:
+        """From standard normals ε (any shape) to draws, on the trigonometric path.
+
+        `denoise` gets x_t and a scalar float64 time. The start x_1 = ε forgets α x, a millionth of its variance... to
+        first order exp(−2·log_max) of it.
+        """
+        schedule = TrigSchedule()
+        grid = time_grid(schedule, self.n_steps, self.log_min, self.log_max, self.power)
+        return SAMPLERS[self.method](denoise, schedule, epsilon, grid, noise)
+
+
+QUALITY: dict[str, SamplerConfig] = {
+    "fast": SamplerConfig("ab2", 18),
+    "exact": SamplerConfig("rk4", 24),
+    "sde": SamplerConfig("sde_2m", 64, power=4.0),
+}
+
+
+def quality_named(quality: str | SamplerConfig) -> SamplerConfig:
+    """A preset by name, or the config itself.
+
+    Raises:
+        ValueError: with the choices.
+    """
+    if isinstance(quality, SamplerConfig):
+        return quality
+    if quality not in QUALITY:
+        raise ValueError(f"Unknown quality {quality!r}. Choices: {sorted(QUALITY)}, or a SamplerConfig.")
+    return QUALITY[quality]
+
+
+@torch.no_grad()
+def sample_active(
+    denoiser: Denoiser, encoded: Encoded, epsilon: Tensor, config: SamplerConfig, noise: StepNoise | None = None
+) -> Tensor:
+    """Draws of the active tokens, (B, R, n_a), from standard normals of that shape; observed ones come back as given."""
+    path = TrigSchedule()
+    observed = encoded.active.condition_mask[:, None]
+    given = encoded.active.value[:, None]
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        ratio = (sigma / alpha).to(x.dtype).expand(x.shape[:2])
+        return denoiser.at_ratio(x / alpha.to(x.dtype), ratio, encoded)
+
+    draws = config.run(denoise, epsilon, noise)
+    return torch.where(observed, given, draws)

@@ -1,0 +1,378 @@
+"""Which variables a model has, where they live, and how they are distributed and read.
+
+A `Schema` lists `Variable`s. A variable is a scalar (no dims), a vector (a `Components` dim: one token a component), or
+a function of one or several continuous `Index` dims (one token a reading). Tokens carry integers, so the schema numbers
+the variables: a scalar or a function has one id, a vector one id a component.
+
+The schema is data: frozen, comparable, written to JSON and read back without running anything.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+
+Role = Literal["parameter", "data"]
+
+
+@dataclass(frozen=True)
+class Index:
+    """A continuous index dim (time, a place) and the closed range that training covers.
+
+    Args:
+        name: dim and coordinate name in the user's Dataset.
+        lower, upper: trained range, in `units`.
+        units: what one unit of the index is; dates are converted with it ("days", "years", ...).
+        origin: ISO date that index 0 stands for when the user's coordinate holds dates; None: the earliest coordinate.
+    """
+
+    name: str
+    lower: float
+    upper: float
+    units: str | None = None
+    origin: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lower) and math.isfinite(self.upper) and self.lower < self.upper):
+            raise ValueError(f"Index {self.name!r}: expected finite lower < upper, got [{self.lower}, {self.upper}].")
+
+
+@dataclass(frozen=True)
+class Components:
+    """A dim of `size` unordered components: the dim of a vector variable. Each component is a token with its own id."""
+
+    name: str
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"Components {self.name!r}: expected size >= 1, got {self.size}.")
+
+
+@dataclass(frozen=True)
+class Support:
+    """An open interval (lower, upper); either end may be infinite."""
+
+    lower: float = -math.inf
+    upper: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not self.lower < self.upper:
+            raise ValueError(f"Support: expected lower < upper, got ({self.lower}, {self.upper}).")
+        if math.isinf(self.lower) and math.isfinite(self.upper):
+            raise ValueError("Support: an interval with only an upper end is not offered; negate the variable.")
+
+    def contains(self, value: np.ndarray) -> np.ndarray:
+        """Elementwise: is the value strictly inside?"""
+        return (value > self.lower) & (value < self.upper)
+
+    def __str__(self) -> str:
+        return f"({self.lower:g}, {self.upper:g})"
+
+
+REAL = Support()
+POSITIVE = Support(0.0)
+
+
+@dataclass(frozen=True)
+class Normal:
+    """θ ~ N(loc, scale²); scale is the standard deviation."""
+
+    loc: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def support(self) -> Support:
+        return REAL
+
+
+@dataclass(frozen=True)
+class TruncatedNormal:
+    """N(loc, scale²) restricted to θ > lower; "Normal⁺" where lower = 0."""
+
+    loc: float = 0.0
+    scale: float = 1.0
+    lower: float = 0.0
+
+    @property
+    def support(self) -> Support:
+        return Support(self.lower)
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """log θ ~ N(loc, scale²)."""
+
+    loc: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def support(self) -> Support:
+        return POSITIVE
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """θ ~ U(lower, upper)."""
+
+    lower: float = 0.0
+    upper: float = 1.0
+
+    @property
+    def support(self) -> Support:
+        return Support(self.lower, self.upper)
+
+
+@dataclass(frozen=True)
+class LogitNormal:
+    """θ = lower + (upper − lower)·sigmoid(z), z ~ N(loc, scale²)."""
+
+    loc: float = 0.0
+    scale: float = 1.0
+    lower: float = 0.0
+    upper: float = 1.0
+
+    @property
+    def support(self) -> Support:
+        return Support(self.lower, self.upper)
+
+
+Prior = Normal | TruncatedNormal | LogNormal | Uniform | LogitNormal
+PRIORS: dict[str, type[Any]] = {c.__name__: c for c in (Normal, TruncatedNormal, LogNormal, Uniform, LogitNormal)}
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Measurement noise of a series, added where the series is read.
+
+    normal: y = f(t) + sd·ε;  lognormal: log y = log f(t) + sd·ε;  ε ~ N(0, 1) independent at every reading.
+
+    Args:
+        kind: "normal" or "lognormal".
+        sd: a number, or the name of the scalar parameter that holds it.
+    """
+
+    kind: Literal["normal", "lognormal"]
+    sd: float | str
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("normal", "lognormal"):
+            raise ValueError(f"Noise: unknown kind {self.kind!r}. Choices: 'normal', 'lognormal'.")
+        if not isinstance(self.sd, str) and not self.sd > 0:
+            raise ValueError(f"Noise: expected sd > 0 or a parameter's name, got {self.sd!r}.")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of the joint distribution.
+
+    Args:
+        name: name in the user's Dataset.
+        role: "parameter" (goes to the group `posterior`) or "data" (`posterior_predictive`, `predictions`).
+        dims: names of its `Index` and `Components` dims; empty for a scalar.
+        prior: marginal prior, where it is known in closed form; the variable is then whitened exactly.
+            For a function: the marginal at every single index point.
+        support: where values may lie; taken from the prior where there is one.
+        noise: measurement noise of a data variable whose simulator returns the clean path.
+        parents: names of the variables it depends on directly, for dependency masks.
+    """
+
+    name: str
+    role: Role
+    dims: tuple[str, ...] = ()
+    prior: Prior | None = None
+    support: Support = REAL
+    noise: Noise | None = None
+    parents: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dims", tuple(self.dims))
+        object.__setattr__(self, "parents", tuple(self.parents))
+        if self.role not in ("parameter", "data"):
+            raise ValueError(f"Variable {self.name!r}: unknown role {self.role!r}. Choices: 'parameter', 'data'.")
+        if self.prior is not None:
+            if self.support not in (REAL, self.prior.support):
+                raise ValueError(
+                    f"Variable {self.name!r}: support {self.support} contradicts its prior's {self.prior.support}."
+                )
+            object.__setattr__(self, "support", self.prior.support)
+        if self.noise is not None and self.noise.kind == "lognormal" and self.support.lower < 0:
+            raise ValueError(f"Variable {self.name!r}: log-normal noise needs a positive support, got {self.support}.")
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The variables of a joint distribution and the dims they live on.
+
+    Args:
+        variables: in the order in which results list them.
+        dims: the `Index` and `Components` that the variables name.
+
+    Raises:
+        ValueError: doubled names, unknown dims or parents, two `Components` dims in one variable.
+    """
+
+    variables: tuple[Variable, ...]
+    dims: tuple[Index | Components, ...] = ()
+    _first: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "variables", tuple(self.variables))
+        object.__setattr__(self, "dims", tuple(self.dims))
+        names = [v.name for v in self.variables] + [d.name for d in self.dims]
+        if len(set(names)) != len(names):
+            raise ValueError(f"Schema: every variable and dim needs a name of its own, got {names}.")
+        known = {d.name for d in self.dims}
+        for v in self.variables:
+            for d in v.dims:
+                if d not in known:
+                    raise ValueError(f"Variable {v.name!r}: unknown dim {d!r}. Dims of the schema: {sorted(known)}.")
+            if sum(isinstance(self.dim(d), Components) for d in v.dims) > 1:
+                raise ValueError(f"Variable {v.name!r}: at most one Components dim, got dims {v.dims}.")
+            sd = v.noise.sd if v.noise is not None else None
+            if isinstance(sd, str) and (sd not in self.names or self[sd].dims):
+                raise ValueError(f"Variable {v.name!r}: its noise names {sd!r}, which is no scalar variable.")
+            for p in v.parents:
+                if p not in self.names:
+                    raise ValueError(f"Variable {v.name!r}: unknown parent {p!r}. Variables: {list(self.names)}.")
+        first = 0
+        for v in self.variables:
+            self._first[v.name] = first
+            first += self.n_components(v.name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(v.name for v in self.variables)
+
+    def __getitem__(self, name: str) -> Variable:
+        for v in self.variables:
+            if v.name == name:
+                return v
+        raise KeyError(f"No variable named {name!r}. Variables: {list(self.names)}.")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def dim(self, name: str) -> Index | Components:
+        """The dim of this name."""
+        for d in self.dims:
+            if d.name == name:
+                return d
+        raise KeyError(f"No dim named {name!r}. Dims: {[d.name for d in self.dims]}.")
+
+    @property
+    def indexes(self) -> tuple[Index, ...]:
+        """The continuous dims; their order is that of a token's `index`."""
+        return tuple(d for d in self.dims if isinstance(d, Index))
+
+    def index_dims(self, name: str) -> tuple[str, ...]:
+        """Continuous dims of a variable, in the variable's own order."""
+        return tuple(d for d in self[name].dims if isinstance(self.dim(d), Index))
+
+    def component_dim(self, name: str) -> str | None:
+        """The variable's `Components` dim, if it has one."""
+        return next((d for d in self[name].dims if isinstance(self.dim(d), Components)), None)
+
+    def n_components(self, name: str) -> int:
+        dim = self.component_dim(name)
+        if dim is None:
+            return 1
+        found = self.dim(dim)
+        assert isinstance(found, Components)
+        return found.size
+
+    def is_function(self, name: str) -> bool:
+        return bool(self.index_dims(name))
+
+    @property
+    def n_ids(self) -> int:
+        """How many variable ids tokens use."""
+        return sum(self.n_components(v.name) for v in self.variables)
+
+    def ids(self, name: str) -> range:
+        """Token ids of a variable: one, or one a component."""
+        first = self._first[self[name].name]
+        return range(first, first + self.n_components(name))
+
+    def variable_of(self, id: int) -> Variable:
+        """The variable that owns a token id."""
+        for v in self.variables:
+            if id in self.ids(v.name):
+                return v
+        raise KeyError(f"No variable id {id}. There are {self.n_ids}.")
+
+    def uses_index(self) -> np.ndarray:
+        """Bool (n_ids, n_indexes): does the id's variable live on this index dim?"""
+        out = np.zeros((self.n_ids, len(self.indexes)), dtype=bool)
+        for v in self.variables:
+            for j, index in enumerate(self.indexes):
+                out[list(self.ids(v.name)), j] = index.name in v.dims
+        return out
+
+    def dependency(self) -> np.ndarray:
+        """Bool (n_ids, n_ids): the moral graph of `parents`, True = may attend.
+
+        An edge joins parent and child, and any two parents of one child; a variable always sees itself (a function's
+        readings share one path), and so do the components of a vector, which the parents do not tell apart.
+        """
+        n = len(self.variables)
+        graph = np.eye(n, dtype=bool)
+        for child, v in enumerate(self.variables):
+            family = [child, *(self.names.index(p) for p in v.parents)]
+            graph[np.ix_(family, family)] = True
+        owner = np.repeat(np.arange(n), [self.n_components(v.name) for v in self.variables])
+        return graph[np.ix_(owner, owner)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `Schema.from_dict` reads it back."""
+
+        def plain(obj: Any) -> Any:
+            out = {k: (list(v) if isinstance(v, tuple) else v) for k, v in asdict(obj).items()}
+            return {k: (None if isinstance(v, float) and math.isinf(v) else v) for k, v in out.items()}
+
+        variables = []
+        for v in self.variables:
+            entry = plain(v)
+            entry["support"] = plain(v.support)
+            entry["prior"] = None if v.prior is None else {"kind": type(v.prior).__name__, **plain(v.prior)}
+            variables.append(entry)
+        dims = [{"kind": type(d).__name__, **plain(d)} for d in self.dims]
+        return {"variables": variables, "dims": dims}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Schema:
+        """Inverse of `to_dict`. An unknown key raises ValueError."""
+        _check_keys("Schema", data, {"variables", "dims"})
+        variables = []
+        for entry in data["variables"]:
+            _check_keys("Variable", entry, {f.name for f in fields(Variable)})
+            entry = dict(entry)
+            support = entry["support"]
+            entry["support"] = Support(
+                -math.inf if support["lower"] is None else support["lower"],
+                math.inf if support["upper"] is None else support["upper"],
+            )
+            if entry["prior"] is not None:
+                entry["prior"] = _build(PRIORS, "prior", entry["prior"])
+            if entry["noise"] is not None:
+                entry["noise"] = Noise(**entry["noise"])
+            variables.append(Variable(**entry))
+        kinds: dict[str, type[Any]] = {"Index": Index, "Components": Components}
+        return cls(tuple(variables), tuple(_build(kinds, "dim", d) for d in data["dims"]))
+
+
+def _check_keys(what: str, data: dict[str, Any], expected: set[str]) -> None:
+    if unknown := set(data) - expected:
+        raise ValueError(f"{what}: unknown keys {sorted(unknown)}. Known keys: {sorted(expected)}.")
+
+
+def _build(kinds: dict[str, type[Any]], what: str, data: dict[str, Any]) -> Any:
+    data = dict(data)
+    kind = data.pop("kind", None)
+    if kind not in kinds:
+        raise ValueError(f"Unknown {what} {kind!r}. Choices: {sorted(kinds)}.")
+    _check_keys(kind, data, {f.name for f in fields(kinds[kind])})
+    return kinds[kind](**data)

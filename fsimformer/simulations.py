@@ -1,0 +1,104 @@
+"""From a simulator's named draws to tensors that training reads: simulate, drop what failed, whiten, store.
+
+A draw that holds a non-finite number is no draw: it is dropped, counted and reported, never mended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fsimformer.readings import Design, Series, Store
+from fsimformer.schema import Schema
+from fsimformer.simulators.protocol import Simulator
+from fsimformer.whiten import Whitening
+
+
+@dataclass(frozen=True)
+class Simulations:
+    """Finite draws by variable name (leading dim n), and how many were dropped."""
+
+    values: dict[str, Tensor]
+    n_dropped: int
+
+    def __len__(self) -> int:
+        return next(iter(self.values.values())).shape[0]
+
+
+def simulate(
+    simulator: Simulator, n: int, generator: torch.Generator, chunk: int = 10_000, max_dropped: float = 0.5
+) -> Simulations:
+    """Exactly n finite draws; failed ones are replaced by new ones and counted.
+
+    Raises:
+        ValueError: more than the share `max_dropped` of the first thousand or more draws is not finite, or a variable
+            is missing.
+    """
+    schema = simulator.schema
+    parts: list[dict[str, Tensor]] = []
+    have = dropped = 0
+    while have < n:
+        m = min(chunk, n - have) if not dropped else min(chunk, n - have + 64)
+        draws = simulator.simulate(m, generator)
+        if missing := set(schema.names) ^ set(draws):
+            raise ValueError(f"simulate: expected the variables {list(schema.names)}, got {list(draws)}: {missing}.")
+        ok = torch.ones(m, dtype=torch.bool)
+        for name, x in draws.items():
+            if x.shape[0] != m:
+                raise ValueError(f"simulate: {name!r} has {x.shape[0]} rows, expected {m}.")
+            inside = (x > schema[name].support.lower) & (x < schema[name].support.upper)
+            ok &= (torch.isfinite(x) & inside).reshape(m, -1).all(1)
+        parts.append({k: x[ok] for k, x in draws.items()})
+        have += int(ok.sum())
+        dropped += int((~ok).sum())
+        if have + dropped >= min(1000, n) and dropped > max_dropped * (have + dropped):
+            raise ValueError(f"simulate: {dropped} of {have + dropped} draws were not finite or outside their support.")
+    return Simulations({k: torch.cat([p[k] for p in parts])[:n] for k in schema.names}, dropped)
+
+
+def build_store(schema: Schema, whitening: Whitening, simulations: Mapping[str, Tensor]) -> Store:
+    """Whitened scalars, and functions in working units (readings.py).
+
+    Raises:
+        ValueError: normal noise on a bounded variable, which could leave its support.
+    """
+    ids, columns, series = [], [], []
+    index_names = [i.name for i in schema.indexes]
+    for v in schema.variables:
+        x, t = simulations[v.name].double(), whitening[v.name]
+        component = schema.component_dim(v.name)
+        if component is not None:  # components last -> first, one entry an id
+            x = x.movedim(1 + v.dims.index(component), 0)
+        else:
+            x = x[None]
+        for id, values in zip(schema.ids(v.name), x, strict=True):
+            if not schema.is_function(v.name):
+                ids.append(id)
+                columns.append(t.forward(values).float())
+                continue
+            dims = tuple(index_names.index(d) for d in schema.index_dims(v.name))
+            s = t.standardise
+            u = t.forward(values) if t.prior is not None else (t.unbound(values) - s.loc) / s.scale
+            sd: Tensor | float = 0.0
+            if v.noise is not None:
+                if v.noise.kind == "normal" and v.support.lower > -torch.inf:
+                    raise ValueError(f"Variable {v.name!r}: normal noise can leave its support {v.support}.")
+                raw = simulations[v.noise.sd].double() if isinstance(v.noise.sd, str) else float(v.noise.sd)
+                sd = (raw / s.scale).float() if isinstance(raw, Tensor) else raw / s.scale
+            series.append(Series(id, dims, u.float(), sd, s.tail if t.prior is None else None))
+    n = next(iter(simulations.values())).shape[0]
+    scalars = torch.stack(columns, 1) if columns else torch.zeros(n, 0)
+    return Store(torch.tensor(ids, dtype=torch.long), scalars, tuple(series), len(schema.indexes))
+
+
+def default_design(schema: Schema, n_readings: int = 60, n_function: int = 40) -> Design:
+    """0 to `n_readings` readings a data channel, 0 to `n_function` points a functional parameter."""
+    n_max = []
+    for v in schema.variables:
+        if schema.is_function(v.name):
+            n = n_readings if v.role == "data" else n_function
+            n_max += [n] * schema.n_components(v.name)
+    return Design(tuple(n_max))

@@ -1,0 +1,126 @@
+"""What a simulator is: draws from the joint distribution of a schema's variables, functions on a dense grid.
+
+A user's own simulator is a schema, a function and a grid::
+
+    FunctionSimulator(schema, simulate, {"time": torch.linspace(0, 10, 201, dtype=torch.float64)})
+
+Simulators return *clean* paths; measurement noise is added where a path is read (design.md, D5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from fsimformer.schema import Components, Schema, Variable
+from fsimformer.whiten import prior_from_z
+
+
+@runtime_checkable
+class Simulator(Protocol):
+    """Draws from p(parameters, functions, observations)."""
+
+    @property
+    def schema(self) -> Schema:
+        """The variables that `simulate` returns."""
+        ...
+
+    @property
+    def grid(self) -> dict[str, Tensor]:
+        """Increasing float64 grid of every `Index` dim, over its trained range; {} if there is none."""
+        ...
+
+    def simulate(self, n: int, generator: torch.Generator, /) -> dict[str, Tensor]:
+        """n independent draws of every variable.
+
+        Returns:
+            name -> scalar (n,), vector (n, size), function (n, *grid sizes in the order of the variable's dims).
+            A data variable with a `Noise` is its clean path. A row that could not be computed is NaN.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FunctionSimulator:
+    """A simulator made of its parts.
+
+    Args:
+        schema: the variables.
+        simulate: (n, generator) -> name -> tensor, as `Simulator.simulate`.
+        grid: name of an `Index` dim -> its increasing grid.
+    """
+
+    schema: Schema
+    simulate: Callable[[int, torch.Generator], dict[str, Tensor]]
+    grid: dict[str, Tensor] = field(default_factory=dict)
+
+
+def draw_priors(schema: Schema, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """n draws of every scalar parameter with a prior, float64 (n,), in the schema's order."""
+    out = {}
+    for v in schema.variables:
+        if v.role == "parameter" and not v.dims and v.prior is not None:
+            out[v.name] = prior_from_z(v.prior, torch.randn(n, generator=generator, dtype=torch.float64))
+    return out
+
+
+def check(simulator: Simulator, n: int = 3, seed: int = 0) -> None:
+    """Simulates n rows and compares them with the schema.
+
+    Raises:
+        TypeError: an attribute of the protocol is missing, or a value is not a floating-point tensor.
+        ValueError: the grid or a draw has another name or shape than the schema says, or values off their support.
+    """
+    missing = [a for a in ("schema", "grid", "simulate") if not hasattr(simulator, a)]
+    if missing:
+        raise TypeError(f"{type(simulator).__name__} is no Simulator: it lacks {missing}.")
+    schema = simulator.schema
+    _check_grid(schema, simulator.grid)
+    draws = simulator.simulate(n, torch.Generator().manual_seed(seed))
+    if set(draws) != set(schema.names):
+        absent, unknown = sorted(set(schema.names) - set(draws)), sorted(set(draws) - set(schema.names))
+        raise ValueError(f"simulate(): expected every variable of the schema. Missing: {absent}, unknown: {unknown}.")
+    for v in schema.variables:
+        _check_draw(schema, v, simulator.grid, draws[v.name], n)
+
+
+def _check_grid(schema: Schema, grid: dict[str, Tensor]) -> None:
+    expected = {d.name for d in schema.indexes}
+    if set(grid) != expected:
+        raise ValueError(f"Grid: expected one entry for each Index dim {sorted(expected)}, got {sorted(grid)}.")
+    for index in schema.indexes:
+        points = grid[index.name]
+        if points.dtype != torch.float64 or points.ndim != 1 or len(points) < 2 or not bool((points.diff() > 0).all()):
+            raise ValueError(
+                f"Grid of {index.name!r}: expected at least two increasing float64 points, "
+                f"got {points.dtype} of shape {tuple(points.shape)}."
+            )
+        slack = 1e-9 * (index.upper - index.lower)
+        if abs(float(points[0]) - index.lower) > slack or abs(float(points[-1]) - index.upper) > slack:
+            raise ValueError(
+                f"Grid of {index.name!r}: expected the trained range [{index.lower:g}, {index.upper:g}], "
+                f"got [{float(points[0]):g}, {float(points[-1]):g}]."
+            )
+
+
+def _check_draw(schema: Schema, v: Variable, grid: dict[str, Tensor], draw: object, n: int) -> None:
+    if not isinstance(draw, Tensor) or draw.dtype not in (torch.float32, torch.float64):
+        got = draw.dtype if isinstance(draw, Tensor) else type(draw).__name__
+        raise TypeError(f"Variable {v.name!r}: expected a float32 or float64 tensor, got {got}.")
+    sizes = []
+    for name in v.dims:
+        dim = schema.dim(name)
+        sizes.append(dim.size if isinstance(dim, Components) else len(grid[name]))
+    shape = (n, *sizes)
+    if tuple(draw.shape) != shape:
+        dims = ("draws", *v.dims)
+        raise ValueError(f"Variable {v.name!r}: expected shape {shape} for dims {dims}, got {tuple(draw.shape)}.")
+    finite = draw[torch.isfinite(draw)].numpy()
+    if not v.support.contains(finite).all():
+        raise ValueError(
+            f"Variable {v.name!r}: values outside its support {v.support}, from {finite.min():g} to {finite.max():g}."
+        )

@@ -1,0 +1,187 @@
+"""Token sets and padded batches: what the network sees of a data set.
+
+A token is (variable id, index, value, condition_mask). A `TokenSet` is one ragged row, a `TokenBatch` several rows
+padded to one length; `valid` is True where a token is real. All masks: True = takes part.
+
+`split` parts a batch into the two streams of the network (design.md, D1): *frozen* tokens are observed and know nothing
+of the noise level; *active* tokens are the latents and, while there are few of them, some of the observed tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """One row: `variable` (L,) long, `index` (L, D), `value` (L,), `condition_mask` (L,) bool.
+
+    `index` is scaled to [-1, 1] over the trained range and 0 on dims that the variable lacks; `value` is whitened.
+    """
+
+    variable: Tensor
+    index: Tensor
+    value: Tensor
+    condition_mask: Tensor
+
+    def __post_init__(self) -> None:
+        n = self.variable.shape[0]
+        if self.index.dim() != 2 or any(x.shape[0] != n for x in (self.index, self.value, self.condition_mask)):
+            shapes = {f.name: tuple(getattr(self, f.name).shape) for f in fields(self)}
+            raise ValueError(
+                f"TokenSet: expected variable (L,), index (L, D), value (L,), condition_mask (L,), got {shapes}."
+            )
+
+    def __len__(self) -> int:
+        return self.variable.shape[0]
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Padded rows: `variable` (B, L), `index` (B, L, D), `value` (B, L), `condition_mask` (B, L), `valid` (B, L)."""
+
+    variable: Tensor
+    index: Tensor
+    value: Tensor
+    condition_mask: Tensor
+    valid: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, L)."""
+        return self.variable.shape[0], self.variable.shape[1]
+
+    @property
+    def observed(self) -> Tensor:
+        """(B, L): real and observed."""
+        return self.condition_mask & self.valid
+
+    @property
+    def latent(self) -> Tensor:
+        """(B, L): real and not observed."""
+        return ~self.condition_mask & self.valid
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        return TokenBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+    def rows(self, which: Tensor | slice) -> TokenBatch:
+        """A batch of the chosen rows."""
+        return TokenBatch(*(getattr(self, f.name)[which] for f in fields(self)))
+
+    def replace(self, **changes: Tensor) -> TokenBatch:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+    def gather(self, position: Tensor) -> TokenBatch:
+        """Tokens at `position` (B, M) of each row; keeps `valid` as it stands there."""
+        return TokenBatch(
+            self.variable.gather(1, position),
+            self.index.gather(1, position[..., None].expand(-1, -1, self.index.shape[-1])),
+            self.value.gather(1, position),
+            self.condition_mask.gather(1, position),
+            self.valid.gather(1, position),
+        )
+
+
+def collate(sets: Sequence[TokenSet], length: int | None = None) -> TokenBatch:
+    """Pad rows to the longest of them, or to `length`.
+
+    Raises:
+        ValueError: no rows, rows of different index width, or a row longer than `length`.
+    """
+    if not sets:
+        raise ValueError("collate: expected at least one TokenSet, got none.")
+    widths = {s.index.shape[1] for s in sets}
+    if len(widths) > 1:
+        raise ValueError(f"collate: rows have different numbers of index dims: {sorted(widths)}.")
+    longest = max(len(s) for s in sets)
+    n = longest if length is None else length
+    if longest > n:
+        raise ValueError(f"collate: a row of {longest} tokens does not fit into length {n}.")
+    b, d, first = len(sets), widths.pop(), sets[0]
+    out = TokenBatch(
+        first.variable.new_zeros(b, n),
+        first.index.new_zeros(b, n, d),
+        first.value.new_zeros(b, n),
+        first.condition_mask.new_zeros(b, n),
+        first.condition_mask.new_zeros(b, n),
+    )
+    for i, s in enumerate(sets):
+        m = len(s)
+        out.variable[i, :m], out.index[i, :m], out.value[i, :m] = s.variable, s.index, s.value
+        out.condition_mask[i, :m], out.valid[i, :m] = s.condition_mask, True
+    return out
+
+
+def uncollate(batch: TokenBatch) -> list[TokenSet]:
+    """The ragged rows of a batch, padding removed; inverse of `collate`."""
+    return [
+        TokenSet(batch.variable[i][v], batch.index[i][v], batch.value[i][v], batch.condition_mask[i][v])
+        for i, v in enumerate(batch.valid)
+    ]
+
+
+def select(mask: Tensor, priority: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Positions of the True entries of each row, padded to the longest row.
+
+    Args:
+        mask: (B, L) bool.
+        priority: (B, L); entries come in rising priority, by default in the order in which they stand.
+
+    Returns:
+        position (B, M) long and taken (B, M) bool; M is the largest row count (at least 0).
+    """
+    b, length = mask.shape
+    key = torch.arange(length, device=mask.device).expand(b, -1).to(torch.float32) if priority is None else priority
+    order = torch.where(mask, key, torch.inf).argsort(dim=1, stable=True)
+    count = mask.sum(1)
+    m = int(count.max()) if b else 0
+    taken = torch.arange(m, device=mask.device)[None] < count[:, None]
+    return order[:, :m], taken
+
+
+@dataclass(frozen=True)
+class Streams:
+    """A batch parted in two; `position` (B, n_a) says where each active token stands in the batch."""
+
+    frozen: TokenBatch
+    active: TokenBatch
+    position: Tensor
+
+
+def split(batch: TokenBatch, n_active_observed: int | None = 0, generator: torch.Generator | None = None) -> Streams:
+    """Part a batch into the frozen and the active stream.
+
+    Args:
+        batch: (B, L).
+        n_active_observed: observed tokens of a row that ride in the active stream; None = all of them.
+        generator: picks the riders at random (training). Without one they are spread evenly over the row's observed
+            tokens (sampling: the same observation is always split the same way, whatever its batch-mates).
+    """
+    observed = batch.observed
+    if n_active_observed is None:
+        riding = observed
+    elif n_active_observed == 0:
+        riding = torch.zeros_like(observed)
+    else:
+        if generator is None:
+            n = observed.sum(1, keepdim=True).clamp(min=1)
+            rank = observed.cumsum(1) - 1  # 0 … n-1 at observed tokens
+            k = min(n_active_observed, batch.shape[1])
+            # token r rides if a multiple of n/k lies in [r, r+1): exactly min(k, n) tokens, evenly spread
+            riding = observed & (((rank * k) % n < k) | (n <= k))
+        else:
+            u = torch.rand(observed.shape, generator=generator, device=observed.device)
+            order = torch.where(observed, u, torch.inf).argsort(dim=1).argsort(dim=1)
+            riding = observed & (order < n_active_observed)
+    at, taken = select(observed & ~riding)
+    frozen = batch.gather(at)
+    frozen = frozen.replace(valid=frozen.valid & taken)
+    position, taken = select(batch.latent | riding)
+    active = batch.gather(position)
+    active = active.replace(valid=active.valid & taken)
+    return Streams(frozen, active, position)

@@ -1,0 +1,221 @@
+"""Values ↔ whitened values: every variable becomes roughly N(0, 1) before the network sees it.
+
+With a known prior, z = Φ⁻¹(F(θ)) exactly (design.md, D4): the prior of z is N(0, 1) and no draw can leave the support.
+Otherwise y = b(x) with the support's bijection b (identity, log, logit), then z = s(y) with
+
+    s(y) = (y − loc)/scale,   or   tail · asinh((y − loc)/(scale · tail))   where the simulations have heavy tails.
+
+All maps are strictly increasing; `log_det` is log |dx/dz|, what a log density in x subtracts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fsimformer.schema import LogitNormal, LogNormal, Normal, Prior, Schema, Support, TruncatedNormal, Uniform
+
+_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def _log_phi(z: Tensor) -> Tensor:
+    return -0.5 * z * z - _LOG_SQRT_2PI
+
+
+def _survival_inverse(log_sf: Tensor) -> Tensor:
+    """z with log(1 − Φ(z)) = log_sf, precise in both tails."""
+    sf = log_sf.exp()
+    return torch.where(sf < 0.5, -torch.special.ndtri(sf), torch.special.ndtri(-torch.expm1(log_sf)))
+
+
+def prior_to_z(prior: Prior, x: Tensor) -> Tensor:
+    """z = Φ⁻¹(F(x)); x of any shape, float64 recommended."""
+    match prior:
+        case Normal(loc, scale):
+            return (x - loc) / scale
+        case LogNormal(loc, scale):
+            return (x.log() - loc) / scale
+        case Uniform(lower, upper):
+            return torch.special.ndtri((x - lower) / (upper - lower))
+        case LogitNormal(loc, scale, lower, upper):
+            return (((x - lower) / (upper - x)).log() - loc) / scale
+        case TruncatedNormal(loc, scale, lower):
+            # 1 − F(x) = (1 − Φ(x'))/(1 − Φ(l')), worked in logs: the upper tail stays exact
+            log_sf = torch.special.log_ndtr((loc - x) / scale) - _log_mass_above(prior)
+            return _survival_inverse(log_sf)
+    raise TypeError(f"No whitening for a prior of type {type(prior).__name__}.")
+
+
+def prior_from_z(prior: Prior, z: Tensor) -> Tensor:
+    """Inverse of `prior_to_z`: a standard normal z becomes a draw of the prior."""
+    match prior:
+        case Normal(loc, scale):
+            return loc + scale * z
+        case LogNormal(loc, scale):
+            return (loc + scale * z).exp()
+        case Uniform(lower, upper):
+            return lower + (upper - lower) * torch.special.ndtr(z)
+        case LogitNormal(loc, scale, lower, upper):
+            return lower + (upper - lower) * torch.sigmoid(loc + scale * z)
+        case TruncatedNormal(loc, scale, lower):
+            log_sf = torch.special.log_ndtr(-z) + _log_mass_above(prior)
+            return loc + scale * _survival_inverse(log_sf)
+    raise TypeError(f"No whitening for a prior of type {type(prior).__name__}.")
+
+
+def prior_log_prob(prior: Prior, x: Tensor) -> Tensor:
+    """log p(x) on the original scale: log φ(z) − log |dx/dz|."""
+    z = prior_to_z(prior, x)
+    return _log_phi(z) - _prior_log_det(prior, z)
+
+
+def _log_mass_above(prior: TruncatedNormal) -> float:
+    return float(torch.special.log_ndtr(torch.tensor((prior.loc - prior.lower) / prior.scale, dtype=torch.float64)))
+
+
+def _prior_log_det(prior: Prior, z: Tensor) -> Tensor:
+    match prior:
+        case Normal(_, scale):
+            return torch.full_like(z, math.log(scale))
+        case LogNormal(loc, scale):
+            return loc + scale * z + math.log(scale)
+        case Uniform(lower, upper):
+            return _log_phi(z) + math.log(upper - lower)
+        case LogitNormal(loc, scale, lower, upper):
+            g = loc + scale * z
+            logsig = torch.nn.functional.logsigmoid
+            return logsig(g) + logsig(-g) + math.log(scale * (upper - lower))
+        case TruncatedNormal(loc, scale, _):
+            x = (prior_from_z(prior, z) - loc) / scale
+            return _log_phi(z) - _log_phi(x) + _log_mass_above(prior) + math.log(scale)
+    raise TypeError(f"No whitening for a prior of type {type(prior).__name__}.")
+
+
+@dataclass(frozen=True)
+class Standardise:
+    """s(y) above; `tail` None = linear. loc and scale in units of b(x)."""
+
+    loc: float = 0.0
+    scale: float = 1.0
+    tail: float | None = None
+
+    def forward(self, y: Tensor) -> Tensor:
+        z = (y - self.loc) / self.scale
+        return z if self.tail is None else self.tail * torch.asinh(z / self.tail)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        y = z if self.tail is None else self.tail * torch.sinh(z / self.tail)
+        return self.loc + self.scale * y
+
+    def log_det(self, z: Tensor) -> Tensor:
+        """log |dy/dz|."""
+        out = torch.full_like(z, math.log(self.scale))
+        return out if self.tail is None else out + torch.cosh(z / self.tail).log()
+
+
+def fit_standardise(
+    y: Tensor, noise_sd: float | None = None, heavy: float = 12.0, tail: float = 3.0, span: float = 50.0
+) -> Standardise:
+    """Centre and scale from draws y (any shape, non-finite ones ignored).
+
+    Light tails: mean and standard deviation. Where one draw in a thousand lies beyond `heavy` robust standard
+    deviations, median and quartile range with asinh tails: a few wild simulations must not flatten all others.
+    Likewise where the scale would exceed `span` times the measurement noise, which the network must still resolve.
+    """
+    y = y.flatten().to(torch.float64)
+    y = y[torch.isfinite(y)]
+    if y.numel() < 2 or float(y.std()) == 0:
+        return Standardise(float(y.mean()) if y.numel() else 0.0, 1.0)
+    if y.numel() > 1_000_000:  # torch.quantile is limited to 16 M entries; a fixed stride keeps the fit deterministic
+        y = y[:: y.numel() // 1_000_000]
+    q = torch.quantile(y, y.new_tensor([0.0005, 0.25, 0.5, 0.75, 0.9995]))
+    robust = float(q[3] - q[1]) / 1.349
+    if noise_sd is not None and robust > span * noise_sd:
+        return Standardise(float(q[2]), span * noise_sd, tail)
+    if robust > 0 and max(float(q[4] - q[2]), float(q[2] - q[0])) > heavy * robust:
+        return Standardise(float(q[2]), robust, tail)
+    return Standardise(float(y.mean()), float(y.std()))
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The map of one variable: exact by its prior, else bijection of its support and `standardise`."""
+
+    prior: Prior | None
+    support: Support
+    standardise: Standardise = Standardise()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x -> z."""
+        if self.prior is not None:
+            return prior_to_z(self.prior, x)
+        return self.standardise.forward(self.unbound(x))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """z -> x."""
+        if self.prior is not None:
+            return prior_from_z(self.prior, z)
+        y, lower, upper = self.standardise.inverse(z), self.support.lower, self.support.upper
+        if math.isinf(lower):
+            return y
+        return lower + y.exp() if math.isinf(upper) else lower + (upper - lower) * torch.sigmoid(y)
+
+    def log_det(self, z: Tensor) -> Tensor:
+        """log |dx/dz| at z."""
+        if self.prior is not None:
+            return _prior_log_det(self.prior, z)
+        y, lower, upper = self.standardise.inverse(z), self.support.lower, self.support.upper
+        out = self.standardise.log_det(z)
+        if math.isinf(lower):
+            return out
+        logsig = torch.nn.functional.logsigmoid
+        return out + (y if math.isinf(upper) else logsig(y) + logsig(-y) + math.log(upper - lower))
+
+    def unbound(self, x: Tensor) -> Tensor:
+        """The support's bijection onto the real line: x, log(x − l), or logit."""
+        lower, upper = self.support.lower, self.support.upper
+        if math.isinf(lower):
+            return x
+        return (x - lower).log() if math.isinf(upper) else ((x - lower) / (upper - x)).log()
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """The transforms of all variables, by name."""
+
+    transforms: dict[str, Transform]
+
+    def __getitem__(self, name: str) -> Transform:
+        return self.transforms[name]
+
+    @classmethod
+    def fit(cls, schema: Schema, simulations: Mapping[str, Tensor]) -> Whitening:
+        """Fit the variables without a prior to simulations of them (any shape, clean or noisy)."""
+        out = {}
+        for v in schema.variables:
+            t = Transform(v.prior, v.support)
+            if v.prior is None:
+                sd = v.noise.sd if v.noise is not None and not isinstance(v.noise.sd, str) else None
+                t = Transform(None, v.support, fit_standardise(t.unbound(simulations[v.name]), sd))
+            out[v.name] = t
+        return cls(out)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was fitted, as plain JSON types; priors and supports are the schema's."""
+        return {k: asdict(t.standardise) for k, t in self.transforms.items() if t.prior is None}
+
+    @classmethod
+    def from_dict(cls, schema: Schema, data: dict[str, Any]) -> Whitening:
+        """Inverse of `to_dict`."""
+        fitted = {v.name for v in schema.variables if v.prior is None}
+        if set(data) != fitted:
+            raise ValueError(f"Whitening: expected entries for {sorted(fitted)}, got {sorted(data)}.")
+        return cls({
+            v.name: Transform(v.prior, v.support, Standardise(**data[v.name]) if v.prior is None else Standardise())
+            for v in schema.variables
+        })

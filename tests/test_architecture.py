@@ -1,0 +1,224 @@
+"""The house stands as design.md draws it: who may import whom, how long a file is, what never appears in one."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "fsimformer"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = sorted(p for d in ("fsimformer", "examples", "benchmarks", "tests") for p in (ROOT / d).rglob("*.py"))
+
+EVERYTHING = {
+    *("schema", "tokens", "whiten", "seeds", "points", "tables", "query", "tree", "convert", "nn", "masks", "readings"),
+    *("noise", "denoise", "sample", "constraints", "likelihood", "train", "simulators", "simulations", "archive"),
+    *("diagnostics", "model_file"),
+}
+MAY_IMPORT: dict[str, set[str]] = {
+    "schema": set(),
+    "tokens": set(),
+    "whiten": {"schema"},
+    "nn": set(),
+    "diagnostics": set(),
+    "seeds": set(),
+    "points": {"schema"},
+    "tables": {"schema", "points"},
+    "query": {"schema", "points"},
+    "tree": {"schema", "whiten", "points"},
+    "convert": {"schema", "tokens", "whiten", "points", "tables", "query", "tree"},
+    "masks": {"tokens"},
+    "readings": {"tokens", "masks"},
+    "noise": {"tokens"},
+    "denoise": {"tokens", "masks", "noise", "nn"},
+    "sample": {"tokens", "noise", "denoise", "seeds"},
+    "constraints": {"tokens", "denoise", "sample", "seeds"},
+    "likelihood": {"tokens", "noise", "denoise", "seeds"},
+    "train": {"tokens", "masks", "readings", "denoise", "seeds"},
+    "simulators": {"schema", "whiten"},
+    "simulations": {"schema", "whiten", "readings", "simulators"},
+    "archive": {"schema"},
+    "model_file": {"schema", "whiten", "nn", "denoise"},
+    "joint": EVERYTHING,
+    "__init__": {*EVERYTHING, "joint"},
+    "plots": {"joint", "diagnostics", "simulators"},
+    "files": set(),
+    "cli": {"schema", "joint", "train", "diagnostics", "simulators", "simulations", "plots", "files", "fsimformer"},
+    "sbi": {"joint", "diagnostics", "simulators"},
+}
+XARRAY = {
+    *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
+    *("joint", "files", "plots", "cli", "sbi"),
+}
+UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}
+GLOBAL_RANDOM = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "randn_like"}
+OWN_RANDOM = {"default_rng", "Generator", "SeedSequence"}
+
+
+def room(path: Path) -> str:
+    """The module a file belongs to; every file of a sub-package belongs to the sub-package."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(source: str, package: str = "fsimformer") -> Iterator[str]:
+    """Absolute dotted names that a file imports anywhere, also inside functions and under TYPE_CHECKING."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parent = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parent, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(source: str, package: str = "fsimformer") -> set[str]:
+    """Our own modules among them; the bare package counts as "fsimformer"."""
+    ours = [name.split(".") for name in imports(source, package) if name.split(".")[0] == "fsimformer"]
+    known = {room(p) for p in MODULES} | MAY_IMPORT.keys()
+    return {parts[1] if len(parts) > 1 and parts[1] in known else "fsimformer" for parts in ours}
+
+
+def calls(source: str) -> Iterator[tuple[str, set[str | None]]]:
+    """Dotted name and keywords of every call whose target is a plain dotted name."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            parts, target = [], node.func
+            while isinstance(target, ast.Attribute):
+                parts.append(target.attr)
+                target = target.value
+            if isinstance(target, ast.Name):
+                yield ".".join([target.id, *reversed(parts)]), {k.arg for k in node.keywords}
+
+
+def unsafe(source: str) -> set[str]:
+    """What in a file could run code that a data file brings along."""
+    found = {name for name in imports(source) if name.split(".")[0] in UNSAFE_MODULES}
+    for name, keywords in calls(source):
+        if name in UNSAFE_CALLS or (name.split(".")[-1] == "load" and "allow_pickle" in keywords):
+            found.add(name)
+    return found
+
+
+def global_random(source: str) -> set[str]:
+    """Calls that draw from torch's or numpy's global generator."""
+    found = set()
+    for name, keywords in calls(source):
+        parts = name.split(".")
+        if parts[0] == "torch" and parts[-1] in GLOBAL_RANDOM and len(parts) == 2 and "generator" not in keywords:
+            found.add(name)
+        if parts[:2] in (["np", "random"], ["numpy", "random"]) and parts[-1] not in OWN_RANDOM:
+            found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_follow_the_table(path: Path) -> None:
+    here = room(path)
+    assert here in MAY_IMPORT, f"{here} is no room of design.md's table; add it there and here, or move the code"
+    package = ".".join(["fsimformer", *path.relative_to(PACKAGE).parts[:-1]])
+    found = rooms_imported(path.read_text(), package) - {here}
+    assert found <= MAY_IMPORT[here], f"{here} may import {sorted(MAY_IMPORT[here])}, not {sorted(found)}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_xarray_stays_at_the_border(path: Path) -> None:
+    found = {name.split(".")[0] for name in imports(path.read_text())} & {"xarray", "pandas"}
+    assert not found or room(path) in XARRAY, f"{found} in {room(path)}"
+
+
+def test_declared_dependencies_are_those_that_are_imported() -> None:
+    """Nothing undeclared, nothing declared in vain; an extra serves the rooms at the rim only."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    def distributions(entries: list[str]) -> set[str]:
+        return {entry.split(">")[0].replace("-", "_") for entry in entries}
+
+    declared = distributions(project["dependencies"])
+    extras = set().union(*(distributions(project["optional-dependencies"][k]) for k in ("plots", "files", "stats")))
+    found: dict[str, set[str]] = {}
+    for path in MODULES:
+        for name in imports(path.read_text()):
+            found.setdefault(name.split(".")[0], set()).add(room(path))
+    third_party = {k: v for k, v in found.items() if k not in sys.stdlib_module_names | {"fsimformer"}}
+    assert declared <= third_party.keys(), f"declared and never imported: {declared - third_party.keys()}"
+    for name, rooms in third_party.items():
+        assert name in declared or (name in extras and rooms <= {"plots", "files", "cli", "sbi"}), (name, rooms)
+
+
+def test_the_table_has_no_circles() -> None:
+    """Sorting the rooms so that each imports only earlier ones must succeed: no arrow sideways or up."""
+    left = {k: v - {"fsimformer"} for k, v in MAY_IMPORT.items()}
+    while left:
+        free = [k for k, v in left.items() if not v & left.keys()]
+        assert free, f"circle among {sorted(left)}"
+        left = {k: v for k, v in left.items() if k not in free}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_file_is_short_and_named_after_its_noun(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+    assert path.stem not in {"utils", "util", "helpers", "helper", "core", "common", "misc", "base"}
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if "tests" not in p.parts], ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_unpickles_or_evaluates(path: Path) -> None:
+    assert not unsafe(path.read_text())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_library_is_silent_and_takes_its_generator(path: Path) -> None:
+    source = path.read_text()
+    assert not global_random(source)
+    if room(path) != "cli":
+        assert "print" not in {name for name, _ in calls(source)}
+
+
+@pytest.mark.parametrize(
+    ("source", "package", "expected"),
+    [
+        ("import fsimformer.nn", "fsimformer", {"nn"}),
+        ("from fsimformer.nn import Backbone", "fsimformer", {"nn"}),
+        ("from fsimformer import nn", "fsimformer", {"nn"}),
+        ("from fsimformer import load", "fsimformer", {"fsimformer"}),
+        ("from . import tokens", "fsimformer", {"tokens"}),
+        ("from .tokens import split", "fsimformer", {"tokens"}),
+        ("from ..whiten import prior_from_z", "fsimformer.simulators", {"whiten"}),
+        ("from .protocol import Simulator", "fsimformer.simulators", {"simulators"}),
+        ("def f():\n    from fsimformer.joint import Joint", "fsimformer", {"joint"}),
+        ("import torch, xarray as xr", "fsimformer", set()),
+    ],
+)
+def test_import_reader_sees_every_spelling(source: str, package: str, expected: set[str]) -> None:
+    assert rooms_imported(source, package) == expected
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "def f():\n    from joblib import load",
+        "torch.load('x')",
+        "torch.save(x, 'x')",
+        "np.load('x', allow_pickle=True)",
+        "eval('1')",
+        "exec(text)",
+    ],
+)
+def test_unsafe_reader_rejects(source: str) -> None:
+    assert unsafe(source)
+
+
+def test_unsafe_reader_accepts_what_is_harmless() -> None:
+    assert not unsafe("model.eval(); json.loads('1'); safetensors.torch.load_file('x'); np.load('x')")
+
+
+def test_random_reader_tells_global_from_given() -> None:
+    for bad in ("torch.randn(3)", "np.random.seed(0)", "torch.randn_like(x)"):
+        assert global_random(bad), bad
+    assert not global_random("torch.randn(3, generator=g); np.random.default_rng(0); rng.normal(0, 1)")

@@ -1,0 +1,198 @@
+"""The command line: what files and arguments mean, and that an error is one line and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+
+from fsimformer.cli import find_simulator, main, parse_at, table
+from fsimformer.files import read_observations
+from fsimformer.schema import Components, Index, Schema, Variable
+from fsimformer.simulators import SIRD, FunctionSimulator, HareLynx, hudson_bay
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "points"),
+    [
+        ("rate=0:50:101", "rate", np.linspace(0, 50, 101)),
+        ("rate=-1:1:3", "rate", [-1, 0, 1]),
+        ("rate=2:9:1", "rate", [2]),
+        ("rate=1,4,2.5", "rate", [1, 4, 2.5]),
+        ("rate=1e-3", "rate", [0.001]),
+        ("d=2020-01-01:2020-01-03:5", "d", pd.date_range("2020-01-01", "2020-01-03", periods=5)),
+        ("d=2020-01-01,2020-02-29T12:00", "d", pd.DatetimeIndex(["2020-01-01", "2020-02-29T12:00"])),
+    ],
+)
+def test_at_means_these_points(text: str, name: str, points: object) -> None:
+    found, at = parse_at(text)
+    assert found == name
+    np.testing.assert_array_equal(at, np.asarray(points))
+
+
+def test_at_picks_from_the_file_or_names_a_scalar() -> None:
+    assert parse_at("rate") == ("rate", None)
+    assert parse_at("rate=:") == ("rate", slice(None))
+    assert parse_at("rate=10:") == ("rate", slice(10, None))
+    assert parse_at("d=1900-01-01:1905-06-01")[1] == slice(np.datetime64("1900-01-01"), np.datetime64("1905-06-01"))
+
+
+@pytest.mark.parametrize("text", ["rate=", "=1,2", "rate=0:50:0", "rate=a,b", "rate=0:x:3", "rate=0:50:3:4"])
+def test_at_that_means_nothing_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match=f"^--at {text}: expected"):
+        parse_at(text)
+
+
+def test_wide_table(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", "time,infected,deaths\n0.5,1,\n2,,3e-2\n1,4,5\n")
+    data = read_observations(path, ["time"])
+    expected = xr.Dataset(
+        {"infected": ("time", [1, np.nan, 4]), "deaths": ("time", [np.nan, 0.03, 5])}, {"time": [0.5, 2, 1]}
+    )
+    xr.testing.assert_identical(data, expected)
+
+
+def test_wide_table_with_dates_and_two_readings_at_one_time(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.tsv", "time\thare\n1900-01-01\t30\n1901-01-01 12:00\t47.2\n1901-01-01 12:00\t48\n")
+    data = read_observations(path, ["time"])
+    expected = pd.DatetimeIndex(["1900-01-01T00:00", "1901-01-01T12:00", "1901-01-01T12:00"])
+    np.testing.assert_array_equal(data.time, expected)
+    np.testing.assert_array_equal(data.hare, [30, 47.2, 48])
+
+
+def test_long_table_goes_on_as_it_is(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", "time,variable,value\n2020-01-01,a,1\n2020-01-02,b,\n,c,3\n")
+    frame = read_observations(path, ["time"])
+    assert frame["variable"].tolist() == ["a", "b", "c"]
+    assert frame["time"].dtype.kind == "M" and frame["time"].isna().tolist() == [False, False, True]
+
+
+def test_scalars_are_one_row(tmp_path: Path) -> None:
+    data = read_observations(written(tmp_path / "a.csv", "x1,x2\n0.5,\n"), [])
+    xr.testing.assert_identical(data, xr.Dataset({"x1": 0.5, "x2": np.nan}))
+    with pytest.raises(ValueError, match="expected one row of scalars, got 2"):
+        read_observations(written(tmp_path / "a.csv", "x1,x2\n0.5,\n1,2\n"), [])
+
+
+def test_netcdf_comes_back_as_it_was(tmp_path: Path) -> None:
+    times = pd.DatetimeIndex(["2020-01-01T06:00", "2020-01-03T00:00"])
+    data = xr.Dataset({"infected": ("time", [0.1, np.nan])}, {"time": times})
+    data.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    xr.testing.assert_equal(read_observations(tmp_path / "a.nc", ["time"]), data)
+
+
+def test_netcdf_whose_time_xarray_cannot_decode(tmp_path: Path) -> None:
+    hudson_bay().to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    data = read_observations(tmp_path / "a.nc", ["time"])
+    assert data["time"].attrs["units"] == "years since 1900"
+    xr.testing.assert_equal(data, hudson_bay())
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="No such file: .*nowhere.nc"):
+        read_observations(tmp_path / "nowhere.nc", ["time"])
+    with pytest.raises(ValueError, match=r"unknown ending '.xlsx'. Choices: .nc, .nc4, .h5, .csv"):
+        read_observations(written(tmp_path / "a.xlsx", ""), ["time"])
+    with pytest.raises(ValueError, match=r"expected an index column \['time'\], got the columns \['day', 'hare'\]"):
+        read_observations(written(tmp_path / "a.csv", "day,hare\n1,2\n"), ["time"])
+    with pytest.raises(ValueError, match="column 'time' holds neither numbers nor ISO dates"):
+        read_observations(written(tmp_path / "a.csv", "time,hare\nMonday,2\n"), ["time"])
+
+
+def test_table_prints_median_and_interval_of_scalars() -> None:
+    x = np.arange(101.0)[None].repeat(2, 0)
+    sample = ("chain", "draw")
+    posterior = xr.Dataset({"x": (sample, x), "v": ((*sample, "k"), np.stack([x, -x], -1))}, {"k": [0, 1]})
+    predictions = xr.Dataset({"f": ((*sample, "time"), np.zeros((2, 101, 4)))}, {"time": np.arange(4)})
+    schema = Schema(
+        (Variable("x", "parameter"), Variable("v", "parameter", ("k",)), Variable("f", "data", ("time",))),
+        (Components("k", 2), Index("time", 0, 3)),
+    )
+    lines = table(xr.DataTree.from_dict({"posterior": posterior, "predictions": predictions}), schema).splitlines()
+    assert [line.split() for line in lines] == [
+        ["parameter", "median", "90", "%", "interval"],
+        ["x", "50", "[5,", "95]"],
+        ["v[0]", "50", "[5,", "95]"],
+        ["v[1]", "-50", "[-95,", "-5]"],
+        ["f:", "4", "points", "(predictions)"],
+    ]
+
+
+def test_simulator_by_name_by_file_and_not_at_all(tmp_path: Path) -> None:
+    assert find_simulator("sird") == SIRD()
+    own = "from fsimformer.simulators import FunctionSimulator, HareLynx as Mine\nnothing = 3\n"
+    own += "ours = FunctionSimulator(Mine().schema, Mine().simulate, Mine().grid)\n"
+    path = written(tmp_path / "own.py", own)
+    assert isinstance(find_simulator(f"{path}:Mine"), HareLynx)
+    assert isinstance(find_simulator(f"{path}:ours"), FunctionSimulator)
+    assert isinstance(find_simulator("fsimformer.simulators:HareLynx"), HareLynx)
+    with pytest.raises(KeyError, match="No simulator named 'flu'. Choices: hare_lynx, lotka_volterra, sird"):
+        find_simulator("flu")
+    with pytest.raises(KeyError, match="has no 'theirs'"):
+        find_simulator(f"{path}:theirs")
+    with pytest.raises(ValueError, match="is a int; a Simulator has"):
+        find_simulator(f"{path}:nothing")
+
+
+def test_simulate_writes_what_the_simulator_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "sird", "--n", "5", "--seed", "3", "--out", str(tmp_path / "sims.nc")]) == 0
+    assert "5 simulations" in capsys.readouterr().out
+    drawn = SIRD().simulate(5, torch.Generator().manual_seed(3))
+    with xr.open_dataset(tmp_path / "sims.nc", engine="h5netcdf") as data:
+        for name, x in drawn.items():
+            np.testing.assert_array_equal(data[name], x)
+        assert data["infected"].dims == ("simulation", "time")
+        assert "lognormal noise of sd 0.05" in data["infected"].attrs["comment"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["simulate", "flu", "--out", "a.nc"], "No simulator named 'flu'. Choices: hare_lynx, lotka_volterra, sird"),
+        (["simulate", "sird", "--out", "a.txt"], "a.txt: unknown ending '.txt'. Choices: .nc"),
+        (["simulate", "sird", "--out", "no/where/a.nc"], "No such directory: "),
+        (["simulate", "sird", "--n", "0", "--out", "a.nc"], "--n: expected at least 1, got 0."),
+        (["simulate", "gone.py:sim", "--out", "a.nc"], "No such file: gone.py"),
+        (["simulate", "no_such_module:sim", "--out", "a.nc"], "No module named 'no_such_module'"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1
+    assert error.startswith(f"fsimformer {arguments[0]}: error: ") and message in error
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["simulate", "sird"], ["simulate", "sird", "--out", "a.nc", "--n", "x"]]
+)
+def test_arguments_that_do_not_parse_are_one_line_too(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_as_a_program() -> None:
+    """Once for real: the exit status is the process's."""
+    command = [sys.executable, "-m", "fsimformer.cli", "info", "no_such_model"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert "error: No model named 'no_such_model'" in done.stderr and done.stderr.count("\n") == 1
