@@ -1,6 +1,7 @@
 """The denoiser E[x | x_t, observed] from a backbone, and the loss that trains it.
 
-With λ = σ_t/α_t and whitened data (unit variance) the network F sees and returns numbers of unit size (arXiv 2206.00364):
+With λ = σ_t/α_t and whitened data (unit variance) the network F sees and returns numbers of unit size
+(arXiv 2206.00364):
 
     y = x_t/α_t = x + λ ε,    x̂ = y/(1 + λ²) + λ/√(1 + λ²) · F(y/√(1 + λ²), ¼ log λ, context).
 
@@ -41,8 +42,12 @@ class NoiseLevels:
         """log λ of this shape, stratified: one draw in each of `numel` equal-probability strata, in random order."""
         n = int(torch.Size(shape).numel())
         device = generator.device
-        u = (torch.randperm(n, generator=generator, device=device) + torch.rand(n, generator=generator, device=device)) / n
-        ends = torch.special.ndtr((torch.tensor([self.log_min, self.log_max], dtype=torch.float64) - self.mean) / self.sd)
+        u = (
+            torch.randperm(n, generator=generator, device=device) + torch.rand(n, generator=generator, device=device)
+        ) / n
+        ends = torch.special.ndtr(
+            (torch.tensor([self.log_min, self.log_max], dtype=torch.float64) - self.mean) / self.sd
+        )
         u = float(ends[0]) + u.double() * float(ends[1] - ends[0])
         return (self.mean + self.sd * torch.special.ndtri(u)).float().view(shape)
 
@@ -86,6 +91,11 @@ class Denoiser(nn.Module):
         self.network = network
         self.schedule: Schedule = schedule_named(schedule)
         self.register_buffer("dependency", dependency, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.out.weight.device
 
     def encode(self, streams: Streams) -> Encoded:
         """Encode the frozen stream, once for all draws and noise levels."""

@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import platform
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import xarray as xr
 
+from fsimformer.convert import (
+    Observation,
+    ObservationWarning,
+    observed_tokens,
+    query,
+    query_tokens,
+    read_many,
+    to_tree,
+    to_tree_many,
+)
+from fsimformer.convert import (
+    read as read_observation,
+)
 from fsimformer.denoise import NoiseLevels
 from fsimformer.masks import MaskConfig
 from fsimformer.model_file import Model, build_denoiser, load_model, save_model
 from fsimformer.nn import NetworkConfig
-from fsimformer.readings import Design, Store, read
+from fsimformer.readings import Design, Store
+from fsimformer.readings import read as read_rows
+from fsimformer.sample import SamplerConfig, quality_named
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import build_store, default_design, simulate
 from fsimformer.simulators.protocol import Simulator
+from fsimformer.stages import Budget, draw
 from fsimformer.tokens import TokenBatch
 from fsimformer.train import Progress, Rows, TrainConfig, fit
 from fsimformer.whiten import Whitening
 
+DEFAULT_DIAL = "default"
 MODELS = Path(__file__).parent / "models"
 
 
@@ -70,7 +91,7 @@ def train(
         n_active_observed: the default dial of the returned Joint.
         checkpoint: file to write the run's state to, and to resume from if it exists.
         callback: called after every step with a `Progress`.
-        device: where the network trains.
+        device: where the network trains; rows are read and masked on the CPU, so that equal seeds give equal rows.
         provenance: extra entries for the model's card.
 
     Returns:
@@ -94,15 +115,15 @@ def train(
 
     def stored(n: int, generator: torch.Generator) -> TokenBatch:
         rows = torch.randint(0, n_train, (n,), generator=generator)
-        return read(store, rows, design, generator).to(device)
+        return read_rows(store, rows, design, generator)
 
     def fresh(n: int, generator: torch.Generator) -> TokenBatch:
         drawn: Store = build_store(schema, whitening, simulate(simulator, n, generator).values)
-        return read(drawn, torch.arange(n), design, generator).to(device)
+        return read_rows(drawn, torch.arange(n), design, generator)
 
     def held_out(n: int, generator: torch.Generator) -> TokenBatch:
         rows = torch.randint(n_train, len(store), (n,), generator=generator)
-        return read(store, rows, design, generator).to(device)
+        return read_rows(store, rows, design, generator)
 
     rows: Rows = fresh if simulations is None else stored
     uses_index = tuple(tuple(bool(x) for x in row) for row in schema.uses_index())
@@ -115,7 +136,7 @@ def train(
         denoiser,
         rows,
         held_out,
-        is_parameter(schema).to(device),
+        is_parameter(schema),
         masks,
         levels,
         config,
@@ -148,7 +169,7 @@ def train(
     model = Model(
         schema,
         whitening,
-        denoiser.eval(),
+        denoiser.cpu().eval(),
         schedule,
         dependency,
         n_active_observed,
@@ -206,6 +227,120 @@ class Joint:
         """Weights of the network."""
         return self.model.denoiser.network.n_parameters
 
+    def to(self, device: str) -> Joint:
+        """A copy of this Joint whose network runs on another device ("cuda", "cpu"); draws come back to the CPU."""
+        return Joint(replace(self.model, denoiser=copy.deepcopy(self.model.denoiser).to(device)))
+
     def save(self, path: str | Path) -> None:
         """Write the model's directory (weights.safetensors, model.json)."""
         save_model(self.model, path)
+
+    def condition(
+        self,
+        observed: Any = None,
+        *,
+        batch_dim: str | None = None,
+        origin: Any = None,
+        n_active_observed: int | str | None = DEFAULT_DIAL,
+    ) -> Conditional:
+        """The conditional distribution given what is finite in `observed`.
+
+        Args:
+            observed: Dataset, DataArray, dict of these, long DataFrame (index, variable, value), or None for the
+                prior. A finite value is observed; NaN is not. Dates are read by the index's units.
+            batch_dim: a dim (or a frame's column) along which independent, ragged data sets lie.
+            origin: date that index 0 stands for; default: the schema's, else the earliest coordinate.
+            n_active_observed: observed tokens that attend with the noise level (accuracy against cost, design.md D1);
+                default: the model's; None = all of them.
+
+        Raises:
+            KeyError: unknown variable; ValueError: values outside a support, infinite, or of no numeric type.
+        """
+        schema = self.schema
+        if batch_dim is None:
+            labels, observations = None, [read_observation(schema, observed, origin=origin)]
+        else:
+            labels, observations = read_many(schema, observed, batch_dim, origin=origin)
+        self._warn_many(observations)
+        dial = self.model.n_active_observed if n_active_observed == DEFAULT_DIAL else n_active_observed
+        if isinstance(dial, str) or (dial is not None and dial < 0):
+            raise ValueError(f"n_active_observed: expected an integer >= 0 or None (all), got {n_active_observed!r}.")
+        return Conditional(self, tuple(observations), labels, batch_dim, dial)
+
+    def _warn_many(self, observations: list[Observation]) -> None:
+        for name, most in self.model.max_readings.items():
+            n = max(
+                (int(np.isfinite(o.channels[name].value).sum()) for o in observations if name in o.channels), default=0
+            )
+            if n > most:
+                warnings.warn(
+                    f"{name!r} has {n} readings; training had 0 to {most} a channel. Results may be off.",
+                    ObservationWarning,
+                    stacklevel=3,
+                )
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """A Joint with something observed: one data set, or many along `batch_dim`."""
+
+    joint: Joint
+    observations: tuple[Observation, ...]
+    labels: xr.DataArray | None
+    batch_dim: str | None
+    n_active_observed: int | None
+
+    def sample(
+        self,
+        n: int = 1_000,
+        at: Mapping[str, Any] | None = None,
+        *,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+        quality: str | SamplerConfig = "fast",
+        budget: Budget | None = None,
+    ) -> xr.DataTree:
+        """n independent draws of what was not observed.
+
+        Args:
+            n: number of draws, even: results have two chains of n/2.
+            at: variable -> index points (numbers, dates, a slice of those held); scalars that were not observed come
+                along. None: everything that was not observed, at the index points that the data hold.
+            seed: equal seeds give equal draws; more draws change none of the first, nor do other data sets.
+            generator: takes the place of `seed`, which is drawn from it.
+            quality: "fast" (18 evaluations), "exact" (48), "sde" (80, second-order SDE), or a SamplerConfig.
+            budget: limits of one network call.
+
+        Returns:
+            A DataTree with the groups `posterior` (`prior` if nothing was observed), `posterior_predictive`,
+            `predictions`, `observed_data`, `constant_data`, `sample_stats`; dims chain, draw, the variable's own.
+
+        Raises:
+            ValueError: odd or too small n, nothing left to sample, unknown quality, points that make no sense.
+        """
+        if n < 2 or n % 2:
+            raise ValueError(f"sample: expected an even number of draws >= 2 (two chains), got {n}.")
+        config, model, schema = quality_named(quality), self.joint.model, self.joint.schema
+        queries = [query(schema, o, at) for o in self.observations]
+        if not any(len(q) for q in queries):
+            raise ValueError("sample: nothing is left to sample: every variable is observed and `at` asks for no more.")
+        if generator is not None:
+            seed = int(torch.randint(2**31, (1,), generator=generator))
+        is_function = torch.from_numpy(schema.uses_index().any(axis=1))
+        z = draw(
+            model.denoiser,
+            [observed_tokens(schema, model.whitening, o) for o in self.observations],
+            [query_tokens(schema, q) for q in queries],
+            is_function,
+            n,
+            config,
+            seed,
+            self.n_active_observed,
+            budget or Budget(n_joint=model.max_latents),
+        )
+        stats = {"seed": seed, "evaluations": config.evaluations, "sampler": config.method}
+        if self.labels is None or self.batch_dim is None:
+            return to_tree(schema, model.whitening, self.observations[0], queries[0], z[0], stats)
+        return to_tree_many(
+            schema, model.whitening, self.labels, self.batch_dim, list(self.observations), queries, z, stats
+        )

@@ -148,9 +148,15 @@ class Layer(nn.Module):
         return h, k, v
 
     def active(
-        self, h: Tensor, modulation: tuple[Tensor, ...], keys: Tensor, values: Tensor, context_bias: Tensor, bias: Tensor
+        self,
+        h: Tensor,
+        modulation: tuple[Tensor, ...],
+        keys: Tensor,
+        values: Tensor,
+        context_bias: Tensor,
+        bias: Tensor,
     ) -> Tensor:
-        """h (B, R, n_a, W); keys, values (B, H, n_f, d); context_bias (B, 1, 1, n_a or 1, n_f), bias (B, 1, 1, ·, n_a)."""
+        """h (B, R, n_a, W); keys, values (B, H, n_f, d); context_bias (B, 1, 1, ·, n_f), bias (B, 1, 1, ·, n_a)."""
         scale_1, shift_1, scale_2, shift_2 = modulation
         b, r, n, _ = h.shape
         n_f = keys.shape[2]

@@ -38,8 +38,8 @@ def names(tree: xr.DataTree) -> list[str]:
 def index_of(array: xr.DataArray) -> xr.DataArray | None:
     """The index points (N,) of a function's draws or readings; None for scalars, vectors and several index dims.
 
-    The one coordinate of the one dim besides chain and draw, if it holds numbers or dates: a vector's components have no
-    coordinate, or text.
+    The one coordinate of the one dim besides chain and draw, if it holds numbers or dates: a vector's components have
+    no coordinate, or text.
     """
     own = [d for d in array.dims if d not in SAMPLE_DIMS]
     along = [c for c in array.coords.values() if len(own) == 1 and c.dims == (own[0],)]
@@ -129,6 +129,8 @@ def bands(
 def marginal(tree: xr.DataTree, variable: str, ax: Axes | None = None, level: float = 0.9) -> Axes:
     """Histogram of a scalar's draws, or of each component of a vector, with median and equal-tailed interval.
 
+    The panel spans the central 99 % of the draws: a heavy tail must not squeeze all the rest into one bar.
+
     Args:
         tree: what `sample` returned.
         variable: a scalar or a vector.
@@ -147,7 +149,9 @@ def marginal(tree: xr.DataTree, variable: str, ax: Axes | None = None, level: fl
         low, median, high = np.quantile(x, [(1 - level) / 2, 0.5, (1 + level) / 2])
         color = COLORS[i % len(COLORS)]
         label = None if len(components) == 1 else str(i)
-        ax.hist(x, bins=40, density=True, histtype="stepfilled", color=color, alpha=0.45, label=label)
+        edges = np.histogram_bin_edges(x, 40, tuple(np.quantile(x, [0.005, 0.995])))
+        density = np.full(x.size, 1 / (x.size * (edges[1] - edges[0])))  # of all draws, those beyond the edges included
+        ax.hist(x, edges.tolist(), weights=density, histtype="stepfilled", color=color, alpha=0.45, label=label)
         ax.axvline(median, color=color, linewidth=1.4)
         ax.hlines(0, low, high, color=color, linewidth=4)
         if len(components) == 1:
@@ -195,13 +199,12 @@ def figure(tree: xr.DataTree, held_out: Mapping[Any, xr.DataArray] | None = None
     functions = [name for name in names(tree) if index_of(_draws(tree, name)[0]) is not None]
     if not names(tree):
         raise ValueError("There are no draws in this tree.")
-    for name in names(tree):
-        draws = _draws(tree, name)[0]
-        if name not in (*scalars, *functions) and draws.dims != SAMPLE_DIMS:
-            raise ValueError(
-                f"{name!r} has the dims {tuple(map(str, draws.dims))}: no panel shows that. Of several data sets, or of "
-                "a function of several index dims, pick one first (isel)."
-            )
+    if left := [name for name in names(tree) if name not in (*scalars, *functions)]:
+        dims = tuple(map(str, _draws(tree, left[0])[0].dims))
+        raise ValueError(
+            f"{left[0]!r} has the dims {dims}: no panel shows that. Of several data sets, or of a function of several "
+            "index dims, pick one first (isel)."
+        )
     columns = 1 if len(functions) <= 2 else 2
     heights = [2.1 * -(-len(functions) // columns), 1.6 * -(-len(scalars) // 4)]
     page = Figure(figsize=(7.2, sum(heights)), layout="constrained", dpi=150)

@@ -56,7 +56,7 @@ class Design:
 
     Args:
         n_max: largest number of readings of each series, in the order of `Store.series`.
-        skew: n = round(n_max · u^skew), u ~ U(0, 1): above 1, short rows are more frequent.
+        skew: n = ⌊(n_max + 1) · u^skew⌋, u ~ U(0, 1): above 1, short rows are more frequent.
         shared: probability that all series with the same dims share count and places, as on a common time axis.
         regular, window: probabilities that a row's places are a regular grid with random ends, or crowd a random
             window; otherwise they are uniform over the range.

@@ -199,8 +199,16 @@ class Variable:
                     f"Variable {self.name!r}: support {self.support} contradicts its prior's {self.prior.support}."
                 )
             object.__setattr__(self, "support", self.prior.support)
-        if self.noise is not None and self.noise.kind == "lognormal" and self.support.lower < 0:
-            raise ValueError(f"Variable {self.name!r}: log-normal noise needs a positive support, got {self.support}.")
+        if self.noise is None:
+            return
+        if self.prior is not None:
+            raise ValueError(f"Variable {self.name!r}: a series with noise has no prior of its own, got {self.prior}.")
+        if self.noise.kind == "lognormal" and self.support != POSITIVE:
+            raise ValueError(
+                f"Variable {self.name!r}: log-normal noise needs the positive support {POSITIVE}, got {self.support}."
+            )
+        if self.noise.kind == "normal" and self.support != REAL:
+            raise ValueError(f"Variable {self.name!r}: normal noise can leave its support {self.support}.")
 
 
 @dataclass(frozen=True)
@@ -212,7 +220,8 @@ class Schema:
         dims: the `Index` and `Components` that the variables name.
 
     Raises:
-        ValueError: doubled names, unknown dims or parents, two `Components` dims in one variable.
+        ValueError: doubled names, unknown dims or parents, two `Components` dims in one variable, noise on a variable
+            that is no series.
     """
 
     variables: tuple[Variable, ...]
@@ -232,6 +241,13 @@ class Schema:
                     raise ValueError(f"Variable {v.name!r}: unknown dim {d!r}. Dims of the schema: {sorted(known)}.")
             if sum(isinstance(self.dim(d), Components) for d in v.dims) > 1:
                 raise ValueError(f"Variable {v.name!r}: at most one Components dim, got dims {v.dims}.")
+            if len(set(v.dims)) != len(v.dims):
+                raise ValueError(f"Variable {v.name!r}: a dim is named twice in {v.dims}.")
+            if v.noise is not None and not any(isinstance(self.dim(d), Index) for d in v.dims):
+                raise ValueError(
+                    f"Variable {v.name!r}: noise is added where a series is read; the variable has no Index dim, so its "
+                    "simulator must return it with its noise."
+                )
             sd = v.noise.sd if v.noise is not None else None
             if isinstance(sd, str) and (sd not in self.names or self[sd].dims):
                 raise ValueError(f"Variable {v.name!r}: its noise names {sd!r}, which is no scalar variable.")
@@ -351,6 +367,7 @@ class Schema:
             _check_keys("Variable", entry, {f.name for f in fields(Variable)})
             entry = dict(entry)
             support = entry["support"]
+            _check_keys("Support", support, {f.name for f in fields(Support)})
             entry["support"] = Support(
                 -math.inf if support["lower"] is None else support["lower"],
                 math.inf if support["upper"] is None else support["upper"],
@@ -358,6 +375,7 @@ class Schema:
             if entry["prior"] is not None:
                 entry["prior"] = _build(PRIORS, "prior", entry["prior"])
             if entry["noise"] is not None:
+                _check_keys("Noise", entry["noise"], {f.name for f in fields(Noise)})
                 entry["noise"] = Noise(**entry["noise"])
             variables.append(Variable(**entry))
         kinds: dict[str, type[Any]] = {"Index": Index, "Components": Components}

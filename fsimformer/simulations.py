@@ -60,20 +60,14 @@ def simulate(
 
 
 def build_store(schema: Schema, whitening: Whitening, simulations: Mapping[str, Tensor]) -> Store:
-    """Whitened scalars, and functions in working units (readings.py).
-
-    Raises:
-        ValueError: normal noise on a bounded variable, which could leave its support.
-    """
+    """Whitened scalars, and functions in working units (readings.py)."""
     ids, columns, series = [], [], []
     index_names = [i.name for i in schema.indexes]
     for v in schema.variables:
         x, t = simulations[v.name].double(), whitening[v.name]
         component = schema.component_dim(v.name)
-        if component is not None:  # components last -> first, one entry an id
-            x = x.movedim(1 + v.dims.index(component), 0)
-        else:
-            x = x[None]
+        # one entry an id: the components come first
+        x = x[None] if component is None else x.movedim(1 + v.dims.index(component), 0)
         for id, values in zip(schema.ids(v.name), x, strict=True):
             if not schema.is_function(v.name):
                 ids.append(id)
@@ -84,8 +78,6 @@ def build_store(schema: Schema, whitening: Whitening, simulations: Mapping[str, 
             u = t.forward(values) if t.prior is not None else (t.unbound(values) - s.loc) / s.scale
             sd: Tensor | float = 0.0
             if v.noise is not None:
-                if v.noise.kind == "normal" and v.support.lower > -torch.inf:
-                    raise ValueError(f"Variable {v.name!r}: normal noise can leave its support {v.support}.")
                 raw = simulations[v.noise.sd].double() if isinstance(v.noise.sd, str) else float(v.noise.sd)
                 sd = (raw / s.scale).float() if isinstance(raw, Tensor) else raw / s.scale
             series.append(Series(id, dims, u.float(), sd, s.tail if t.prior is None else None))

@@ -152,6 +152,9 @@ class Streams:
     active: TokenBatch
     position: Tensor
 
+    def to(self, device: torch.device | str) -> Streams:
+        return Streams(self.frozen.to(device), self.active.to(device), self.position.to(device))
+
 
 def split(batch: TokenBatch, n_active_observed: int | None = 0, generator: torch.Generator | None = None) -> Streams:
     """Part a batch into the frozen and the active stream.

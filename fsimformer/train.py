@@ -97,6 +97,7 @@ class Run:
     best_loss: float = math.inf
     best_step: int = 0
     history: list[tuple[int, float, float]] = field(default_factory=list)  # step, mean training loss, validation loss
+    recent: list[float] = field(default_factory=list)  # training losses since the last validation
     ema: dict[str, Tensor] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
 
@@ -112,7 +113,7 @@ def observed_rows(
 
 
 def micro_batches(batch: TokenBatch, n_micro: int) -> list[TokenBatch]:
-    """`n_micro` batches of similar rows, padding trimmed: halved by number of latents, each half cut by observed ones."""
+    """`n_micro` batches of similar rows, padding trimmed: halved by latents, each half cut by observed tokens."""
     out = []
     for half in batch.latent.sum(1).argsort(stable=True).chunk(2):
         order = half[batch.observed.sum(1)[half].argsort(stable=True)]
@@ -129,12 +130,12 @@ def batch_loss(
 ) -> Tensor:
     """The loss of one micro-batch: dial, riders, noise levels and noise drawn from the generator."""
     choice = torch.multinomial(torch.tensor([p for _, p in config.dial]), 1, generator=generator)
-    streams = split(batch, config.dial[int(choice)][0], generator)
+    device = denoiser.device
+    streams = split(batch, config.dial[int(choice)][0], generator).to(device)
     b, n_a = streams.active.shape
     n_levels = max(1, min(config.max_levels, config.level_tokens // max(1, n_a)))
     log_ratio = levels.draw((b, n_levels), generator)
     epsilon = torch.randn(b, n_levels, n_a, generator=generator)
-    device = batch.value.device
     return denoiser.loss(streams, log_ratio.to(device), epsilon.to(device))
 
 
@@ -171,8 +172,7 @@ def fit(
     held_out = observed_rows(
         validation_rows, config.n_validation, is_parameter, masks, config.max_latents, generator_at(config.seed, 1, 0)
     )
-    recent: list[float] = []
-    while run.step < config.steps:
+    while run.step < config.steps and not _out_of_patience(run, config):
         generator = generator_at(config.seed, 0, run.step)
         batch = observed_rows(rows, config.batch_size, is_parameter, masks, config.max_latents, generator)
         for group in optimizer.param_groups:
@@ -191,26 +191,28 @@ def fit(
         decay = min(config.ema, (1 + run.step) / (10 + run.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(run.ema.values()), list(parameters.values()), 1 - decay)
-        recent.append(total)
+        run.recent.append(total)
         validation = None
         if run.step % config.validate_every == 0 or run.step == config.steps:
             validation = validate(denoiser, parameters, run, held_out, levels, config)
-            run.history.append((run.step, sum(recent) / len(recent), validation))
-            recent = []
+            run.history.append((run.step, sum(run.recent) / len(run.recent), validation))
+            run.recent = []
             if validation < run.best_loss:
                 run.best_loss, run.best_step = validation, run.step
                 run.best = {k: v.clone() for k, v in run.ema.items()}
         if callback is not None:
             callback(Progress(run.step, total, validation))
-        stop = run.step - run.best_step >= config.patience * config.validate_every
-        if checkpoint is not None and (run.step % config.checkpoint_every == 0 or run.step == config.steps or stop):
+        last = run.step == config.steps or _out_of_patience(run, config)
+        if checkpoint is not None and (last or run.step % config.checkpoint_every == 0):
             save_checkpoint(checkpoint, run, parameters, optimizer, config)
-        if stop:
-            break
     with torch.no_grad():
         for k, p in parameters.items():
             p.copy_(run.best.get(k, run.ema[k]))
     return run
+
+
+def _out_of_patience(run: Run, config: TrainConfig) -> bool:
+    return run.step - run.best_step >= config.patience * config.validate_every
 
 
 def validate(
@@ -252,7 +254,7 @@ def save_checkpoint(
             tensors[f"best/{k}"] = run.best[k]
         for name, value in optimizer.state[p].items():
             tensors[f"adam/{name}/{k}"] = value
-    meta = {"step": run.step, "best_loss": run.best_loss, "best_step": run.best_step, "history": run.history}
+    meta = {k: getattr(run, k) for k in ("step", "best_loss", "best_step", "history", "recent")}
     text = json.dumps({"run": meta, "config": asdict(config)})
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
@@ -292,3 +294,4 @@ def load_checkpoint(
     run.step, run.best_step = meta["run"]["step"], meta["run"]["best_step"]
     run.best_loss = float(meta["run"]["best_loss"])
     run.history = [tuple(h) for h in meta["run"]["history"]]
+    run.recent = list(meta["run"].get("recent", []))

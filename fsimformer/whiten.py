@@ -157,13 +157,16 @@ class Transform:
         return self.standardise.forward(self.unbound(x))
 
     def inverse(self, z: Tensor) -> Tensor:
-        """z -> x."""
+        """z -> x; where rounding would reach an end of the support, the last number inside it."""
+        lower, upper = self.support.lower, self.support.upper
         if self.prior is not None:
-            return prior_from_z(self.prior, z)
-        y, lower, upper = self.standardise.inverse(z), self.support.lower, self.support.upper
-        if math.isinf(lower):
-            return y
-        return lower + y.exp() if math.isinf(upper) else lower + (upper - lower) * torch.sigmoid(y)
+            x = prior_from_z(self.prior, z)
+        else:
+            x = self.standardise.inverse(z)
+            if math.isfinite(lower):
+                x = lower + x.exp() if math.isinf(upper) else lower + (upper - lower) * torch.sigmoid(x)
+        ends = x.new_tensor([lower, upper])
+        return x.clamp(*torch.nextafter(ends, ends.flip(0)))
 
     def log_det(self, z: Tensor) -> Tensor:
         """log |dx/dz| at z."""
@@ -215,7 +218,9 @@ class Whitening:
         fitted = {v.name for v in schema.variables if v.prior is None}
         if set(data) != fitted:
             raise ValueError(f"Whitening: expected entries for {sorted(fitted)}, got {sorted(data)}.")
-        return cls({
-            v.name: Transform(v.prior, v.support, Standardise(**data[v.name]) if v.prior is None else Standardise())
-            for v in schema.variables
-        })
+        return cls(
+            {
+                v.name: Transform(v.prior, v.support, Standardise(**data[v.name]) if v.prior is None else Standardise())
+                for v in schema.variables
+            }
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import torch
 import xarray as xr
 
+import fsimformer
 from fsimformer.cli import find_simulator, main, parse_at, table
 from fsimformer.files import read_observations
 from fsimformer.schema import Components, Index, Schema, Variable
@@ -143,6 +146,108 @@ def test_simulator_by_name_by_file_and_not_at_all(tmp_path: Path) -> None:
         find_simulator(f"{path}:theirs")
     with pytest.raises(ValueError, match="is a int; a Simulator has"):
         find_simulator(f"{path}:nothing")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model with random weights."""
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    tiny.joint().save(path)
+    return path
+
+
+def test_infer_is_condition_and_sample(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = written(tmp_path / "a.csv", "time,y\n2020-01-01,1.5\n2020-01-03,\n2020-01-09,0.5\n")
+    out, plot = tmp_path / "draws.nc", tmp_path / "draws.png"
+    at = ["--at", "rate=0:20:5", "--at", "y=2020-01-03,2020-01-15T12:00"]
+    options = ["--draws", "10", "--seed", "4", "--origin", "2020-01-01", "--out", str(out), "--plot", str(plot)]
+    assert main(["infer", str(model), str(data), *at, *options]) == 0
+    printed, error = capsys.readouterr()
+    assert error == ""
+    assert [line.split()[0] for line in printed.splitlines()] == ["parameter", "a", "w[0]", "w[1]", "rate:", "y:"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+    observed = read_observations(data, ["time"])
+    days = pd.DatetimeIndex(["2020-01-03T00:00", "2020-01-15T12:00"]).to_numpy()
+    points = {"rate": np.linspace(0, 20, 5), "y": days}
+    expected = tiny.joint().condition(observed, origin="2020-01-01").sample(10, points, seed=4)
+    with xr.open_datatree(out, engine="h5netcdf") as tree:
+        assert set(tree.children) == set(expected.children)
+        for group in expected.children:
+            xr.testing.assert_equal(tree[group].to_dataset(), expected[group].to_dataset())
+        np.testing.assert_array_equal(tree["predictions"]["time"], days)
+
+
+def test_info_tells_all(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(model), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert Schema.from_dict(found["schema"]) == tiny.SCHEMA
+    assert found["n_parameters"] == tiny.joint().n_parameters and found["provenance"] == {"seed": 0}
+    assert main(["info", str(model)]) == 0
+    text = capsys.readouterr().out
+    for name in tiny.SCHEMA.names:
+        assert f"\n{name} " in text
+    assert "time: trained on [0, 20] days" in text and "lognormal, sd 0.1" in text
+
+
+def test_train_saves_a_model_that_load_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = """
+import torch, fsimformer as fsf
+def draw(n, generator):
+    a = torch.randn(n, generator=generator)
+    return {"a": a, "x": a + torch.randn(n, generator=generator)}
+a = fsf.Variable("a", "parameter", prior=fsf.Normal())
+ours = fsf.simulators.FunctionSimulator(fsf.Schema((a, fsf.Variable("x", "data"))), draw)
+"""
+    simulator = f"{written(tmp_path / 'own.py', own)}:ours"
+    arguments = [
+        "train",
+        simulator,
+        "--simulations",
+        "200",
+        "--steps",
+        "3",
+        "--seed",
+        "5",
+        "--out",
+        str(tmp_path / "m"),
+    ]
+    assert main(arguments) == 0
+    out, error = capsys.readouterr()
+    assert error == "" and "parameters, validation loss" in out
+    joint = fsimformer.load(tmp_path / "m")
+    assert joint.schema.names == ("a", "x")
+    assert (joint.provenance["seed"], joint.provenance["simulations"], joint.provenance["steps"]) == (5, 200, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("time,y\n1,2\n", ["--at", "z=1,2"], "at: the model has no variables ['z']"),
+        ("time,z\n1,2\n", [], "The model has no variables ['z']. Its variables: ['a', 'w', 'rate', 'y', 'x']."),
+        ("time,y\n1,-2\n", [], "'y': 1 of 1 values lie outside its support (0, inf)"),
+        ("time,y\n1,two\n", [], "'y': expected numbers"),
+        ("time,y\n1,2\n", ["--draws", "3"], "expected an even number of draws"),
+        ("time,y\n1,2\n", ["--at", "rate=a"], "--at rate=a: expected START:STOP:COUNT"),
+        ("time,y\n1,2\n", ["--plot", "no/where/a.png"], "No such directory"),
+        ("time,y\n1,2\n", ["--out", "a.txt"], "unknown ending '.txt'"),
+    ],
+)
+def test_bad_input_to_infer_is_one_line(
+    text: str, options: list[str], message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = written(tmp_path / "a.csv", text)
+    assert main(["infer", str(model), str(data), *options]) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1
+    assert error.startswith("fsimformer infer: error: ") and message in error
+
+
+def test_a_warning_is_one_line_and_no_failure(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = written(tmp_path / "a.csv", "time,y\n1,2\n30,1\n")
+    assert main(["infer", str(model), str(data), "--at", "y=2,3", "--draws", "2"]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("fsimformer infer: warning: ") and error.count("\n") == 1 and "[0, 20]" in error
 
 
 def test_simulate_writes_what_the_simulator_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

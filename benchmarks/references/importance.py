@@ -32,15 +32,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Population:
-    """Weighted draws from one proposal."""
+    """Weighted draws from one proposal: all of them, or those of `drawn` whose weight is not negligible."""
 
     z: np.ndarray  # (N, D)
     log_prior: np.ndarray  # (N,)
     log_likelihood: np.ndarray  # (N,)
     log_proposal: np.ndarray  # (N,)
+    drawn: int
 
     def log_weight(self, power: float = 1.0) -> np.ndarray:
-        # power 0 first: 0 * -inf is nan, yet a draw of zero likelihood keeps no weight at any power
+        # 0 * -inf is nan, yet a draw of zero likelihood keeps no weight at any power
         log_w = power * self.log_likelihood + self.log_prior - self.log_proposal
         return np.where(np.isfinite(log_w), log_w, -np.inf)
 
@@ -54,9 +55,9 @@ class Population:
     def log_evidence(self) -> tuple[float, float]:
         """log mean(w) and its standard error by the delta method."""
         log_w = self.log_weight()
-        n = len(log_w)
         w = np.exp(log_w - log_w.max())
-        return float(log_w.max() + np.log(w.mean())), float(w.std() / w.mean() / np.sqrt(n))
+        mean, square = w.sum() / self.drawn, w @ w / self.drawn
+        return float(log_w.max() + np.log(mean)), float(np.sqrt((square / mean**2 - 1) / self.drawn))
 
     def power(self, ess: float) -> float:
         """The largest power of the likelihood, at most 1, that leaves `ess` effective draws."""
@@ -140,13 +141,13 @@ def propose(target: Target, mixture: Mixture, n: int, rng: np.random.Generator) 
     z = np.concatenate([target.sample_prior(from_prior, rng), mixture.sample(n - from_prior, rng)])
     log_prior = target.log_prior(z)
     log_q = np.logaddexp(np.log(PRIOR_SHARE) + log_prior, np.log1p(-PRIOR_SHARE) + mixture.log_prob(z))
-    return Population(z, log_prior, target.log_likelihood(z), log_q)
+    return Population(z, log_prior, target.log_likelihood(z), log_q, n)
 
 
 def from_prior(target: Target, n: int, rng: np.random.Generator) -> Population:
     z = target.sample_prior(n, rng)
     log_prior = target.log_prior(z)
-    return Population(z, log_prior, target.log_likelihood(z), log_prior)
+    return Population(z, log_prior, target.log_likelihood(z), log_prior, n)
 
 
 def sample(

@@ -1,0 +1,163 @@
+"""D1's dial: observed tokens in the active stream 0, 8, 32, all — accuracy and seconds, at equal parameters and steps.
+
+One network a task and seed is trained over all four settings (the default of `TrainConfig.dial`) and sampled at each of
+them, so that parameters, steps and simulations are equal by construction. Reported: mean RF C2ST over the task's
+data sets at n = 1,000 (two_moons, slcp: sbibm's observations and reference posteriors; lotka_volterra: ours;
+sird: no reference posterior, so the energy score of the parameters over fresh data sets instead, lower is better) and
+CPU seconds for 1,000 draws of one data set on one thread.
+
+    python benchmarks/dial.py two_moons --seed 0        # one cell; `--all` runs every task and two seeds
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from lotka_volterra import PARAMETERS as LV_PARAMETERS
+from lotka_volterra import data_set as lv_data_set
+from record import RESULTS, ROOT, save
+from train_shipped import NETWORK
+
+import fsimformer as fsf
+from fsimformer.diagnostics import c2st
+from fsimformer.seeds import generator_at
+from fsimformer.simulators import SIRD, LotkaVolterra, Simulator, slcp, two_moons
+from fsimformer.train import TrainConfig
+
+TASKS = ("two_moons", "slcp", "lotka_volterra", "sird")
+DIAL: tuple[int | None, ...] = (0, 8, 32, None)
+SIMULATIONS, N = 10_000, 1_000
+
+
+def simulator_named(task: str) -> Simulator:
+    return {"two_moons": two_moons, "slcp": slcp, "lotka_volterra": LotkaVolterra, "sird": SIRD}[task]()
+
+
+def sbibm_observations(task: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Observation and reference draws 1 … 10 from the files of the installed package (pip install --no-deps sbibm)."""
+    from importlib.util import find_spec
+
+    spec = find_spec("sbibm")
+    if spec is None or spec.origin is None:
+        raise SystemExit("sbibm's files are missing: pip install --no-deps sbibm==1.1.0")
+    files = Path(spec.origin).parent / "tasks" / task / "files"
+    for i in range(1, 11):
+        folder = files / f"num_observation_{i}"
+        with open(folder / "observation.csv") as file:
+            x = np.array([[float(v) for v in row] for row in list(csv.reader(file))[1:]])[0]
+        import bz2
+
+        with bz2.open(folder / "reference_posterior_samples.csv.bz2", "rt") as file:
+            yield x, np.array([[float(v) for v in row] for row in list(csv.reader(file))[1:]])
+
+
+def accuracy(joint: fsf.Joint, task: str, dial: int | None, seed: int) -> list[float]:
+    """One number a data set: C2ST, or for sird the energy score."""
+    if task in ("two_moons", "slcp"):
+        out = []
+        for x, reference in sbibm_observations(task):
+            draws = joint.condition({"x": xr.DataArray(x, dims="x_dim")}, n_active_observed=dial).sample(N, seed=seed)
+            theta = draws["posterior"]["theta"].values.reshape(N, -1)
+            out.append(c2st(reference[:N], theta))
+        return out
+    if task == "lotka_volterra":
+        saved = dict(np.load(ROOT / "benchmarks" / "references" / "lotka_volterra.npz"))
+        out = []
+        for i, reference in enumerate(saved["draws"].astype(float)):
+            ours = joint.condition(lv_data_set(saved, i), n_active_observed=dial).sample(N, seed=seed)["posterior"]
+            out.append(c2st(reference[:N], np.stack([ours[p].values.ravel() for p in LV_PARAMETERS], 1)))
+        return out
+    return [energy_score(joint, observed, truth, dial, seed) for observed, truth in sird_data_sets(50, 20_000 + seed)]
+
+
+def sird_data_sets(n: int, seed: int) -> Iterator[tuple[dict[str, xr.DataArray], np.ndarray]]:
+    """Fresh data sets with 20 readings a channel, and their true scalars."""
+    simulator, rng = SIRD(), np.random.default_rng(seed)
+    drawn = simulator.simulate(n, generator_at(seed, 7))
+    grid = simulator.grid["time"].numpy()
+    for i in range(n):
+        observed = {}
+        for name in ("infected", "recovered", "deaths"):
+            time_points = np.sort(rng.uniform(0, 50, 20))
+            path = np.exp(np.interp(time_points, grid, np.log(drawn[name][i].double().numpy())))
+            values = path * np.exp(0.05 * rng.standard_normal(20))
+            observed[name] = xr.DataArray(values, dims=f"time_{name}", coords={f"time_{name}": time_points})
+        yield observed, np.array([float(drawn[p][i]) for p in ("recovery_rate", "death_rate", "initial_infected")])
+
+
+def energy_score(
+    joint: fsf.Joint, observed: dict[str, xr.DataArray], truth: np.ndarray, dial: int | None, seed: int
+) -> float:
+    """E|X − θ| − ½E|X − X'| of the scalars in prior sds (Gneiting and Raftery, JASA 2007)."""
+    ours = joint.condition(observed, n_active_observed=dial).sample(N, at={}, seed=seed)["posterior"]
+    scale = np.array([0.5, 0.5, 0.2]) / np.sqrt(12)
+    x = np.stack([ours[p].values.ravel() for p in ("recovery_rate", "death_rate", "initial_infected")], 1) / scale
+    half = N // 2
+    return float(
+        np.linalg.norm(x - truth / scale, axis=1).mean() - 0.5 * np.linalg.norm(x[:half] - x[half:], axis=1).mean()
+    )
+
+
+def seconds(joint: fsf.Joint, task: str, dial: int | None) -> float:
+    """CPU seconds of 1,000 draws of the scalars given one data set; the best of three repeats, after a warm-up."""
+    if task in ("two_moons", "slcp"):
+        observed: dict[str, xr.DataArray] = {"x": xr.DataArray(next(sbibm_observations(task))[0], dims="x_dim")}
+    elif task == "lotka_volterra":
+        observed = lv_data_set(dict(np.load(ROOT / "benchmarks" / "references" / "lotka_volterra.npz")), 0)
+    else:
+        observed = next(sird_data_sets(1, 0))[0]
+    times = []
+    for _ in range(4):
+        start = time.process_time()
+        joint.condition(observed, n_active_observed=dial).sample(1000, at={})
+        times.append(time.process_time() - start)
+    return min(times[1:])
+
+
+def cell(task: str, seed: int, steps: int) -> None:
+    config = TrainConfig(steps=steps, batch_size=64, n_micro=4, learning_rate=2e-3, seed=seed)
+    joint = fsf.train(simulator_named(task), simulations=SIMULATIONS, config=config, network=NETWORK)
+    rows = []
+    for dial in DIAL:
+        values = accuracy(joint, task, dial, seed)
+        rows.append({
+            "dial": "all" if dial is None else dial,
+            "accuracy": float(np.mean(values)),
+            "standard_error": float(np.std(values) / len(values) ** 0.5),
+            "seconds_1000_draws": seconds(joint, task, dial),
+        })  # fmt: skip
+    card = joint.provenance
+    print(save(f"dial_{task}_{seed}", seed, {
+        "task": task, "metric": "energy score" if task == "sird" else "c2st_rf", "n": N, "simulations": SIMULATIONS,
+        "steps": card["steps"], "best_step": card["best_step"], "train_cpu_seconds": card["cpu_seconds"], "rows": rows,
+    }))  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=TASKS, nargs="?")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=4_000)
+    parser.add_argument("--all", action="store_true", help="every task, seeds 0 and 1; cells that exist are kept")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.all:
+        for seed in (0, 1):
+            for task in TASKS:
+                if not (RESULTS / f"dial_{task}_{seed}.json").exists():
+                    cell(task, seed, args.steps)
+    elif args.task:
+        cell(args.task, args.seed, args.steps)
+    else:
+        parser.error("name a task, or --all")
+
+
+if __name__ == "__main__":
+    main()

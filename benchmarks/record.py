@@ -1,0 +1,51 @@
+"""Results as JSON: what was measured, with machine, versions, seed and commit."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def processor() -> str:
+    """The processor's name as the system states it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def save(name: str, seed: int, results: Any) -> Path:
+    """Write `results/<name>.json`; `results` holds the figures, each with its n and its Monte-Carlo floor."""
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    dirty = subprocess.run([*git, "status", "--porcelain", "fsimformer"], capture_output=True, text=True).stdout.strip()
+    record = {
+        "name": name,
+        "seed": seed,
+        "commit": commit + ("+changes" if dirty else ""),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": {
+            "processor": processor(),
+            "system": platform.platform(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "threads": torch.get_num_threads(),
+        },
+        "versions": {"python": platform.python_version()}
+        | {p: version(p) for p in ("torch", "numpy", "scipy", "xarray", "scikit-learn")},
+        "results": results,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return path

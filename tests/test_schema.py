@@ -1,0 +1,213 @@
+"""The schema: JSON round trip, ids, the moral graph, and what is refused at the door."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fsimformer.schema import (
+    POSITIVE,
+    PRIORS,
+    REAL,
+    Components,
+    Index,
+    LogitNormal,
+    LogNormal,
+    Noise,
+    Normal,
+    Schema,
+    Support,
+    TruncatedNormal,
+    Uniform,
+    Variable,
+)
+
+FULL = Schema(
+    (
+        Variable("a", "parameter", prior=Normal(1, 2)),
+        Variable("b", "parameter", ("part",), prior=Uniform(-3, 3)),
+        Variable("s", "parameter", prior=LogNormal(-1, 0.3)),
+        Variable("g", "parameter", prior=TruncatedNormal(1, 0.5, 0.0)),
+        Variable("beta", "parameter", ("time",), prior=LogitNormal(0, 1, 0, 2)),
+        Variable("free", "parameter"),
+        Variable("y", "data", ("time",), support=POSITIVE, noise=Noise("lognormal", "s"), parents=("a", "beta")),
+        Variable("f", "data", ("part", "x", "time"), noise=Noise("normal", 0.1), parents=("b",)),
+        Variable("unit", "data", support=Support(0, 1)),
+    ),
+    (Index("time", 0, 20, "days", "2020-01-01"), Components("part", 3), Index("x", -1, 1)),
+)
+
+
+def test_json_round_trip_is_the_identity() -> None:
+    text = json.dumps(FULL.to_dict(), allow_nan=False)  # infinities must not become JSON's "Infinity"
+    assert Schema.from_dict(json.loads(text)) == FULL
+
+
+numbers = st.floats(-1e6, 1e6)
+supports = st.one_of(
+    st.just(REAL),
+    numbers.map(lambda x: Support(x)),
+    st.tuples(numbers, st.floats(1e-3, 1e3)).map(lambda x: Support(x[0], x[0] + x[1])),
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["parameter", "data"]), supports), min_size=1, max_size=5))
+def test_json_round_trip_keeps_every_support_infinite_ends_too(entries: list[tuple[Any, Support]]) -> None:
+    schema = Schema(tuple(Variable(f"v{i}", role, support=s) for i, (role, s) in enumerate(entries)))
+    assert Schema.from_dict(json.loads(json.dumps(schema.to_dict(), allow_nan=False))) == schema
+
+
+@pytest.mark.parametrize("prior", [c() for c in PRIORS.values()])
+def test_every_prior_makes_the_round_trip_and_gives_its_support(prior: Any) -> None:
+    schema = Schema((Variable("v", "parameter", prior=prior),))
+    assert Schema.from_dict(json.loads(json.dumps(schema.to_dict()))) == schema
+    assert schema["v"].support == prior.support
+
+
+def test_ids_number_variables_in_order_a_vector_by_component() -> None:
+    assert [list(FULL.ids(v.name)) for v in FULL.variables] == [
+        [0], [1, 2, 3], [4], [5], [6], [7], [8], [9, 10, 11], [12],
+    ]  # fmt: skip
+    assert FULL.n_ids == 13
+    for v in FULL.variables:
+        assert all(FULL.variable_of(i) is v for i in FULL.ids(v.name))
+    assert FULL.component_dim("f") == "part" and FULL.component_dim("y") is None
+    assert FULL.index_dims("f") == ("x", "time")  # the variable's own order, components left out
+    assert [i.name for i in FULL.indexes] == ["time", "x"]
+    assert [v.name for v in FULL.variables if FULL.is_function(v.name)] == ["beta", "y", "f"]
+
+
+def test_uses_index_says_where_each_id_lives() -> None:
+    expected = np.zeros((13, 2), dtype=bool)
+    expected[[6, 8], 0] = True  # beta, y: time
+    expected[9:12] = True  # f: time and x
+    np.testing.assert_array_equal(FULL.uses_index(), expected)
+
+
+def test_dependency_is_the_moral_graph_worked_by_hand() -> None:
+    """a → x ← b, x → y, c alone, v of two components → y: parents are married, grandparents are not."""
+    schema = Schema(
+        (
+            Variable("a", "parameter"),
+            Variable("b", "parameter"),
+            Variable("c", "parameter"),
+            Variable("v", "parameter", ("part",)),
+            Variable("x", "data", parents=("a", "b")),
+            Variable("y", "data", parents=("x", "v")),
+        ),
+        (Components("part", 2),),
+    )
+    rows = {  #   a b c v v x y
+        "a ": "1 1 0 0 0 1 0",
+        "b ": "1 1 0 0 0 1 0",
+        "c ": "0 0 1 0 0 0 0",
+        "v0": "0 0 0 1 1 1 1",
+        "v1": "0 0 0 1 1 1 1",
+        "x ": "1 1 0 1 1 1 1",
+        "y ": "0 0 0 1 1 1 1",
+    }
+    expected = np.array([[int(x) for x in r.split()] for r in rows.values()], dtype=bool)
+    np.testing.assert_array_equal(schema.dependency(), expected)
+    np.testing.assert_array_equal(FULL.dependency(), FULL.dependency().T)
+
+
+def test_supports_are_open() -> None:
+    np.testing.assert_array_equal(Support(0, 1).contains(np.array([0, 0.5, 1, np.nan])), [False, True, False, False])
+    assert str(POSITIVE) == "(0, inf)"
+
+
+def two(**changes: Any) -> Schema:
+    """A schema of a scalar `a` and a function `y`, whose fields are changed."""
+    y = {"name": "y", "role": "data", "dims": ("time",), **changes}
+    return Schema((Variable("a", "parameter"), Variable(**y)), (Index("time", 0, 1), Components("c", 2)))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Index("t", 1, 1), r"Index 't': expected finite lower < upper, got \[1, 1\]"),
+        (lambda: Index("t", 0, math.inf), r"Index 't': expected finite lower < upper, got \[0, inf\]"),
+        (lambda: Components("c", 0), "Components 'c': expected size >= 1, got 0"),
+        (lambda: Support(2, 1), r"Support: expected lower < upper, got \(2, 1\)"),
+        (lambda: Support(-math.inf, 0), "only an upper end is not offered"),
+        (lambda: Noise("gamma", 1.0), "Noise: unknown kind 'gamma'. Choices: 'normal', 'lognormal'"),  # type: ignore[arg-type]
+        (lambda: Noise("normal", 0.0), "Noise: expected sd > 0 or a parameter's name, got 0.0"),
+        (lambda: Noise("normal", math.nan), "Noise: expected sd > 0 or a parameter's name, got nan"),
+        (lambda: two(role="latent"), "Variable 'y': unknown role 'latent'. Choices: 'parameter', 'data'"),
+        (lambda: two(prior=Normal(), support=POSITIVE), r"'y': support \(0, inf\) contradicts its prior's \(-inf"),
+        (lambda: two(noise=Noise("lognormal", 0.1)), "'y': log-normal noise needs .*positive support"),
+        (lambda: two(name="a"), r"every variable and dim needs a name of its own, got \['a', 'a', 'time', 'c'\]"),
+        (lambda: two(name="time"), "needs a name of its own"),
+        (lambda: two(dims=("place",)), r"'y': unknown dim 'place'. Dims of the schema: \['c', 'time'\]"),
+        (lambda: two(dims=("c", "c")), "'y': at most one Components dim"),
+        (lambda: two(noise=Noise("normal", "sd")), "'y': its noise names 'sd', which is no scalar variable"),
+        (lambda: two(noise=Noise("normal", "y")), "'y': its noise names 'y', which is no scalar variable"),
+        (lambda: two(parents=("b",)), r"'y': unknown parent 'b'. Variables: \['a', 'y'\]"),
+    ],
+)
+def test_what_makes_no_schema_says_why(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dims": (), "noise": Noise("normal", 0.1)}, "'y': noise is added where a series is read; .* no Index dim"),
+        ({"prior": Normal(), "noise": Noise("normal", 0.1)}, "'y': .*noise.* no prior"),
+        ({"support": Support(0, 1), "noise": Noise("lognormal", 0.1)}, r"'y': log-normal noise .* got \(0, 1\)"),
+        ({"support": Support(2), "noise": Noise("lognormal", 0.1)}, r"'y': log-normal noise .* got \(2, inf\)"),
+        ({"support": Support(0, 1), "noise": Noise("normal", 0.1)}, r"'y': normal noise can leave .* \(0, 1\)"),
+        ({"dims": ("time", "time")}, "'y': a dim is named twice"),
+    ],
+)
+def test_noise_that_would_be_dropped_or_wrong_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        two(**changes)
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(KeyError, match=r"No variable named 'z'. Variables: \['a', 'y'\]"):
+        two()["z"]
+    with pytest.raises(KeyError, match=r"No dim named 'z'. Dims: \['time', 'c'\]"):
+        two().dim("z")
+    with pytest.raises(KeyError, match="No variable id 7. There are 2"):
+        two().variable_of(7)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ((), "Schema: unknown keys .*'extra'.*Known keys"),
+        (("variables", 0), "Variable: unknown keys .*'extra'"),
+        (("variables", 0, "support"), "Support: unknown keys .*'extra'"),
+        (("variables", 0, "prior"), "Normal: unknown keys .*'extra'"),
+        (("variables", 6, "noise"), "Noise: unknown keys .*'extra'"),
+        (("dims", 0), "Index: unknown keys .*'extra'"),
+    ],
+)
+def test_an_unknown_key_raises_at_every_level(path: tuple[Any, ...], message: str) -> None:
+    data = FULL.to_dict()
+    entry = data
+    for key in path:
+        entry = entry[key]
+    entry["extra"] = 1
+    with pytest.raises(ValueError, match=message):
+        Schema.from_dict(data)
+
+
+def test_unknown_kinds_list_the_choices() -> None:
+    data = FULL.to_dict()
+    data["variables"][0]["prior"]["kind"] = "Cauchy"
+    with pytest.raises(ValueError, match=r"Unknown prior 'Cauchy'. Choices: \['LogNormal', 'LogitNormal'"):
+        Schema.from_dict(data)
+    data = FULL.to_dict()
+    data["dims"][0]["kind"] = "Grid"
+    with pytest.raises(ValueError, match=r"Unknown dim 'Grid'. Choices: \['Components', 'Index'\]"):
+        Schema.from_dict(data)

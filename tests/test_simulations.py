@@ -1,0 +1,144 @@
+"""Simulations become a store: what failed is dropped and counted, what is kept is exactly the whitened draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tiny import SCHEMA, seeded
+from torch import Tensor
+
+from fsimformer.schema import POSITIVE, Index, LogNormal, Noise, Normal, Schema, Support, Variable
+from fsimformer.simulations import build_store, default_design, simulate
+from fsimformer.simulators import FunctionSimulator
+from fsimformer.whiten import Standardise, Transform, Whitening
+
+PAIR = Schema((Variable("a", "parameter"), Variable("y", "data", ("t",), support=POSITIVE)), (Index("t", 0, 1),))
+
+
+def simulator(spoil: Callable[[dict[str, Tensor]], None], log: list[int] | None = None) -> FunctionSimulator:
+    """Normal `a` and positive `y`; every draw has its own value of `a`."""
+
+    def run(n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        a = torch.randn(n, generator=generator, dtype=torch.float64)
+        out = {"a": a, "y": a.exp()[:, None].repeat(1, 5)}
+        spoil(out)
+        if log is not None:
+            log.append(n)
+        return out
+
+    return FunctionSimulator(PAIR, run)
+
+
+def below(limit: float, value: float) -> Callable[[dict[str, Tensor]], None]:
+    """Write `value` into one reading of y where a < limit."""
+
+    def spoil(draws: dict[str, Tensor]) -> None:
+        draws["y"][draws["a"] < limit, 2] = value
+
+    return spoil
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 0.0, -1.0])
+def test_failed_rows_are_dropped_counted_and_replaced(value: float) -> None:
+    log: list[int] = []
+    out = simulate(simulator(below(-0.5, value), log), 500, seeded(1), chunk=200)
+    assert len(out) == 500 and all(len(x) == 500 for x in out.values.values())
+    assert bool((out.values["a"] >= -0.5).all()) and bool((out.values["y"] > 0).all())
+    torch.testing.assert_close(out.values["y"][:, 0], out.values["a"].exp())  # rows stay together
+    assert len(out.values["a"].unique()) == 500
+    assert out.n_dropped / sum(log) == pytest.approx(0.31, abs=0.05)  # Φ(−0.5)
+
+
+def test_nothing_fails_nothing_is_dropped_and_exactly_n_are_simulated() -> None:
+    log: list[int] = []
+    out = simulate(simulator(lambda draws: None, log), 500, seeded(1), chunk=200)
+    assert out.n_dropped == 0 and log == [200, 200, 100]
+
+
+def test_too_many_failures_raise() -> None:
+    with pytest.raises(ValueError, match=r"simulate: \d+ of 1000 draws were not finite or outside their support"):
+        simulate(simulator(below(1.0, torch.nan)), 5000, seeded(), chunk=1000)
+    with pytest.raises(ValueError, match="100 of 100 draws were not finite"):
+        simulate(simulator(below(torch.inf, torch.nan)), 100, seeded())
+    assert len(simulate(simulator(below(1.0, torch.nan)), 100, seeded(), max_dropped=0.95)) == 100
+
+
+def test_missing_variables_and_short_draws_raise() -> None:
+    def without(draws: dict[str, Tensor]) -> None:
+        del draws["y"]
+
+    with pytest.raises(ValueError, match=r"expected the variables \['a', 'y'\], got \['a'\]"):
+        simulate(simulator(without), 10, seeded())
+
+    def short(draws: dict[str, Tensor]) -> None:
+        draws["y"] = draws["y"][1:]
+
+    with pytest.raises(ValueError, match="'y' has 9 rows, expected 10"):
+        simulate(simulator(short), 10, seeded())
+
+
+def test_the_store_holds_whitened_draws_under_their_ids() -> None:
+    g, n = seeded(2), 30
+    rand = lambda *shape: torch.rand(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    draws = {"a": 4 * rand(n) - 2, "w": rand(n, 2), "rate": rand(n, 9), "y": rand(n, 9), "x": rand(n, 9, 2)}
+    whitening = Whitening.fit(SCHEMA, draws)
+    store = build_store(SCHEMA, whitening, draws)
+    assert store.scalar_ids.tolist() == [*SCHEMA.ids("a"), *SCHEMA.ids("w")] and store.n_index == 1 and len(store) == n
+    expected = torch.stack([whitening["a"].forward(draws["a"]), *whitening["w"].forward(draws["w"]).unbind(1)], 1)
+    torch.testing.assert_close(store.scalars, expected.float())
+    assert [s.id for s in store.series] == [*SCHEMA.ids("rate"), *SCHEMA.ids("y"), *SCHEMA.ids("x")]
+    x = whitening["x"].forward(draws["x"]).float()
+    for series, z in zip(
+        store.series, (draws["rate"], whitening["y"].forward(draws["y"]), x[..., 0], x[..., 1]), strict=True
+    ):
+        assert series.dims == (0,) and series.tail is None
+        torch.testing.assert_close(series.path, z.float())
+    (y,) = (s for s in store.series if s.id in SCHEMA.ids("y"))
+    assert y.sd == pytest.approx(0.1 / whitening["y"].standardise.scale)  # in units of z
+
+
+def test_heavy_tails_stay_out_of_the_working_units() -> None:
+    """The store keeps u, in which noise adds; tail·asinh(u/tail) is the whitened value."""
+    t = Transform(None, Support(), Standardise(1.0, 0.5, 3.0))
+    schema = Schema((Variable("y", "data", ("t",), noise=Noise("normal", 0.2)),), (Index("t", 0, 1),))
+    path = torch.randn(4, 9, generator=seeded(3), dtype=torch.float64)
+    (series,) = build_store(schema, Whitening({"y": t}), {"y": path}).series
+    assert series.tail == 3.0 and series.sd == pytest.approx(0.4)
+    torch.testing.assert_close(series.tail * torch.asinh(series.path / series.tail), t.forward(path).float())
+
+
+def test_noise_named_after_a_parameter_takes_each_draws_own() -> None:
+    schema = Schema(
+        (
+            Variable("sd", "parameter", prior=LogNormal()),
+            Variable("y", "data", ("t",), support=POSITIVE, noise=Noise("lognormal", "sd")),
+        ),
+        (Index("t", 0, 1),),
+    )
+    sd = torch.tensor([0.1, 0.2, 0.5], dtype=torch.float64)
+    y = torch.rand(3, 9, generator=seeded(4), dtype=torch.float64) + 0.5
+    whitening = Whitening({"sd": Transform(LogNormal(), POSITIVE), "y": Transform(None, POSITIVE, Standardise(0, 0.5))})
+    store = build_store(schema, whitening, {"sd": sd, "y": y})
+    (series,) = store.series
+    assert isinstance(series.sd, Tensor)
+    torch.testing.assert_close(series.sd, (sd / 0.5).float())
+    torch.testing.assert_close(store.scalars[:, 0], sd.log().float())  # the parameter itself is whitened
+
+
+def test_dims_may_stand_in_any_order_with_the_components_anywhere() -> None:
+    schema = Schema(
+        (Variable("f", "data", ("x", "part", "time")), Variable("k", "parameter", prior=Normal())),
+        (Index("time", 0, 1), *SCHEMA.dims[1:], Index("x", 0, 1)),
+    )
+    f = torch.randn(3, 4, 2, 5, generator=seeded(5), dtype=torch.float64)
+    whitening = Whitening({"f": Transform(None, Support()), "k": Transform(Normal(), Support())})
+    store = build_store(schema, whitening, {"f": f, "k": torch.zeros(3)})
+    for component, series in enumerate(store.series):
+        assert series.id == component and series.dims == (1, 0)  # x is the second index dim, time the first
+        torch.testing.assert_close(series.path, f[:, :, component].float())
+
+
+def test_default_design_counts_one_entry_a_series() -> None:
+    assert default_design(SCHEMA, 60, 40).n_max == (40, 60, 60, 60)  # rate; y; x of two components
