@@ -37,6 +37,7 @@ class TrainConfig:
         learning_rate, warmup, weight_decay, clip: AdamW with linear warm-up, cosine decay to 0, gradient norm clip.
         ema: decay of the averaged weights, which are what is validated and returned.
         n_micro: batches of similar rows that a step is cut into (even); less padding against more overhead.
+        pool: steps whose rows are drawn and sorted together, so that batches of similar rows are similar indeed.
         level_tokens, max_levels: noise levels that share one encoded context: as many as keep levels × active tokens
             under `level_tokens`, at most `max_levels`.
         max_latents: latents kept in a row; others are dropped at random, as if nobody had asked for them.
@@ -54,6 +55,7 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.999
     n_micro: int = 6
+    pool: int = 4
     level_tokens: int = 16
     max_levels: int = 4
     max_latents: int = 32
@@ -65,7 +67,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "max_levels", "max_latents", "validate_every", "checkpoint_every"):
+        for name in ("steps", "batch_size", "pool", "max_levels", "max_latents", "validate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig: expected {name} >= 1, got {getattr(self, name)}.")
         if self.n_micro < 2 or self.n_micro % 2:
@@ -125,6 +127,13 @@ def micro_batches(batch: TokenBatch, n_micro: int) -> list[TokenBatch]:
     return out
 
 
+def deal(batches: list[TokenBatch], n_steps: int) -> list[list[TokenBatch]]:
+    """Sorted batches dealt to steps there and back again, so that every step gets short and long ones."""
+    there = list(range(n_steps))
+    order = (there + there[::-1]) * (len(batches) // (2 * n_steps) + 1)
+    return [[part for part, to in zip(batches, order, strict=False) if to == k] for k in range(n_steps)]
+
+
 def batch_loss(
     denoiser: Denoiser, batch: TokenBatch, levels: NoiseLevels, config: TrainConfig, generator: torch.Generator
 ) -> Tensor:
@@ -172,15 +181,21 @@ def fit(
     held_out = observed_rows(
         validation_rows, config.n_validation, is_parameter, masks, config.max_latents, generator_at(config.seed, 1, 0)
     )
+    steps: list[list[TokenBatch]] = []
     while run.step < config.steps and not _out_of_patience(run, config):
-        generator = generator_at(config.seed, 0, run.step)
-        batch = observed_rows(rows, config.batch_size, is_parameter, masks, config.max_latents, generator)
+        place = run.step % config.pool
+        if place == 0 or not steps:
+            generator = generator_at(config.seed, 0, run.step // config.pool)
+            n_rows = config.pool * config.batch_size
+            batch = observed_rows(rows, n_rows, is_parameter, masks, config.max_latents, generator)
+            steps = deal(micro_batches(batch, config.pool * config.n_micro), config.pool)
+        generator = generator_at(config.seed, 3, run.step)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate_at(run.step)
         optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for part in micro_batches(batch, config.n_micro):
-            loss = batch_loss(denoiser, part, levels, config, generator) * (part.shape[0] / batch.shape[0])
+        total, n_rows = 0.0, sum(part.shape[0] for part in steps[place])
+        for part in steps[place]:
+            loss = batch_loss(denoiser, part, levels, config, generator) * (part.shape[0] / n_rows)
             loss.backward()
             total += float(loss.detach())
         if not math.isfinite(total):

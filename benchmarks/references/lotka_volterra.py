@@ -7,8 +7,8 @@
 Each species is read at its own 20 times, uniform on [0, 15] and sorted; the noise is added at the reading time to
 scipy's DOP853 path (relative tolerance 1e-12), never interpolated.
 
-1. Importance sampling from the prior, one pass of 16 million paths shared by the ten data sets, float64: finds every
-   mode that holds more than about 1/ESS of the posterior, and gives an evidence that depends on no fit.
+1. Importance sampling from the prior, one pass of 16 million paths shared by the ten data sets, float64: shows modes
+   that hold more than about 1/ESS of the posterior (ESS 7 to 4,800), and gives an evidence that depends on no fit.
 2. Population Monte Carlo (importance.py), two runs: each starts from its own half of the pass, with its own seed, and
    ends in 100,000 draws from a fixed mixture. The first run's draws, resampled, are the reference; the second checks.
 
@@ -126,7 +126,10 @@ def log_prior(z: np.ndarray) -> np.ndarray:
 def exact_path(theta: np.ndarray, when: np.ndarray) -> np.ndarray:
     """(u, v) at sorted times by DOP853, (2, T)."""
     alpha, beta, gamma, delta = theta
-    flow = lambda _, s: ((alpha - beta * s[1]) * s[0], (delta * s[0] - gamma) * s[1])
+
+    def flow(_, s):
+        return (alpha - beta * s[1]) * s[0], (delta * s[0] - gamma) * s[1]
+
     # each reading ends a step: no dense output, whose order is lower
     out, state, now = [], START, 0.0
     for t in when:

@@ -1,0 +1,272 @@
+"""The training loop: exact resume, early stopping, what it refuses, and that it reaches an exact posterior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import network, seeded
+from torch import Tensor
+
+from fsimformer.denoise import Denoiser, NoiseLevels
+from fsimformer.masks import MaskConfig
+from fsimformer.nn import Network, NetworkConfig
+from fsimformer.sample import quality_named, sample_active
+from fsimformer.seeds import generator_at
+from fsimformer.tokens import TokenBatch, split, uncollate
+from fsimformer.train import (
+    Progress,
+    Rows,
+    Run,
+    TrainConfig,
+    fit,
+    micro_batches,
+    observed_rows,
+    validate,
+)
+
+USES = ((False,), (False,), (False,), (False,), (True,))
+IS_PARAMETER = torch.tensor([True, True, False, False, False])
+MIX = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+SD = 0.4
+CONFIG = TrainConfig(
+    steps=12, batch_size=16, learning_rate=1e-2, warmup=3, ema=0.9, n_micro=2, validate_every=4, n_validation=16,
+    checkpoint_every=3,
+)  # fmt: skip
+
+
+def gaussian_rows(n: int, generator: torch.Generator, sign: float = 1.0) -> TokenBatch:
+    """θ ~ N(0, I₂), x = ±MIX θ + SD ε, and 0 to 5 readings of a function: θ₁ t."""
+    theta = torch.randn(n, 2, generator=generator)
+    x = sign * theta @ MIX.T + SD * torch.randn(n, 2, generator=generator)
+    t = 2 * torch.rand(n, 5, generator=generator) - 1
+    value = torch.cat([theta, x, theta[:, :1] * t], 1)
+    index = torch.cat([torch.zeros(n, 4), t], 1)[..., None]
+    valid = torch.arange(9)[None] < 4 + torch.randint(0, 6, (n, 1), generator=generator)
+    variable = torch.tensor([0, 1, 2, 3] + [4] * 5).expand(n, 9).contiguous()
+    return TokenBatch(variable, index, value, torch.zeros_like(valid), valid)
+
+
+def fresh() -> Denoiser:
+    return Denoiser(network(USES, seed=1, gain=0.5))
+
+
+def run_fit(
+    denoiser: Denoiser,
+    config: TrainConfig = CONFIG,
+    rows: Rows = gaussian_rows,
+    held_out: Rows = gaussian_rows,
+    checkpoint: Path | None = None,
+    callback: Callable[[Progress], None] | None = None,
+) -> Run:
+    levels = NoiseLevels()
+    return fit(
+        denoiser, rows, held_out, IS_PARAMETER, MaskConfig(), levels, config, checkpoint=checkpoint, callback=callback
+    )
+
+
+def weights(denoiser: Denoiser) -> dict[str, Tensor]:
+    return {k: p.detach().clone() for k, p in denoiser.named_parameters()}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+class Killed(Exception):
+    """Somebody pulls the plug."""
+
+
+def kill_at(step: int) -> Callable[[Progress], None]:
+    def callback(progress: Progress) -> None:
+        if progress.step == step:
+            raise Killed
+
+    return callback
+
+
+@pytest.mark.parametrize("kills", [(3,), (5,), (4, 8), (2,), (11, 12)], ids=str)
+def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(kills: tuple[int, ...], tmp_path: Path) -> None:
+    """Checkpoints lie at 3, 6, 9, 12; kills at them, between them, before the first, and before the last is written."""
+    whole = fresh()
+    expected = run_fit(whole)
+    path = tmp_path / "run.safetensors"
+    for step in kills:
+        with pytest.raises(Killed):
+            run_fit(fresh(), checkpoint=path, callback=kill_at(step))
+    resumed = fresh()
+    got = run_fit(resumed, checkpoint=path)
+    assert equal(weights(resumed), weights(whole))
+    assert equal(got.ema, expected.ema) and equal(got.best, expected.best)
+    assert (got.step, got.best_step, got.best_loss) == (expected.step, expected.best_step, expected.best_loss)
+    assert got.history == expected.history
+    assert not list(tmp_path.glob("*.part"))
+    again = fresh()
+    assert run_fit(again, checkpoint=path, callback=kill_at(1)).step == 12  # finished: nothing is left to do
+    assert equal(weights(again), weights(whole))
+
+
+def test_weights_really_change_and_seeds_differ() -> None:
+    a, b = fresh(), fresh()
+    run_fit(a)
+    run_fit(b, replace(CONFIG, seed=1))
+    assert not equal(weights(a), weights(fresh())) and not equal(weights(a), weights(b))
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    run_fit(fresh(), checkpoint=path)
+    with pytest.raises(ValueError, match=r"written with other settings of \['learning_rate', 'seed'\]"):
+        run_fit(fresh(), replace(CONFIG, learning_rate=1e-3, seed=3), checkpoint=path)
+
+
+def spoiled(n: int, generator: torch.Generator) -> TokenBatch:
+    rows = gaussian_rows(n, generator)
+    return rows.replace(value=rows.value * torch.nan)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+    with pytest.raises(FloatingPointError, match="The training loss is nan at step 0: lower the learning rate"):
+        run_fit(fresh(), rows=spoiled)
+    with pytest.raises(FloatingPointError, match="The validation loss is nan at step 4"):
+        run_fit(fresh(), held_out=spoiled)
+
+
+def contradictory(n: int, generator: torch.Generator) -> TokenBatch:
+    """Held-out rows in which x means the opposite: the more is learned, the worse."""
+    return gaussian_rows(n, generator, sign=-1.0)
+
+
+def test_early_stopping_returns_the_best_averaged_weights(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=200, learning_rate=2e-2, validate_every=2, patience=3, n_validation=128)
+    model, path = fresh(), tmp_path / "run.safetensors"
+    run = run_fit(model, config, held_out=contradictory, checkpoint=path)
+    losses = {step: loss for step, _, loss in run.history}
+    assert run.step < 200 and run.step == run.best_step + 3 * 2
+    assert run.best_loss == min(losses.values()) == losses[run.best_step]
+    assert equal(weights(model), run.best) and not equal(run.best, run.ema)
+    held_out = observed_rows(contradictory, 128, IS_PARAMETER, MaskConfig(), 32, generator_at(0, 1, 0))
+    parameters = dict(model.named_parameters())
+    loss = validate(model, parameters, Run(ema=weights(model)), held_out, NoiseLevels(), config)
+    assert loss == run.best_loss
+    again = fresh()
+    assert run_fit(again, config, held_out=contradictory, checkpoint=path).step == run.step  # a stopped run stays so
+    assert equal(weights(again), weights(model))
+
+
+def test_validation_leaves_the_trained_weights_alone() -> None:
+    model = fresh()
+    before, parameters = weights(model), dict(model.named_parameters())
+    other = {k: v + 1 for k, v in before.items()}
+    held_out = observed_rows(gaussian_rows, 16, IS_PARAMETER, MaskConfig(), 32, seeded())
+    validate(model, parameters, Run(ema=other), held_out, NoiseLevels(), CONFIG)
+    assert equal(weights(model), before)
+
+
+def test_the_average_follows_with_a_decay_that_warms_up() -> None:
+    """After step k: ema ← d·ema + (1 − d)·weights, d = min(ema, (1 + k)/(10 + k))."""
+    model = fresh()
+    path = weights(model)
+    trained: list[dict[str, Tensor]] = []
+    run = run_fit(model, replace(CONFIG, validate_every=12), callback=lambda p: trained.append(weights(model)))
+    for k, w in enumerate(trained[:11], start=1):
+        d = min(0.9, (1 + k) / (10 + k))
+        path = {name: d * path[name] + (1 - d) * w[name] for name in path}
+    d = 13 / 22  # before the callback of step 12 nothing else happened
+    for name, value in run.ema.items():
+        torch.testing.assert_close(value, d * path[name] + (1 - d) * trained[11][name], rtol=1e-4, atol=1e-6)
+
+
+def test_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:
+    config = TrainConfig(steps=110, warmup=10, learning_rate=2.0)
+    rates = [config.learning_rate_at(s) for s in range(111)]
+    assert rates[:3] == pytest.approx([0.2, 0.4, 0.6]) and rates[9] == rates[10] == pytest.approx(2.0)
+    assert rates[60] == pytest.approx(1.0) and rates[35] == pytest.approx(1 + math.sqrt(0.5))
+    assert rates[110] == pytest.approx(0.0) and all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert TrainConfig(steps=10, warmup=0).learning_rate_at(0) == pytest.approx(1e-3)
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="TrainConfig: expected steps >= 1, got 0"):
+        TrainConfig(steps=0)
+    with pytest.raises(ValueError, match="expected an even n_micro >= 2, got 3"):
+        TrainConfig(n_micro=3)
+
+
+def test_noise_levels_are_stratified_quantiles_of_the_stated_law() -> None:
+    levels, n = NoiseLevels(mean=-2.0, sd=1.5, log_min=-6.0, log_max=2.0), 4000
+    drawn = levels.draw((40, 100), seeded(1)).double()
+    ends = torch.special.ndtr((torch.tensor([-6.0, 2.0], dtype=torch.float64) + 2) / 1.5)
+    u = (torch.special.ndtr((drawn.flatten() + 2) / 1.5) - ends[0]) / (ends[1] - ends[0])
+    stratum = u.sort().values * n - torch.arange(n)
+    assert float(stratum.min()) > -0.01 and float(stratum.max()) < 1.01  # one in each stratum
+    assert float(drawn.min()) >= -6 and float(drawn.max()) <= 2
+    assert abs(float(torch.corrcoef(torch.stack([u, torch.arange(n).double()]))[0, 1])) < 0.06  # in random order
+
+
+def test_micro_batches_hold_every_row_once_sorted_and_trimmed() -> None:
+    rows = observed_rows(gaussian_rows, 30, IS_PARAMETER, MaskConfig(), 3, seeded(2))
+    parts = micro_batches(rows, 6)
+    assert len(parts) == 6 and sum(p.shape[0] for p in parts) == 30
+
+    def key(part: TokenBatch) -> list[tuple[float, ...]]:
+        return sorted(tuple(sorted(s.value.tolist())) for s in uncollate(part))
+
+    assert sorted(k for p in parts for k in key(p)) == key(rows)
+    assert int(rows.latent.sum(1).max()) <= 3
+    halves = [torch.cat([p.latent.sum(1) for p in parts[i : i + 3]]) for i in (0, 3)]
+    assert halves[0].max() <= halves[1].min()
+    for p in parts:
+        assert p.shape[1] == int(p.valid.sum(1).max())  # no column is padding only
+
+
+def test_the_loss_is_one_before_anything_is_learned_and_counts_latents_only() -> None:
+    """F = 0 is the best constant for whitened data: loss 1 on a variance-preserving path."""
+    model = Denoiser(Network(NetworkConfig(USES, width=16, depth=1, n_heads=2)))
+    rows = gaussian_rows(400, seeded(3))
+    rows = rows.replace(value=torch.randn(rows.shape, generator=seeded(4)))
+    streams = split(rows.replace(condition_mask=rows.variable > 1), 1)
+    n_a = streams.active.shape[1]
+    log_ratio = NoiseLevels().draw((400, 4), seeded(5))
+    eps = torch.randn(400, 4, n_a, generator=seeded(6))
+    loss = model.loss(streams, log_ratio, eps)
+    assert float(loss.detach()) == pytest.approx(1, abs=0.06)
+    junk = torch.where(streams.active.latent[:, None], eps, 1e6)  # noise at observed tokens and padding
+    assert torch.equal(model.loss(streams, log_ratio, junk), loss)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["trig", "rectified"])
+def test_a_short_run_reaches_an_exact_posterior(schedule: str) -> None:
+    """p(θ | x) = N(C Aᵀx/s², C), C = (I + AᵀA/s²)⁻¹, for five x; 2,000 draws each.
+
+    Tolerances: means within 0.35 posterior sd (Monte Carlo 0.02, the rest is the run's 250 steps), variances within
+    25 %, correlation within 0.1. The prior misses all three: its variance ratios are above 6.
+    """
+    scalars = lambda n, g: (rows := gaussian_rows(n, g)).gather(torch.arange(4).expand(n, 4))  # noqa: E731, F841
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Denoiser(Network(NetworkConfig(USES, width=24, depth=2, n_heads=2)), schedule)
+    config = TrainConfig(
+        steps=250, batch_size=128, learning_rate=6e-3, warmup=40, ema=0.98, n_micro=2, validate_every=250,
+        n_validation=64, dial=((0, 1.0),),
+    )  # fmt: skip
+    fit(model, scalars, scalars, IS_PARAMETER, MaskConfig(1, 0, 0, 0, 0, 0, 0, 0), NoiseLevels(), config)
+    x = torch.tensor([[0.0, 0.0], [1.0, 1.0], [-1.0, -1.5], [0.5, -0.5], [-0.5, 1.0]])
+    rows = scalars(5, seeded())
+    rows = rows.replace(value=torch.cat([torch.zeros(5, 2), x], 1), condition_mask=rows.variable > 1)
+    cov = torch.linalg.inv(torch.eye(2) + MIX.T @ MIX / SD**2)
+    mean, sd = x @ MIX @ cov / SD**2, cov.diagonal().sqrt()
+    encoded = model.encode(split(rows, 0))
+    draws = sample_active(model, encoded, torch.randn(5, 2000, 2, generator=seeded(1)), quality_named("fast"))
+    assert float(((draws.mean(1) - mean) / sd).abs().max()) < 0.35
+    got = torch.stack([torch.cov(d.T) for d in draws])
+    ratios = got.diagonal(dim1=1, dim2=2) / cov.diagonal()
+    assert 0.75 < float(ratios.min()) and float(ratios.max()) < 1.25, ratios
+    correlation = got[:, 0, 1] / got.diagonal(dim1=1, dim2=2).prod(1).sqrt()
+    torch.testing.assert_close(correlation, (cov[0, 1] / sd.prod()).expand(5), rtol=0, atol=0.1)
+    assert float((1 / cov.diagonal()).min()) > 6
