@@ -12,9 +12,11 @@ CPU seconds for 1,000 draws of one data set on one thread.
 from __future__ import annotations
 
 import argparse
+import bz2
 import csv
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +44,6 @@ def simulator_named(task: str) -> Simulator:
 
 def sbibm_observations(task: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Observation and reference draws 1 … 10 from the files of the installed package (pip install --no-deps sbibm)."""
-    from importlib.util import find_spec
-
     spec = find_spec("sbibm")
     if spec is None or spec.origin is None:
         raise SystemExit("sbibm's files are missing: pip install --no-deps sbibm==1.1.0")
@@ -52,8 +52,6 @@ def sbibm_observations(task: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         folder = files / f"num_observation_{i}"
         with open(folder / "observation.csv") as file:
             x = np.array([[float(v) for v in row] for row in list(csv.reader(file))[1:]])[0]
-        import bz2
-
         with bz2.open(folder / "reference_posterior_samples.csv.bz2", "rt") as file:
             yield x, np.array([[float(v) for v in row] for row in list(csv.reader(file))[1:]])
 

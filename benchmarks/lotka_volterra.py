@@ -38,7 +38,7 @@ def main() -> None:
     reference = dict(np.load(ROOT / "benchmarks" / "references" / "lotka_volterra.npz"))
     rows = []
     for i, draws in enumerate(reference["draws"].astype(float)):
-        ours = joint.condition(data_set(reference, i)).sample(args.n)["posterior"]
+        ours = joint.condition(data_set(reference, i)).sample(args.n, seed=i)["posterior"]  # noise of its own
         x = np.stack([ours[p].values.ravel() for p in PARAMETERS], 1)
         mean, sd = draws.mean(0), draws.std(0)
         rows.append({

@@ -1,9 +1,9 @@
 """Standard coverage of `sird`: is the truth inside the 0.9 highest-density region nine times in ten?
 
-Fresh simulations (a seed that training never used), 20 readings a channel at random times, the contact rate at
-eight random points. Posterior: all data observed. Random conditionals: every token observed with the row's own probability.
-The density rank uses log densities by the probability-flow ODE with one Hutchinson probe a data set, for truth and draws
-alike: whatever noise it adds is the same for both, so that a calibrated model still has uniform ranks.
+Fresh simulations (a seed that training never used), 20 readings a channel at random times, the contact rate at eight
+random points. Posterior: all data observed. Random conditionals: every token observed with the row's own probability.
+The density rank uses log densities by the probability-flow ODE with one Hutchinson probe a data set, for truth and
+draws alike: whatever noise it adds is the same for both, so that a calibrated model still has uniform ranks.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from record import save
 
 import fsimformer as fsf
 from fsimformer.diagnostics import coverage, density_levels
+from fsimformer.joint import is_parameter
 from fsimformer.likelihood import log_prob
 from fsimformer.masks import KINDS, draw_condition_masks
 from fsimformer.readings import Design, read
@@ -69,13 +70,10 @@ def main() -> None:
     torch.set_num_threads(1)
     joint = fsf.load(args.model)
     batch = rows(joint, args.data_sets, args.seed)
-    is_parameter = torch.zeros(joint.schema.n_ids, dtype=torch.bool)
-    for v in joint.schema.variables:
-        is_parameter[list(joint.schema.ids(v.name))] = v.role == "parameter"
     results: dict[str, object] = {"n": args.data_sets, "draws": args.draws, "quality": args.quality}
     for name, kind in (("posterior", "posterior"), ("random_conditionals", "token")):
         kinds = torch.full((args.data_sets,), KINDS.index(kind))
-        mask = draw_condition_masks(batch, is_parameter, kinds, generator_at(args.seed, 10))
+        mask = draw_condition_masks(batch, is_parameter(joint.schema), kinds, generator_at(args.seed, 10))
         u = levels(joint, batch.replace(condition_mask=mask), args.draws, args.quality, args.seed)
         table = {str(p): coverage(u, p) for p in (0.5, 0.8, 0.9, 0.95)}
         results[name] = {p: {"coverage": c, "standard_error": se} for p, (c, se) in table.items()}

@@ -6,6 +6,7 @@ Wall seconds and CPU seconds of the same call; machines are shared, so CPU secon
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,9 +20,8 @@ from fsimformer.simulators import SIRD, LotkaVolterra
 from fsimformer.train import TrainConfig
 
 
-def clock(call: object, repeats: int = 3) -> dict[str, float]:
+def clock(call: Callable[[], object], repeats: int = 3) -> dict[str, float]:
     """The fastest of some repeats, after one that does not count."""
-    assert callable(call)
     walls, cpus = [], []
     for _ in range(repeats + 1):
         wall, cpu = time.perf_counter(), time.process_time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -35,11 +36,13 @@ def sampler_error(r: dict[str, Any]) -> list[str]:
         key = (x["method"], x["evaluations"])
         if key not in best or worst(x) < worst(best[key]):
             best[key] = x
+    n_grids = len({(x["power"], x.get("log_min")) for x in r["rows"]})
     counts = sorted({k[1] for k in best})
     methods = sorted({k[0] for k in best})
     grid = [[m, *(worst(best[m, n]) if (m, n) in best else "" for n in counts)] for m in methods]
     return [
-        "Largest |variance ratio − 1| for posterior variances 1 … 1e-3, exact (no Monte Carlo), best of eight grids.\n",
+        "Largest |variance ratio − 1| for posterior variances 1 … 1e-3, exact (no Monte Carlo), best of "
+        f"{n_grids} grids.\n",
         *table(["sampler \\ evaluations", *map(str, counts)], grid),
         "The presets of `quality=`:\n",
         *table(["quality", "sampler", "evaluations", "variance error", "mean error (sd)"], presets),
@@ -103,7 +106,7 @@ def main() -> None:
         "",
     ]
     for name, section in SECTIONS.items():
-        lines += [f"## {name}", "", (first_paragraph(name)), ""]
+        lines += [f"## {name}", "", first_paragraph(name), ""]
         path = RESULTS / f"{name}.json"
         if path.exists():
             record = json.loads(path.read_text())
@@ -118,8 +121,6 @@ def main() -> None:
 
 def first_paragraph(name: str) -> str:
     """The first paragraph of a script's docstring, read without running it."""
-    import ast
-
     doc = ast.get_docstring(ast.parse((OUT.parent / f"{name}.py").read_text())) or ""
     return doc.split("\n\n")[0]
 

@@ -29,9 +29,9 @@ def recipe(steps: int) -> TrainConfig:
 
 
 RECIPES: dict[str, tuple[Simulator, int, TrainConfig]] = {
-    "lotka_volterra": (LotkaVolterra(), 100_000, recipe(8_000)),
+    "lotka_volterra": (LotkaVolterra(), 100_000, recipe(6_000)),
     "hare_lynx": (HareLynx(), 150_000, recipe(8_000)),
-    "sird": (SIRD(), 150_000, recipe(6_000)),
+    "sird": (SIRD(), 150_000, recipe(5_000)),
 }
 
 

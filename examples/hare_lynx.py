@@ -52,6 +52,7 @@ def main(folder: Path) -> None:
             year = reading["time"].dt.year.item()
             print(f"{name} {year}: was {reading.item():5.1f}, predicted {median:5.1f}   [{low:.1f}, {high:.1f}]")
 
+    folder.mkdir(parents=True, exist_ok=True)
     draws.to_netcdf(folder / "hare_lynx_posterior.nc", engine="h5netcdf")
     plots.figure(draws, held_out).savefig(folder / "hare_lynx.png")
     print(f"\nwrote {folder / 'hare_lynx_posterior.nc'} and {folder / 'hare_lynx.png'}")

@@ -48,7 +48,7 @@ def exact(observed: xr.DataArray) -> tuple[float, float]:
 
 def main() -> None:
     fsf.simulators.check(DECAY)  # names, shapes and supports agree with the schema
-    config = fsf.TrainConfig(steps=1500, batch_size=64, warmup=100, n_validation=256, seed=0)
+    config = fsf.TrainConfig(steps=800, batch_size=48, warmup=100, n_validation=256, seed=0)
     small = NetworkConfig(width=48, depth=2, n_heads=4)
     joint = fsf.train(DECAY, simulations=5_000, config=config, network=small, design=Design(n_max=(12,)))
     joint.save("decay_model")  # fsf.load("decay_model") reads it back; so does `fsimformer infer decay_model ...`

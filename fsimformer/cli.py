@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     infer = _command(commands, "infer", _infer, "sample what was not observed, given a file of observations")
-    infer.add_argument("model", help="name of a model that ships (see `fsimformer info`), or a model's directory")
+    infer.add_argument("model", help="name of a model that ships, or a model's directory")
     infer.add_argument("observations", type=Path, help=f"a file: {', '.join(ENDINGS)}")
     infer.add_argument(
         "--at",
@@ -127,7 +127,10 @@ def _infer(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     _check_folder(args.out)
     import fsimformer
+    from fsimformer.model_file import require_free
     from fsimformer.train import TrainConfig
+
+    require_free(args.out)  # not after hours of training
 
     simulator = find_simulator(args.simulator)
     config = TrainConfig(seed=args.seed) if args.steps is None else TrainConfig(steps=args.steps, seed=args.seed)
@@ -332,14 +335,14 @@ def _progress_bar(steps: int) -> Iterator[Callable[[Progress], None]]:
 
 @contextmanager
 def _one_line_warnings(prog: str) -> Iterator[None]:
-    """Our users' warnings as a line each; other libraries' deprecations are not theirs to see."""
+    """Our own warnings, a line each; what other libraries warn of is nothing that the program's user can change."""
 
     def show(message: Warning | str, category: type[Warning], *rest: object) -> None:
-        print(f"{prog}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        if category.__module__.startswith("fsimformer"):
+            print(f"{prog}: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("default", UserWarning)
+        warnings.simplefilter("default")
         warnings.showwarning = show  # type: ignore[assignment]  # catch_warnings puts the old one back
         yield
 

@@ -28,7 +28,7 @@ from fsimformer.tokens import Streams, TokenBatch
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """The noise levels of training: log λ ~ N(mean, sd²), cut to [log_min, log_max] by reflection of the quantiles.
+    """The noise levels of training: log λ ~ N(mean, sd²), truncated to [log_min, log_max].
 
     The defaults reach three decades below the data's scale: the posterior may be that much sharper than the prior.
     """
@@ -37,6 +37,10 @@ class NoiseLevels:
     sd: float = 2.0
     log_min: float = -7.0
     log_max: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not (self.sd > 0 and self.log_min < self.log_max):
+            raise ValueError(f"NoiseLevels: expected sd > 0 and log_min < log_max, got {self}.")
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """log λ of this shape, stratified: one draw in each of `numel` equal-probability strata, in random order."""

@@ -24,7 +24,7 @@ def c2st(x: Array, y: Array, *, seed: int = 0, n_trees: int = 100, n_folds: int 
         from sklearn.ensemble import RandomForestClassifier
         from sklearn.model_selection import KFold, cross_val_score
     except ImportError as error:
-        raise ImportError("c2st needs scikit-learn: pip install scikit-learn.") from error
+        raise ImportError("c2st needs scikit-learn: pip install 'fsimformer[diagnostics]'.") from error
     if x.shape != y.shape or x.ndim != 2:
         raise ValueError(f"c2st: expected two arrays of one shape (n, d), got {x.shape} and {y.shape}.")
     mean, sd = x.mean(0), x.std(0)

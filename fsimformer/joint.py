@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import datetime
+import math
 import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,13 @@ from fsimformer.denoise import NoiseLevels
 from fsimformer.masks import MaskConfig
 from fsimformer.model_file import Model, build_denoiser, load_model, save_model
 from fsimformer.nn import NetworkConfig
-from fsimformer.readings import Design, Store
+from fsimformer.readings import Design
 from fsimformer.readings import read as read_rows
 from fsimformer.sample import SamplerConfig, quality_named
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import build_store, default_design, simulate
-from fsimformer.simulators.protocol import Simulator
+from fsimformer.simulators.protocol import Simulator, check
 from fsimformer.stages import Budget, draw
 from fsimformer.tokens import TokenBatch
 from fsimformer.train import Progress, Rows, TrainConfig, fit
@@ -98,16 +99,28 @@ def train(
         A `Joint` with the averaged weights of the lowest validation loss.
 
     Raises:
-        ValueError: too few or too many failed simulations, unknown schedule or dependency.
+        TypeError, ValueError: a simulator that does not fit its schema; too few simulations, or too many that failed;
+            unknown schedule, dependency or device; a design for another number of series.
         FloatingPointError: the loss is not finite.
     """
     config, started = config or TrainConfig(), time.process_time()
+    if simulations is not None and simulations < 100:
+        raise ValueError(f"train: expected simulations >= 100 or None, got {simulations}.")
+    _require_device(device)
+    check(simulator)
     schema = simulator.schema
     design = design or default_design(schema)
-    n_held_out = min(2_000, (simulations or 20_000) // 10)
-    if n_held_out < 10:
-        raise ValueError(f"train: expected simulations >= 100 or None, got {simulations}.")
-    pilot = simulate(simulator, simulations or 20_000, generator_at(config.seed, 2, 0))
+    functions = [v.name for v in schema.variables if schema.is_function(v.name) for _ in schema.ids(v.name)]
+    if len(design.n_max) != len(functions):
+        raise ValueError(f"Design: expected n_max for each of the series {functions}, got {design.n_max}.")
+    uses_index = tuple(tuple(bool(x) for x in row) for row in schema.uses_index())
+    network = replace(network or NetworkConfig(), uses_index=uses_index)
+    with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
+        torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reseed the GPU's as well
+        denoiser = build_denoiser(schema, network, schedule, dependency).to(device)
+    n_simulations = 20_000 if simulations is None else simulations
+    n_held_out = min(2_000, n_simulations // 10)
+    pilot = simulate(simulator, n_simulations, generator_at(config.seed, 2, 0))
     whitening = Whitening.fit(schema, pilot.values)
     store = build_store(schema, whitening, pilot.values)
     n_train, n_dropped = len(store) - n_held_out, pilot.n_dropped
@@ -118,19 +131,16 @@ def train(
         return read_rows(store, rows, design, generator)
 
     def fresh(n: int, generator: torch.Generator) -> TokenBatch:
-        drawn: Store = build_store(schema, whitening, simulate(simulator, n, generator).values)
-        return read_rows(drawn, torch.arange(n), design, generator)
+        nonlocal n_dropped
+        drawn = simulate(simulator, n, generator)
+        n_dropped += drawn.n_dropped
+        return read_rows(build_store(schema, whitening, drawn.values), torch.arange(n), design, generator)
 
     def held_out(n: int, generator: torch.Generator) -> TokenBatch:
         rows = torch.randint(n_train, len(store), (n,), generator=generator)
         return read_rows(store, rows, design, generator)
 
     rows: Rows = fresh if simulations is None else stored
-    uses_index = tuple(tuple(bool(x) for x in row) for row in schema.uses_index())
-    network = replace(network or NetworkConfig(), uses_index=uses_index)
-    with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
-        torch.manual_seed(config.seed)
-        denoiser = build_denoiser(schema, network, schedule, dependency).to(device)
     masks, levels = masks or MaskConfig(), levels or NoiseLevels()
     run = fit(
         denoiser,
@@ -165,7 +175,9 @@ def train(
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         **(provenance or {}),
     }
-    functions = [v.name for v in schema.variables if schema.is_function(v.name) for _ in schema.ids(v.name)]
+    max_readings = dict.fromkeys(functions, 0)
+    for name, n_max in zip(functions, design.n_max, strict=True):
+        max_readings[name] += n_max  # of all components
     model = Model(
         schema,
         whitening,
@@ -173,7 +185,7 @@ def train(
         schedule,
         dependency,
         n_active_observed,
-        dict(zip(functions, design.n_max, strict=True)),
+        max_readings,
         config.max_latents,
         card,
     )
@@ -183,24 +195,37 @@ def train(
 def _plain(obj: Any) -> Any:
     """A simulator's settings as JSON types, for the card; what is no plain value is described by its repr."""
     if is_dataclass(obj) and not isinstance(obj, type):
-        return {k: _plain(v) for k, v in vars(obj).items() if not k.startswith("_")}
+        return {f.name: _plain(getattr(obj, f.name)) for f in fields(obj) if not f.name.startswith("_")}
     if isinstance(obj, Mapping):
         return {str(k): _plain(v) for k, v in obj.items()}
     if isinstance(obj, list | tuple):
         return [_plain(v) for v in obj]
+    if isinstance(obj, float) and not math.isfinite(obj):
+        return repr(obj)  # JSON has no infinity
     return obj if isinstance(obj, str | int | float | bool | None) else repr(obj)[:200]
+
+
+def _require_device(device: str) -> None:
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device: expected a torch device such as 'cpu' or 'cuda', got {device!r}.") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: {device!r} asked for, but torch finds no GPU here.")
 
 
 def load(name: str | Path) -> Joint:
     """A model that ships with the package, by name, or one that was saved, by its directory.
 
+    A bare name that ships is the one that ships: write "./sird" for a directory of your own called so.
+
     Raises:
         FileNotFoundError: neither; the message lists the models that ship.
         ValueError: the files are damaged or of another format.
     """
-    shipped = MODELS / str(name)
-    if (shipped / "model.json").is_file():
-        return Joint(load_model(shipped))
+    bare = isinstance(name, str) and Path(name).name == name
+    if bare and (MODELS / name / "model.json").is_file():
+        return Joint(load_model(MODELS / name))
     if not Path(name).exists():
         names = sorted(p.name for p in MODELS.iterdir() if (p / "model.json").is_file()) if MODELS.is_dir() else []
         raise FileNotFoundError(f"No model named {str(name)!r}, and no such directory. Models that ship: {names}.")
@@ -228,7 +253,12 @@ class Joint:
         return self.model.denoiser.network.n_parameters
 
     def to(self, device: str) -> Joint:
-        """A copy of this Joint whose network runs on another device ("cuda", "cpu"); draws come back to the CPU."""
+        """A copy of this Joint whose network runs on another device ("cuda", "cpu"); draws come back to the CPU.
+
+        Raises:
+            ValueError: no such device.
+        """
+        _require_device(device)
         return Joint(replace(self.model, denoiser=copy.deepcopy(self.model.denoiser).to(device)))
 
     def save(self, path: str | Path) -> None:
@@ -325,7 +355,7 @@ class Conditional:
         if not any(len(q) for q in queries):
             raise ValueError("sample: nothing is left to sample: every variable is observed and `at` asks for no more.")
         if generator is not None:
-            seed = int(torch.randint(2**31, (1,), generator=generator))
+            seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
         is_function = torch.from_numpy(schema.uses_index().any(axis=1))
         z = draw(
             model.denoiser,

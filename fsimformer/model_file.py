@@ -61,15 +61,24 @@ def build_denoiser(schema: Schema, network: NetworkConfig, schedule: str, depend
     return Denoiser(Network(network), schedule, mask)
 
 
+def require_free(path: Path) -> None:
+    """Checks that a model may be written there, best before the work: nothing stands there, or a model and no more.
+
+    Raises:
+        FileExistsError: a file, or a directory that holds something else.
+    """
+    if path.exists() and (path.is_file() or not {p.name for p in path.iterdir()} <= {CARD, WEIGHTS}):
+        raise FileExistsError(f"{path} exists and is no model directory ({CARD}, {WEIGHTS}); choose another path.")
+
+
 def save_model(model: Model, path: str | Path) -> None:
     """Write a model's directory; an existing model there is replaced, anything else is refused.
 
     Raises:
-        FileExistsError: the path exists and is no model.
+        FileExistsError: the path exists and is no model, or holds something besides.
     """
     path = Path(path)
-    if path.exists() and not (path / CARD).is_file() and (path.is_file() or any(path.iterdir())):
-        raise FileExistsError(f"{path} exists and is no model directory (no {CARD} in it); choose another path.")
+    require_free(path)
     card = {
         "format": FORMAT,
         "schema": model.schema.to_dict(),
@@ -88,6 +97,7 @@ def save_model(model: Model, path: str | Path) -> None:
     beside.mkdir()
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.denoiser.state_dict().items()}
     save_file(tensors, beside / WEIGHTS)
+    (beside / WEIGHTS).chmod(0o644)  # safetensors leaves 0600: a model that others cannot read
     (beside / CARD).write_text(json.dumps(card, indent=1) + "\n")
     if path.exists():
         shutil.rmtree(path)
@@ -109,19 +119,30 @@ def load_model(path: str | Path) -> Model:
         card = json.loads((path / CARD).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path / CARD} is not valid JSON: {error}.") from error
+    try:
+        return _read(card, path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path / CARD} is damaged: {type(error).__name__}: {error}.") from error
+
+
+def _read(card: Any, path: Path) -> Model:
     _check_card(card, path)
-    schema = Schema.from_dict(card["schema"])
     known = {f.name for f in fields(NetworkConfig)}
     if unknown := set(card["network"]) - known:
         raise ValueError(f"{path / CARD}: unknown network keys {sorted(unknown)}. Known: {sorted(known)}.")
-    denoiser = build_denoiser(schema, NetworkConfig(**card["network"]), card["schedule"], card["dependency"])
+    schema, network = Schema.from_dict(card["schema"]), NetworkConfig(**card["network"])
+    whitening = Whitening.from_dict(schema, card["whitening"])
+    if network.uses_index != tuple(tuple(bool(x) for x in row) for row in schema.uses_index()):
+        raise ValueError(f"{path / CARD}: the network's uses_index is not that of the schema.")
+    with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from the global generator
+        denoiser = build_denoiser(schema, network, card["schedule"], card["dependency"])
     try:
         denoiser.load_state_dict(load_file(path / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
     return Model(
         schema,
-        Whitening.from_dict(schema, card["whitening"]),
+        whitening,
         denoiser.eval(),
         card["schedule"],
         card["dependency"],
@@ -140,3 +161,10 @@ def _check_card(card: Any, path: Path) -> None:
     if set(card) != expected:
         unknown, missing = sorted(set(card) - expected), sorted(expected - set(card))
         raise ValueError(f"{path / CARD}: unknown keys {unknown}, missing keys {missing}.")
+    dial, latents, readings = card["n_active_observed"], card["max_latents"], card["max_readings"]
+    counts = [latents - 1, 0 if dial is None else dial, *readings.values()]
+    if not all(isinstance(n, int) and n >= 0 for n in counts):
+        raise ValueError(
+            f"{path / CARD}: expected counts in n_active_observed, max_latents and max_readings, got {dial}, {latents} "
+            f"and {readings}."
+        )

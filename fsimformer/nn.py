@@ -50,6 +50,9 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uses_index", tuple(tuple(bool(x) for x in row) for row in self.uses_index))
+        sizes = ("width", "depth", "n_heads", "mlp_ratio", "value_features", "index_features", "noise_width")
+        if small := [name for name in sizes if getattr(self, name) < 1]:
+            raise ValueError(f"NetworkConfig: expected {small} >= 1, got {self}.")
         if self.width % self.n_heads:
             raise ValueError(f"NetworkConfig: width {self.width} is not a multiple of n_heads {self.n_heads}.")
 

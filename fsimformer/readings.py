@@ -68,6 +68,14 @@ class Design:
     regular: float = 0.35
     window: float = 0.15
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n_max", tuple(self.n_max))
+        if min(self.n_max, default=0) < 0 or self.skew < 0:
+            raise ValueError(f"Design: expected counts n_max >= 0 and skew >= 0, got {self}.")
+        chances = (self.shared, self.regular, self.window)
+        if min(chances) < 0 or self.shared > 1 or self.regular + self.window > 1:
+            raise ValueError(f"Design: expected probabilities, regular + window <= 1, got {self}.")
+
 
 def draw_index(n_rows: int, n: Tensor, n_slots: int, n_dims: int, design: Design, generator: torch.Generator) -> Tensor:
     """Places (n_rows, n_slots, n_dims) in [-1, 1] for n (n_rows,) readings; slots beyond n hold junk to be masked."""

@@ -138,6 +138,10 @@ class SamplerConfig:
         method: "euler", "ab2", "heun", "rk4", "dpm_2m" or "sde_2m".
         n_steps: steps; `evaluations` says what they cost.
         power: density of the time grid near the data.
+        log_min, log_max: log λ at which the grid ends and starts; what is drawn is x + λ ε with λ = exp(log_min).
+
+    Raises:
+        ValueError: an unknown method, n_steps < 2, power <= 0, log_min >= log_max.
     """
 
     method: str = "ab2"
@@ -151,6 +155,8 @@ class SamplerConfig:
             raise ValueError(f"Unknown sampler {self.method!r}. Choices: {sorted(SAMPLERS)}.")
         if self.n_steps < 2:
             raise ValueError(f"SamplerConfig: expected n_steps >= 2, got {self.n_steps}.")
+        if not (self.power > 0 and self.log_min < self.log_max):
+            raise ValueError(f"SamplerConfig: expected power > 0 and log_min < log_max, got {self}.")
 
     @property
     def evaluations(self) -> int:
@@ -204,7 +210,7 @@ def sample_active(
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = path.alpha(t), path.sigma(t)
-        ratio = (sigma / alpha).to(x.dtype).expand(x.shape[:2])
+        ratio = (sigma / alpha).to(x).expand(x.shape[:2])  # no longer a number: x's device, too
         return denoiser.at_ratio(x / alpha.to(x.dtype), ratio, encoded)
 
     draws = config.run(denoise, epsilon, noise)

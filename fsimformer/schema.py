@@ -194,6 +194,8 @@ class Variable:
         if self.role not in ("parameter", "data"):
             raise ValueError(f"Variable {self.name!r}: unknown role {self.role!r}. Choices: 'parameter', 'data'.")
         if self.prior is not None:
+            if not getattr(self.prior, "scale", 1.0) > 0:
+                raise ValueError(f"Variable {self.name!r}: expected a prior with scale > 0, got {self.prior}.")
             if self.support not in (REAL, self.prior.support):
                 raise ValueError(
                     f"Variable {self.name!r}: support {self.support} contradicts its prior's {self.prior.support}."
@@ -245,8 +247,8 @@ class Schema:
                 raise ValueError(f"Variable {v.name!r}: a dim is named twice in {v.dims}.")
             if v.noise is not None and not any(isinstance(self.dim(d), Index) for d in v.dims):
                 raise ValueError(
-                    f"Variable {v.name!r}: noise is added where a series is read; the variable has no Index dim, so its "
-                    "simulator must return it with its noise."
+                    f"Variable {v.name!r}: noise is added where a series is read; the variable has no Index dim, so "
+                    "its simulator must return it with its noise."
                 )
             sd = v.noise.sd if v.noise is not None else None
             if isinstance(sd, str) and (sd not in self.names or self[sd].dims):
@@ -329,7 +331,7 @@ class Schema:
         return out
 
     def dependency(self) -> np.ndarray:
-        """Bool (n_ids, n_ids): the moral graph of `parents`, True = may attend.
+        """Bool (n_ids, n_ids): the moral graph of `parents` and of the noise's `sd`, True = may attend.
 
         An edge joins parent and child, and any two parents of one child; a variable always sees itself (a function's
         readings share one path), and so do the components of a vector, which the parents do not tell apart.
@@ -337,7 +339,8 @@ class Schema:
         n = len(self.variables)
         graph = np.eye(n, dtype=bool)
         for child, v in enumerate(self.variables):
-            family = [child, *(self.names.index(p) for p in v.parents)]
+            sd = [v.noise.sd] if v.noise is not None and isinstance(v.noise.sd, str) else []
+            family = [child, *(self.names.index(p) for p in (*v.parents, *sd))]
             graph[np.ix_(family, family)] = True
         owner = np.repeat(np.arange(n), [self.n_components(v.name) for v in self.variables])
         return graph[np.ix_(owner, owner)]

@@ -1,4 +1,8 @@
-"""Independent random generators from one seed and a path of numbers; nothing is global."""
+"""Independent random generators from one seed and a path of numbers; nothing is global.
+
+The first number of a path is its purpose: 0 training rows, 1 validation, 2 simulations, 3 dial, riders and noise of a
+training step, 4 sampling.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,17 @@ import torch
 def generator_at(seed: int, *path: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator for one purpose: equal (seed, path) gives equal draws, different ones independent draws.
 
+    Paths of one purpose have one length or differ before their last number: numpy pads short ones with zeros, so that
+    (1,) and (1, 0) are the same. It cuts numbers of more than 32 bits in two, hence the limit.
+
     Args:
-        seed: the user's seed, >= 0.
-        path: what it is for, e.g. (training step) or (data set, stage, solver step).
+        seed: the user's seed, 0 to 2³² − 1.
+        path: what it is for, each number from 0 to 2³² − 1, e.g. (0, training step).
+
+    Raises:
+        ValueError: a number outside this range.
     """
-    if seed < 0:
-        raise ValueError(f"seed: expected an integer >= 0, got {seed}.")
+    if not all(0 <= number < 2**32 for number in (seed, *path)):
+        raise ValueError(f"seed: expected integers from 0 to 2**32 - 1, got {seed}{f' and {path}' if path else ''}.")
     state = int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0])
     return torch.Generator(device=device).manual_seed(state & (2**63 - 1))

@@ -26,6 +26,8 @@ from fsimformer.sample import SamplerConfig, sample_active
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenSet, collate, split
 
+_SAMPLING = 4  # first number of the path, seeds.py
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -38,6 +40,10 @@ class Budget:
 
     n_joint: int = 32
     max_tokens: int = 4_096
+
+    def __post_init__(self) -> None:
+        if self.n_joint < 1 or self.max_tokens < 1:
+            raise ValueError(f"Budget: expected n_joint and max_tokens >= 1, got {self}.")
 
 
 def plan(query: TokenSet, is_function: Tensor, n_joint: int) -> list[Tensor]:
@@ -84,7 +90,7 @@ def draw(
     Args:
         observed, queries: one TokenSet a data set.
         is_function: (n_ids,) bool, True for ids that live on an index.
-        seed: data set i uses the streams (seed, i, ·).
+        seed: data set i uses the streams (seed, 4, i, ·); see seeds.py.
         n_active_observed: the dial of design.md, D1.
     """
     tasks = [
@@ -103,7 +109,7 @@ class _Noise:
     """All normals of one data set: the start of its draws, and of every step of an SDE solver in every stage."""
 
     def __init__(self, query: TokenSet, n_draws: int, seed: int, data_set: int) -> None:
-        self.index, self.n_draws, self.path = query.index, n_draws, (seed, data_set)
+        self.index, self.n_draws, self.path = query.index, n_draws, (seed, _SAMPLING, data_set)
         self.start = self._sample(0)
 
     def _sample(self, *purpose: int) -> Tensor:

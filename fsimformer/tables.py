@@ -148,7 +148,7 @@ def _spread(
 ) -> np.ndarray:
     """(n_rows · n,) values of a variable repeated over the dims that it lacks, `order` running fastest at its end."""
     batch = {} if batch_dim is None else {batch_dim: n_rows}
-    wide = variable.set_dims({**batch, **{d: sizes[d] for d in order}})  # type: ignore[no-untyped-call]  # xarray's gap
+    wide = variable.set_dims({**batch, **{d: sizes[d] for d in order}})
     return np.asarray(wide.to_numpy()).reshape(-1)
 
 

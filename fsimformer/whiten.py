@@ -121,18 +121,22 @@ class Standardise:
 def fit_standardise(
     y: Tensor, noise_sd: float | None = None, heavy: float = 12.0, tail: float = 3.0, span: float = 50.0
 ) -> Standardise:
-    """Centre and scale from draws y (any shape, non-finite ones ignored).
+    """Centre and scale from draws y (any shape, a function's grid last; non-finite ones ignored).
 
     Light tails: mean and standard deviation. Where one draw in a thousand lies beyond `heavy` robust standard
     deviations, median and quartile range with asinh tails: a few wild simulations must not flatten all others.
     Likewise where the scale would exceed `span` times the measurement noise, which the network must still resolve.
     """
+    period = y.shape[-1] if y.dim() > 1 else 1
     y = y.flatten().to(torch.float64)
     y = y[torch.isfinite(y)]
     if y.numel() < 2 or float(y.std()) == 0:
         return Standardise(float(y.mean()) if y.numel() else 0.0, 1.0)
     if y.numel() > 1_000_000:  # torch.quantile is limited to 16 M entries; a fixed stride keeps the fit deterministic
-        y = y[:: y.numel() // 1_000_000]
+        stride = y.numel() // 1_000_000
+        while period // math.gcd(stride, period) < min(period, 50):  # out of step with the grid: fifty places of it
+            stride += 1
+        y = y[::stride]
     q = torch.quantile(y, y.new_tensor([0.0005, 0.25, 0.5, 0.75, 0.9995]))
     robust = float(q[3] - q[1]) / 1.349
     if noise_sd is not None and robust > span * noise_sd:

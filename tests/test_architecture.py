@@ -49,7 +49,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {*EVERYTHING, "joint"},
     "plots": {"joint", "diagnostics", "simulators"},
     "files": set(),
-    "cli": {"schema", "joint", "train", "diagnostics", "simulators", "simulations", "plots", "files", "fsimformer"},
+    "cli": {
+        *("schema", "joint", "train", "diagnostics", "simulators", "simulations", "plots", "files", "fsimformer"),
+        "model_file",
+    },
     "sbi": {"joint", "diagnostics", "simulators"},
 }
 XARRAY = {

@@ -99,15 +99,13 @@ def test_gap_is_one_window_without_data() -> None:
 def test_forecast_and_gap_choose_among_the_index_dims() -> None:
     """With two dims each row is cut along one of them, and both are chosen."""
     whole = batch([30] * 200, n_ids=1, n_index=2)
-    mask = draw_condition_masks(
-        whole, torch.tensor([False]), torch.full((200,), KINDS.index("forecast")), seeded()
-    )
+    mask = draw_condition_masks(whole, torch.tensor([False]), torch.full((200,), KINDS.index("forecast")), seeded())
     clean = []
     for d in range(2):
         t = whole.index[..., d]
         clean.append(torch.where(mask, t, -2.0).amax(1) < torch.where(~mask, t, 2.0).amin(1))
     assert bool((clean[0] | clean[1]).all())
-    assert 60 < int((clean[0] & ~clean[1]).sum()) and 60 < int((clean[1] & ~clean[0]).sum())
+    assert int((clean[0] & ~clean[1]).sum()) > 60 and int((clean[1] & ~clean[0]).sum()) > 60
 
 
 def test_a_variable_is_observed_as_a_whole_or_not() -> None:

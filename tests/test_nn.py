@@ -166,7 +166,7 @@ def test_a_cut_edge_has_exactly_zero_gradient() -> None:
 
 
 def test_context_knows_neither_latents_nor_noise() -> None:
-    """Through the denoiser: the encoding of a batch is the same whatever its latents hold, and has no gradient to them."""
+    """The encoding of a batch is the same whatever its latents hold, and has no gradient to them."""
     whole = cast(batch([12], n_ids=6, n_index=1, seed=3), torch.float32)
     model = denoiser()
     latent = whole.latent

@@ -176,7 +176,9 @@ def test_regular_designs_are_grids_windows_crowd_and_the_rest_is_uniform() -> No
     full = (regular[:, 0] == -1) & (regular[:, -1] == 1)
     assert 0.45 < float(full.float().mean()) < 0.55
     uniform = draw()
-    assert float(uniform.mean()) == pytest.approx(0, abs=0.02) and float(uniform.var()) == pytest.approx(1 / 3, abs=0.01)
+    assert float(uniform.mean()) == pytest.approx(0, abs=0.02) and float(uniform.var()) == pytest.approx(
+        1 / 3, abs=0.01
+    )
     window = draw(window=1.0)
     assert float(window.std(dim=1).mean()) < 0.6 * float(uniform.std(dim=1).mean())
     for u in (regular, uniform, window):

@@ -237,7 +237,7 @@ def test_velocity_is_the_paths_derivative() -> None:
         t = torch.linspace(0.05, 0.95, 7, dtype=torch.float64, requires_grad=True)
         path = s.alpha(t) * x + s.sigma(t) * eps
         (slope_,) = torch.autograd.grad(path.sum(), t)
-        torch.testing.assert_close(velocity(lambda x_t, t: x, s, path.detach(), t.detach()), slope_)
+        torch.testing.assert_close(velocity(lambda x_t, t, x=x: x, s, path.detach(), t.detach()), slope_)
 
 
 def test_what_makes_no_sampler_says_why() -> None:

@@ -141,6 +141,11 @@ def two(**changes: Any) -> Schema:
         (lambda: Noise("normal", math.nan), "Noise: expected sd > 0 or a parameter's name, got nan"),
         (lambda: two(role="latent"), "Variable 'y': unknown role 'latent'. Choices: 'parameter', 'data'"),
         (lambda: two(prior=Normal(), support=POSITIVE), r"'y': support \(0, inf\) contradicts its prior's \(-inf"),
+        (
+            lambda: two(prior=LogNormal(0, -1)),
+            r"'y': expected a prior with scale > 0, got LogNormal\(loc=0, scale=-1\)",
+        ),
+        (lambda: two(prior=Uniform(1, 1)), r"Support: expected lower < upper, got \(1, 1\)"),
         (lambda: two(noise=Noise("lognormal", 0.1)), "'y': log-normal noise needs .*positive support"),
         (lambda: two(name="a"), r"every variable and dim needs a name of its own, got \['a', 'a', 'time', 'c'\]"),
         (lambda: two(name="time"), "needs a name of its own"),

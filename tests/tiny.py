@@ -102,7 +102,15 @@ def joint(seed: int = 0, n_active_observed: int | None = 2, max_latents: int = 1
     )
     readings = {"rate": 8, "y": 10, "x": 10}
     model = Model(
-        SCHEMA, whitening, denoiser(seed=seed), "trig", "dense", n_active_observed, readings, max_latents, {"seed": seed}
+        SCHEMA,
+        whitening,
+        denoiser(seed=seed),
+        "trig",
+        "dense",
+        n_active_observed,
+        readings,
+        max_latents,
+        {"seed": seed},
     )
     return Joint(model)
 
@@ -110,9 +118,7 @@ def joint(seed: int = 0, n_active_observed: int | None = 2, max_latents: int = 1
 def token_set(ids: list[int], times: list[float], values: list[float], observed: bool, n_index: int = 1) -> TokenSet:
     index = torch.zeros(len(ids), n_index)
     index[:, 0] = torch.tensor(times)
-    return TokenSet(
-        torch.tensor(ids, dtype=torch.long), index, torch.tensor(values), torch.full((len(ids),), observed)
-    )
+    return TokenSet(torch.tensor(ids, dtype=torch.long), index, torch.tensor(values), torch.full((len(ids),), observed))
 
 
 def double(streams: Streams) -> Streams:

@@ -36,7 +36,7 @@ def hudson_bay() -> xr.Dataset:
     time = [float(year) for year in range(21)]
     series = {name: ("time", [float(x) for x in text.split()]) for name, text in (("hare", _HARE), ("lynx", _LYNX))}
     data = xr.Dataset(series, {"time": time})
-    data["time"].attrs["units"] = "years since 1900"
+    data["time"].attrs["units"] = "years"
     for name in series:
         data[name].attrs["units"] = "thousand pelts"
     return data

@@ -31,7 +31,7 @@ class Simulator(Protocol):
 
     @property
     def grid(self) -> dict[str, Tensor]:
-        """Increasing float64 grid of every `Index` dim, over its trained range; {} if there is none."""
+        """Evenly spaced float64 grid of every `Index` dim, over its trained range; {} if there is none."""
         ...
 
     def simulate(self, n: int, generator: torch.Generator, /) -> dict[str, Tensor]:
@@ -51,7 +51,7 @@ class FunctionSimulator:
     Args:
         schema: the variables.
         simulate: (n, generator) -> name -> tensor, as `Simulator.simulate`.
-        grid: name of an `Index` dim -> its increasing grid.
+        grid: name of an `Index` dim -> its evenly spaced grid, float64.
     """
 
     schema: Schema
@@ -98,6 +98,12 @@ def _check_grid(schema: Schema, grid: dict[str, Tensor]) -> None:
             raise ValueError(
                 f"Grid of {index.name!r}: expected at least two increasing float64 points, "
                 f"got {points.dtype} of shape {tuple(points.shape)}."
+            )
+        steps = points.diff()
+        if float(steps.max() - steps.min()) > 1e-4 * float(steps.mean()):  # training interpolates by position
+            raise ValueError(
+                f"Grid of {index.name!r}: expected evenly spaced points, got steps from {float(steps.min()):g} to "
+                f"{float(steps.max()):g}; interpolate inside simulate()."
             )
         slack = 1e-9 * (index.upper - index.lower)
         if abs(float(points[0]) - index.lower) > slack or abs(float(points[-1]) - index.upper) > slack:
