@@ -110,6 +110,17 @@ def test_error_falls_with_the_stated_order(method: str, name: str) -> None:
         assert bool((slopes(errors) < ORDERS[method] + 0.7).all()), errors
 
 
+@pytest.mark.parametrize("method", ["ab2", "dpm_2m"])
+def test_multistep_samplers_keep_their_order_on_uneven_grids(method: str) -> None:
+    """Steps alternate in size whatever their number: coefficients for equal steps would fall to order 1."""
+    schedule, errors = TrigSchedule(), []
+    for n in (256, 512):
+        grid = time_grid(schedule, n, log_min=-4.0, log_max=2.0, power=2.0)
+        grid[1:-1:2] += 0.4 * (grid[2::2] - grid[1:-1:2])
+        errors.append((solve(method, schedule, grid) - flow(schedule, grid)).abs().amax((1, 2)))
+    assert bool((slopes(errors) > 1.7).all()), slopes(errors)
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_sde_has_weak_order_two(name: str) -> None:
     schedule, errors = schedule_named(name), []

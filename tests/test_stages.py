@@ -153,7 +153,7 @@ class _Known:
 
 
 class ExactGaussian(Denoiser):
-    """E[x | x_t] in closed form: θ ~ N(0, 1) (id 0), f = θ + Ornstein–Uhlenbeck (id 3), readings y = f + N(0, 0.5²) (id 4).
+    """E[x | x_t] of θ ~ N(0, 1) (id 0), f = θ + Ornstein–Uhlenbeck (id 3), readings y = f + N(0, 0.5²) (id 4), exact.
 
     All tokens of a row are measured, x_t/α_t = x + λ ε: observed ones with no noise, padding with no information.
     """
