@@ -39,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=sorted(RECIPES))
     parser.add_argument("--out", type=Path, default=ROOT / "fsimformer" / "models")
+    parser.add_argument("--device", default="cpu", help="where the network trains, e.g. cuda")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="checkpoints and logs")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -59,6 +60,7 @@ def main() -> None:
         simulations=simulations,
         config=config,
         network=NETWORK,
+        device=args.device,
         checkpoint=args.runs / f"{args.model}.safetensors",
         callback=report,
         provenance={"script": "benchmarks/train_shipped.py", "commit": commit},

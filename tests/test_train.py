@@ -240,6 +240,23 @@ def test_the_loss_is_one_before_anything_is_learned_and_counts_latents_only() ->
     assert torch.equal(model.loss(streams, log_ratio, junk), loss)
 
 
+@pytest.mark.parametrize("schedule", ["trig", "vp", "rectified"])
+def test_the_loss_is_the_weighted_error_of_the_posterior_mean(schedule: str) -> None:
+    """w |x̂ − x|², w = (1 + λ²)/λ² (score matching) or (1 + λ)²/λ² (flow matching), averaged as the module says."""
+    model = Denoiser(network(USES, seed=1).double(), schedule)
+    rows = gaussian_rows(6, seeded(7))
+    rows = rows.replace(value=rows.value.double(), index=rows.index.double(), condition_mask=rows.variable > 1)
+    streams = split(rows, 1)
+    latent, x = streams.active.latent[:, None], streams.active.value[:, None]
+    log_ratio = torch.linspace(-4, 3, 18, dtype=torch.float64).view(6, 3)
+    eps = torch.randn(6, 3, streams.active.shape[1], generator=seeded(8), dtype=torch.float64)
+    ratio = log_ratio.exp()
+    x_hat = model.at_ratio(x + ratio[..., None] * eps, ratio, model.encode(streams))
+    weight = (1 + ratio) ** 2 / ratio**2 if schedule == "rectified" else (1 + ratio**2) / ratio**2
+    error = (torch.where(latent, x_hat - x, 0.0) ** 2).sum(-1) / latent.sum(-1)
+    torch.testing.assert_close(model.loss(streams, log_ratio, eps), (weight * error).mean())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["trig", "rectified"])
 def test_a_short_run_reaches_an_exact_posterior(schedule: str) -> None:
