@@ -338,7 +338,7 @@ class Conditional:
                 along. None: everything that was not observed, at the index points that the data hold.
             seed: equal seeds give equal draws; more draws change none of the first, nor do other data sets.
             generator: takes the place of `seed`, which is drawn from it.
-            quality: "fast" (18 evaluations), "exact" (48), "sde" (80, second-order SDE), or a SamplerConfig.
+            quality: "fast" (20 evaluations), "exact" (48), "sde" (80, second-order SDE), or a SamplerConfig.
             budget: limits of one network call.
 
         Returns:
