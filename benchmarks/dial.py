@@ -84,7 +84,11 @@ def sird_data_sets(n: int, seed: int) -> Iterator[tuple[dict[str, xr.DataArray],
         observed = {}
         for name in ("infected", "recovered", "deaths"):
             time_points = np.sort(rng.uniform(0, 50, 20))
-            path = np.exp(np.interp(time_points, grid, np.log(drawn[name][i].double().numpy())))
+            path = drawn[name][i].double().numpy()
+            if name in simulator.natural:
+                path = np.interp(time_points, grid, path)
+            else:
+                path = np.exp(np.interp(time_points, grid, np.log(path)))
             values = path * np.exp(0.05 * rng.standard_normal(20))
             observed[name] = xr.DataArray(values, dims=f"time_{name}", coords={f"time_{name}": time_points})
         yield observed, np.array([float(drawn[p][i]) for p in ("recovery_rate", "death_rate", "initial_infected")])

@@ -35,7 +35,7 @@ def rows(joint: fsf.Joint, n: int, seed: int) -> TokenBatch:
     """n new data sets with exactly N_READINGS readings a channel and N_BETA points of the contact rate."""
     simulator = SIRD()
     drawn = simulate(simulator, n, generator_at(seed, 7))
-    store = build_store(simulator.schema, joint.model.whitening, drawn.values)
+    store = build_store(simulator.schema, joint.model.whitening, drawn.values, simulator.natural)
     order = [v.name for v in simulator.schema.variables if simulator.schema.is_function(v.name)]
     n_max = tuple(N_BETA if name == "contact_rate" else N_READINGS for name in order)
     design = Design(n_max, skew=0.0, shared=0.0, regular=0.0, window=0.0)  # u^0 = 1: always n_max points

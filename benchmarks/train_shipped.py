@@ -25,13 +25,13 @@ NETWORK = NetworkConfig(width=64, depth=5, n_heads=4)
 
 
 def recipe(steps: int) -> TrainConfig:
-    return TrainConfig(steps=steps, batch_size=64, n_micro=4, learning_rate=2e-3, seed=1)
+    return TrainConfig(steps=steps, batch_size=64, n_micro=4, seed=1)
 
 
 RECIPES: dict[str, tuple[Simulator, int, TrainConfig]] = {
-    "lotka_volterra": (LotkaVolterra(), 100_000, recipe(6_000)),
-    "hare_lynx": (HareLynx(), 150_000, recipe(8_000)),
-    "sird": (SIRD(), 150_000, recipe(5_000)),
+    "lotka_volterra": (LotkaVolterra(), 100_000, recipe(13_000)),
+    "hare_lynx": (HareLynx(), 150_000, recipe(13_000)),
+    "sird": (SIRD(), 150_000, recipe(9_000)),
 }
 
 

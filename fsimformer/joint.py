@@ -6,6 +6,7 @@ import copy
 import datetime
 import math
 import platform
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -40,13 +41,14 @@ from fsimformer.sample import SamplerConfig, quality_named
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import build_store, default_design, simulate
-from fsimformer.simulators.protocol import Simulator, check
+from fsimformer.simulators.protocol import Simulator, check, natural_functions
 from fsimformer.stages import Budget, draw
 from fsimformer.tokens import TokenBatch
 from fsimformer.train import Progress, Rows, TrainConfig, fit
 from fsimformer.whiten import Whitening
 
 DEFAULT_DIAL = "default"
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # a function's repr must not differ between processes
 MODELS = Path(__file__).parent / "models"
 
 
@@ -122,7 +124,8 @@ def train(
     n_held_out = min(2_000, n_simulations // 10)
     pilot = simulate(simulator, n_simulations, generator_at(config.seed, 2, 0))
     whitening = Whitening.fit(schema, pilot.values)
-    store = build_store(schema, whitening, pilot.values)
+    natural = natural_functions(simulator)
+    store = build_store(schema, whitening, pilot.values, natural)
     n_train, n_dropped = len(store) - n_held_out, pilot.n_dropped
     del pilot
 
@@ -134,14 +137,22 @@ def train(
         nonlocal n_dropped
         drawn = simulate(simulator, n, generator)
         n_dropped += drawn.n_dropped
-        return read_rows(build_store(schema, whitening, drawn.values), torch.arange(n), design, generator)
+        return read_rows(build_store(schema, whitening, drawn.values, natural), torch.arange(n), design, generator)
 
     def held_out(n: int, generator: torch.Generator) -> TokenBatch:
         rows = torch.randint(n_train, len(store), (n,), generator=generator)
         return read_rows(store, rows, design, generator)
 
+    about = {
+        "simulator": type(simulator).__name__,
+        "simulator_config": _plain(simulator),
+        "simulations": simulations,
+        "design": asdict(design),
+        "dependency": dependency,
+    }
     rows: Rows = fresh if simulations is None else stored
     masks, levels = masks or MaskConfig(), levels or NoiseLevels()
+    before = time.process_time() - started
     run = fit(
         denoiser,
         rows,
@@ -151,18 +162,16 @@ def train(
         levels,
         config,
         checkpoint=None if checkpoint is None else Path(checkpoint),
+        about=about,
         callback=callback,
     )
     card = {
-        "simulator": type(simulator).__name__,
-        "simulator_config": _plain(simulator),
-        "simulations": simulations,
+        **about,
         "simulations_dropped": n_dropped,
         "simulations_held_out": n_held_out,
         "train": asdict(config),
         "masks": asdict(masks),
         "levels": asdict(levels),
-        "design": asdict(design),
         "steps": run.step,
         "best_step": run.best_step,
         "best_validation_loss": run.best_loss,
@@ -170,7 +179,7 @@ def train(
         "n_parameters": denoiser.network.n_parameters,
         "seed": config.seed,
         "device": device,
-        "cpu_seconds": round(time.process_time() - started, 1),
+        "cpu_seconds": round(before + run.cpu_seconds, 1),
         "date": datetime.date.today().isoformat(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         **(provenance or {}),
@@ -202,7 +211,7 @@ def _plain(obj: Any) -> Any:
         return [_plain(v) for v in obj]
     if isinstance(obj, float) and not math.isfinite(obj):
         return repr(obj)  # JSON has no infinity
-    return obj if isinstance(obj, str | int | float | bool | None) else repr(obj)[:200]
+    return obj if isinstance(obj, str | int | float | bool | None) else _ADDRESS.sub("", repr(obj))[:200]
 
 
 def _require_device(device: str) -> None:

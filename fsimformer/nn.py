@@ -35,6 +35,8 @@ class NetworkConfig:
         width, depth, n_heads, mlp_ratio: the transformer; the defaults have about 0.3 M parameters.
         value_features: pairs of Fourier features of the value, 0.5 to `value_frequency` rad per sd (smooth on purpose).
         index_features: pairs a dim of Fourier features of the index in [-1, 1], π/4 to `index_frequency`·π rad.
+        rotary_frequency: half of every head's pairs of channels turn with the index, by π/4 to `rotary_frequency`·π
+            rad: logits see distances between tokens, the other half does not (arXiv 2104.09864). 0 = no rotation.
     """
 
     uses_index: tuple[tuple[bool, ...], ...] = ()
@@ -46,6 +48,7 @@ class NetworkConfig:
     value_frequency: float = 4.0
     index_features: int = 16
     index_frequency: float = 16.0
+    rotary_frequency: float = 16.0
     noise_width: int = 32
 
     def __post_init__(self) -> None:
@@ -66,6 +69,9 @@ class Context:
 
     def rows(self, which: Tensor | slice) -> Context:
         return Context(tuple(k[which] for k in self.keys), tuple(v[which] for v in self.values))
+
+
+Angles = tuple[Tensor, Tensor]
 
 
 def _fourier(x: Tensor, frequencies: Tensor) -> Tensor:
@@ -120,6 +126,45 @@ class Embedding(nn.Module):
         return self.out(gelu(static + self.value(features)))
 
 
+class Rotary(nn.Module):
+    """Turns half of the channels of queries and keys by angles proportional to the token's index.
+
+    Pair j of head h turns by f_hj·index[dim_hj]: q·k then depends on the difference of the indices. Frequencies are
+    spread over heads and pairs, dims take turns; ids whose variable lacks the dim do not turn.
+    """
+
+    turns: Tensor
+    uses_index: Tensor
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        uses = torch.tensor(config.uses_index, dtype=torch.bool).reshape(len(config.uses_index), -1)
+        d, n_pairs = uses.shape[1], config.width // config.n_heads // 4
+        turns = torch.zeros(config.n_heads, n_pairs, max(1, d))
+        self.active = d > 0 and n_pairs > 0 and config.rotary_frequency > 0
+        for dim in range(d if self.active else 0):
+            mine = [(h, j) for j in range(n_pairs) for h in range(config.n_heads) if (h + j) % d == dim]
+            for (h, j), f in zip(mine, _geometric(0.25, config.rotary_frequency, len(mine)), strict=True):
+                turns[h, j, dim] = math.pi * f
+        self.register_buffer("turns", turns, persistent=False)
+        self.register_buffer("uses_index", uses, persistent=False)
+
+    def angles(self, variable: Tensor, index: Tensor) -> Angles | None:
+        """(B, n) ids and (B, n, D) index -> cosine and sine (B, H, n, pairs)."""
+        if not self.active:
+            return None
+        angle = torch.einsum("bnd,hpd->bhnp", index * self.uses_index[variable], self.turns)
+        return angle.cos(), angle.sin()
+
+
+def _turn(x: Tensor, angles: Angles) -> Tensor:
+    """x (…, H, ·, n, W/H) with its first half of channels turned."""
+    cos, sin = angles
+    n = cos.shape[-1]
+    a, b, rest = x.split([n, n, x.shape[-1] - 2 * n], dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
+
+
 class Layer(nn.Module):
     """Pre-norm attention and MLP; `modulation` is (scale₁, shift₁, scale₂, shift₂) or None in the frozen stream."""
 
@@ -139,10 +184,14 @@ class Layer(nn.Module):
         h = layer_norm(h, (self.width,))
         return h if scale is None or shift is None else h * (1 + scale) + shift
 
-    def frozen(self, h: Tensor, bias: Tensor, last: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def frozen(
+        self, h: Tensor, bias: Tensor, angles: Angles | None, last: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """h (B, n_f, W), additive bias (B, 1, n_f or 1, n_f) -> h, keys, values; the last h is nobody's input."""
         qkv = self.qkv(self._norm(h, None, None))
         q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.n_heads)
+        if angles is not None:
+            q, k = _turn(q, angles), _turn(k, angles)
         if last:
             return h, k, v
         a = scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(-1, -1, q.shape[2], -1))
@@ -158,6 +207,7 @@ class Layer(nn.Module):
         values: Tensor,
         context_bias: Tensor,
         bias: Tensor,
+        angles: Angles | None,
     ) -> Tensor:
         """h (B, R, n_a, W); keys, values (B, H, n_f, d); context_bias (B, 1, 1, ·, n_f), bias (B, 1, 1, ·, n_a)."""
         scale_1, shift_1, scale_2, shift_2 = modulation
@@ -165,6 +215,8 @@ class Layer(nn.Module):
         n_f = keys.shape[2]
         qkv = self.qkv(self._norm(h, scale_1, shift_1))
         q, k, v = rearrange(qkv, "b r n (three h d) -> three b h r n d", three=3, h=self.n_heads)
+        if angles is not None:
+            q, k = _turn(q, angles), _turn(k, angles)
         q = q * q.shape[-1] ** -0.5
         own = q @ k.transpose(-1, -2) + bias  # (B, H, R, n_a, n_a)
         folded = rearrange(q, "b h r n d -> b h (r n) d")
@@ -183,6 +235,7 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = Embedding(config)
+        self.rotary = Rotary(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
         self.register_buffer("noise_frequencies", _geometric(0.5, 8.0, 8), persistent=False)
         self.noise = nn.Linear(17, config.noise_width)
@@ -208,10 +261,11 @@ class Network(nn.Module):
         """
         h = self.embedding(self.embedding.static(variable, index, torch.ones_like(variable)), value)
         bias = _bias(attend, h)[:, None]  # (B, 1, n_f or 1, n_f)
+        angles = self.rotary.angles(variable, index)
         keys, values = [], []
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            h, k, v = layer.frozen(h, bias, last=i == len(self.layers) - 1)
+            h, k, v = layer.frozen(h, bias, angles, last=i == len(self.layers) - 1)
             keys.append(k)
             values.append(v)
         return Context(tuple(keys), tuple(values))
@@ -241,9 +295,11 @@ class Network(nn.Module):
         modulation = self.modulation(silu(self.noise(noise)))[:, :, None]  # (B, R, 1, ·)
         m = modulation.chunk(4 * self.config.depth + 2, dim=-1)
         bias, context_bias = _bias(attend, h)[:, None, None], _bias(attend_context, h)[:, None, None]
+        turned = self.rotary.angles(variable, index)
+        angles = None if turned is None else (turned[0][:, :, None], turned[1][:, :, None])
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            h = layer.active(h, m[4 * i : 4 * i + 4], context.keys[i], context.values[i], context_bias, bias)
+            h = layer.active(h, m[4 * i : 4 * i + 4], context.keys[i], context.values[i], context_bias, bias, angles)
         h = layer_norm(h, (self.config.width,)) * (1 + m[-2]) + m[-1]
         return self.out(h)[..., 0]
 

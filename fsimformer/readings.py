@@ -10,7 +10,7 @@ Values are kept in working units u, in which noise is additive and whitening is 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,8 @@ class Series:
 
     Args:
         id: token id. dims: positions of its dims among the index dims.
-        path: (N, *grid) in working units; the grid is regular over [-1, 1] in every dim.
+        path: (N, *grid); the grid is regular over [-1, 1] in every dim.
+        units: from the path's units to working units, applied after interpolation; None = the path is in working units.
         sd: noise sd in working units, (N,) or a number; 0 = no noise.
         tail: asinh tail of its whitening, or None.
     """
@@ -35,6 +36,7 @@ class Series:
     path: Tensor
     sd: Tensor | float = 0.0
     tail: float | None = None
+    units: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def read(store: Store, rows: Tensor, design: Design, generator: torch.Generator)
     valid = [torch.ones(b, n_scalars, dtype=torch.bool, device=device)]
     for series, n_max, n, where in zip(store.series, design.n_max, counts, places, strict=True):
         u = interpolate(series.path, rows, where)
+        u = u if series.units is None else series.units(u)
         noise = torch.randn(b, n_max, generator=generator, device=device)
         sd = series.sd[rows][:, None] if isinstance(series.sd, Tensor) else series.sd
         u = u + sd * noise

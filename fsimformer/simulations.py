@@ -5,8 +5,9 @@ A draw that holds a non-finite number is no draw: it is dropped, counted and rep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from fsimformer.readings import Design, Series, Store
 from fsimformer.schema import Schema
 from fsimformer.simulators.protocol import Simulator
-from fsimformer.whiten import Whitening
+from fsimformer.whiten import Transform, Whitening
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,17 @@ def simulate(
     return Simulations({k: torch.cat([p[k] for p in parts])[:n] for k in schema.names}, dropped)
 
 
-def build_store(schema: Schema, whitening: Whitening, simulations: Mapping[str, Tensor]) -> Store:
-    """Whitened scalars, and functions in working units (readings.py)."""
+def build_store(
+    schema: Schema, whitening: Whitening, simulations: Mapping[str, Tensor], natural: Collection[str] = ()
+) -> Store:
+    """Whitened scalars, and functions in working units (readings.py); those named in `natural` are interpolated first.
+
+    Raises:
+        ValueError: `natural` names no function of the schema.
+    """
+    if unknown := [name for name in natural if name not in schema.names or not schema.is_function(name)]:
+        functions = [v.name for v in schema.variables if schema.is_function(v.name)]
+        raise ValueError(f"natural: expected functions of the schema, {functions}; got {unknown}.")
     ids, columns, series = [], [], []
     index_names = [i.name for i in schema.indexes]
     for v in schema.variables:
@@ -75,15 +85,21 @@ def build_store(schema: Schema, whitening: Whitening, simulations: Mapping[str, 
                 continue
             dims = tuple(index_names.index(d) for d in schema.index_dims(v.name))
             s = t.standardise
-            u = t.forward(values) if t.prior is not None else (t.unbound(values) - s.loc) / s.scale
+            units = partial(_working_units, t)
+            path = values if v.name in natural else units(values)
             sd: Tensor | float = 0.0
             if v.noise is not None:
                 raw = simulations[v.noise.sd].double() if isinstance(v.noise.sd, str) else float(v.noise.sd)
                 sd = (raw / s.scale).float() if isinstance(raw, Tensor) else raw / s.scale
-            series.append(Series(id, dims, u.float(), sd, s.tail if t.prior is None else None))
+            tail = s.tail if t.prior is None else None
+            series.append(Series(id, dims, path.float(), sd, tail, units if v.name in natural else None))
     n = next(iter(simulations.values())).shape[0]
     scalars = torch.stack(columns, 1) if columns else torch.zeros(n, 0)
     return Store(torch.tensor(ids, dtype=torch.long), scalars, tuple(series), len(schema.indexes))
+
+
+def _working_units(t: Transform, x: Tensor) -> Tensor:
+    return t.forward(x) if t.prior is not None else (t.unbound(x) - t.standardise.loc) / t.standardise.scale
 
 
 def default_design(schema: Schema, n_readings: int = 60, n_function: int = 40) -> Design:

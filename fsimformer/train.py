@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from fsimformer.masks import MaskConfig, draw_condition_masks, draw_kinds, thin_
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch, select, split
 
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # what AdamW and Muon keep of a parameter
 Rows = Callable[[int, torch.Generator], TokenBatch]
 
 
@@ -35,6 +37,8 @@ class TrainConfig:
     Args:
         steps, batch_size: optimiser steps, and rows a step.
         learning_rate, warmup, weight_decay, clip: AdamW with linear warm-up, cosine decay to 0, gradient norm clip.
+        matrix_rate: learning rate of the layers' weight matrices, which Muon steps (orthogonalised momentum; update
+            scaled to AdamW's size, arXiv 2502.16982); 0 = AdamW for them too.
         ema: decay of the averaged weights, which are what is validated and returned.
         n_micro: batches of similar rows that a step is cut into (even); less padding against more overhead.
         pool: steps whose rows are drawn and sorted together, so that batches of similar rows are similar indeed.
@@ -49,15 +53,16 @@ class TrainConfig:
 
     steps: int = 10_000
     batch_size: int = 128
-    learning_rate: float = 1e-3
-    warmup: int = 500
+    learning_rate: float = 2e-3
+    matrix_rate: float = 5e-3
+    warmup: int = 200
     weight_decay: float = 1e-4
     clip: float = 1.0
     ema: float = 0.999
     n_micro: int = 6
     pool: int = 4
-    level_tokens: int = 16
-    max_levels: int = 4
+    level_tokens: int = 48
+    max_levels: int = 8
     max_latents: int = 32
     dial: tuple[tuple[int | None, float], ...] = ((0, 0.4), (8, 0.4), (32, 0.1), (None, 0.1))
     validate_every: int = 500
@@ -74,12 +79,12 @@ class TrainConfig:
             raise ValueError(f"TrainConfig: expected an even n_micro >= 2, got {self.n_micro}.")
         object.__setattr__(self, "dial", tuple((n, float(p)) for n, p in self.dial))
 
-    def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then half a cosine to 0 at `steps`."""
+    def rate_at(self, step: int) -> float:
+        """Share of the learning rates: linear warm-up, then half a cosine to 0 at `steps`."""
         if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
+            return (step + 1) / self.warmup
         part = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
+        return 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class Run:
     best_step: int = 0
     history: list[tuple[int, float, float]] = field(default_factory=list)  # step, mean training loss, validation loss
     recent: list[float] = field(default_factory=list)  # training losses since the last validation
+    cpu_seconds: float = 0.0  # of all processes that worked on the run
     ema: dict[str, Tensor] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
 
@@ -158,6 +164,7 @@ def fit(
     config: TrainConfig,
     *,
     checkpoint: Path | None = None,
+    about: Mapping[str, Any] | None = None,
     callback: Callable[[Progress], None] | None = None,
 ) -> Run:
     """Train in place; the denoiser ends with the best averaged weights.
@@ -165,6 +172,7 @@ def fit(
     Args:
         rows, validation_rows: draw n rows of tokens from a generator; the two must not share simulations.
         checkpoint: file to write to and, if it exists, to resume from.
+        about: what else makes the run (simulator, design), as JSON types; a checkpoint made under another is refused.
         callback: called after every step.
 
     Raises:
@@ -172,12 +180,19 @@ def fit(
         ValueError: the checkpoint belongs to another configuration.
     """
     parameters = dict(denoiser.named_parameters())
-    optimizer = torch.optim.AdamW(
-        parameters.values(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
-    )
+    optimizers = build_optimizers(parameters, config)
+    settings = {
+        **(about or {}),
+        "schedule": type(denoiser.schedule).__name__,
+        "train": asdict(config),
+        "masks": asdict(masks),
+        "levels": asdict(levels),
+        "network": asdict(denoiser.network.config),
+    }
     run = Run(ema={k: p.detach().clone() for k, p in parameters.items()})
     if checkpoint is not None and checkpoint.exists():
-        load_checkpoint(checkpoint, run, parameters, optimizer, config)
+        load_checkpoint(checkpoint, run, parameters, optimizers, settings)
+    earlier, started = run.cpu_seconds, time.process_time()
     held_out = observed_rows(
         validation_rows, config.n_validation, is_parameter, masks, config.max_latents, generator_at(config.seed, 1, 0)
     )
@@ -190,9 +205,10 @@ def fit(
             batch = observed_rows(rows, n_rows, is_parameter, masks, config.max_latents, generator)
             steps = deal(micro_batches(batch, config.pool * config.n_micro), config.pool)
         generator = generator_at(config.seed, 3, run.step)
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate_at(run.step)
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * config.rate_at(run.step)
+            optimizer.zero_grad(set_to_none=True)
         total, n_rows = 0.0, sum(part.shape[0] for part in steps[place])
         for part in steps[place]:
             loss = batch_loss(denoiser, part, levels, config, generator) * (part.shape[0] / n_rows)
@@ -201,7 +217,8 @@ def fit(
         if not math.isfinite(total):
             raise FloatingPointError(f"The training loss is {total} at step {run.step}: lower the learning rate.")
         torch.nn.utils.clip_grad_norm_(parameters.values(), config.clip)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         run.step += 1
         decay = min(config.ema, (1 + run.step) / (10 + run.step))
         with torch.no_grad():
@@ -217,13 +234,32 @@ def fit(
                 run.best = {k: v.clone() for k, v in run.ema.items()}
         if callback is not None:
             callback(Progress(run.step, total, validation))
+        run.cpu_seconds = earlier + time.process_time() - started
         last = run.step == config.steps or _out_of_patience(run, config)
         if checkpoint is not None and (last or run.step % config.checkpoint_every == 0):
-            save_checkpoint(checkpoint, run, parameters, optimizer, config)
+            save_checkpoint(checkpoint, run, parameters, optimizers, settings)
     with torch.no_grad():
         for k, p in parameters.items():
             p.copy_(run.best.get(k, run.ema[k]))
     return run
+
+
+def build_optimizers(
+    parameters: Mapping[str, torch.nn.Parameter], config: TrainConfig
+) -> tuple[torch.optim.Optimizer, ...]:
+    """AdamW, and Muon for the matrices of the layers where `matrix_rate` asks for it."""
+    hidden = {k for k, p in parameters.items() if config.matrix_rate > 0 and ".layers." in k and p.ndim == 2}
+    rest = [p for k, p in parameters.items() if k not in hidden]
+    adamw = torch.optim.AdamW(rest, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
+    if not hidden:
+        return (adamw,)
+    muon = torch.optim.Muon(
+        [parameters[k] for k in sorted(hidden)],
+        lr=config.matrix_rate,
+        weight_decay=config.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return (adamw, muon)
 
 
 def _out_of_patience(run: Run, config: TrainConfig) -> bool:
@@ -258,8 +294,8 @@ def save_checkpoint(
     path: Path,
     run: Run,
     parameters: dict[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
+    optimizers: Sequence[torch.optim.Optimizer],
+    settings: Mapping[str, Any],
 ) -> None:
     """Weights, averages, best weights and Adam's moments; atomic."""
     tensors: dict[str, Tensor] = {}
@@ -267,10 +303,11 @@ def save_checkpoint(
         tensors[f"model/{k}"], tensors[f"ema/{k}"] = p.detach(), run.ema[k]
         if run.best:
             tensors[f"best/{k}"] = run.best[k]
-        for name, value in optimizer.state[p].items():
-            tensors[f"adam/{name}/{k}"] = value
-    meta = {k: getattr(run, k) for k in ("step", "best_loss", "best_step", "history", "recent")}
-    text = json.dumps({"run": meta, "config": asdict(config)})
+        for optimizer in optimizers:
+            for name, value in optimizer.state.get(p, {}).items():
+                tensors[f"{type(optimizer).__name__}/{name}/{k}"] = value
+    meta = {k: getattr(run, k) for k in ("step", "best_loss", "best_step", "history", "recent", "cpu_seconds")}
+    text = json.dumps({"run": meta, "settings": settings})
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
     save_file({k: v.contiguous() for k, v in tensors.items()}, beside, metadata={"fsimformer": text})
@@ -281,18 +318,18 @@ def load_checkpoint(
     path: Path,
     run: Run,
     parameters: dict[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
+    optimizers: Sequence[torch.optim.Optimizer],
+    settings: Mapping[str, Any],
 ) -> None:
     """Fill run, parameters and optimizer from a checkpoint.
 
     Raises:
-        ValueError: it was written with another TrainConfig.
+        ValueError: it was written under other settings.
     """
     with safe_open(path, framework="pt") as file:
         meta: dict[str, Any] = json.loads(file.metadata()["fsimformer"])
-        wanted = json.loads(json.dumps(asdict(config)))
-        if changed := [k for k in wanted if meta["config"].get(k) != wanted[k]]:
+        wanted, found = _flat(json.loads(json.dumps(settings))), _flat(meta["settings"])
+        if changed := sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k)):
             raise ValueError(f"Checkpoint {path}: written with other settings of {changed}; resume needs the same.")
         tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     with torch.no_grad():
@@ -301,12 +338,20 @@ def load_checkpoint(
             run.ema[k].copy_(tensors[f"ema/{k}"])
             if f"best/{k}" in tensors:
                 run.best[k] = tensors[f"best/{k}"].clone().to(p.device)
-            prefix, suffix = "adam/", f"/{k}"
-            state = {n[len(prefix) : -len(suffix)]: v for n, v in tensors.items() if n in
-                     {f"adam/{s}/{k}" for s in ("step", "exp_avg", "exp_avg_sq")}}  # fmt: skip
-            if state:
-                optimizer.state[p] = {n: (v if n == "step" else v.to(p.device)) for n, v in state.items()}
+            for optimizer in optimizers:
+                names = {f"{type(optimizer).__name__}/{s}/{k}": s for s in _MOMENTS}
+                state = {s: tensors[n] for n, s in names.items() if n in tensors}
+                if state:
+                    optimizer.state[p] = {s: (v if s == "step" else v.to(p.device)) for s, v in state.items()}
     run.step, run.best_step = meta["run"]["step"], meta["run"]["best_step"]
     run.best_loss = float(meta["run"]["best_loss"])
     run.history = [tuple(h) for h in meta["run"]["history"]]
-    run.recent = list(meta["run"].get("recent", []))
+    run.recent, run.cpu_seconds = list(meta["run"]["recent"]), float(meta["run"]["cpu_seconds"])
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    out: dict[str, Any] = {}
+    for k, v in settings.items():
+        out |= _flat(v, f"{prefix}{k}.") if isinstance(v, Mapping) else {prefix + k: v}
+    return out

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, silu
 
 from fsimformer.masks import attention
-from fsimformer.nn import Network, NetworkConfig, _fourier
+from fsimformer.nn import Network, NetworkConfig, Rotary, _fourier, _turn
 from fsimformer.tokens import Streams, TokenBatch, split
 
 F_LENGTHS, A_LENGTHS, R = [7, 3, 0], [4, 6, 2], 3
@@ -64,13 +64,45 @@ def uncached(net: Network, s: Streams, value: Tensor, c_noise: Tensor, dependenc
         a1, b1, a2, b2 = parts[4 * i : 4 * i + 4]
         q, k, v = layer.qkv(layer_norm(h, width) * (1 + a1) + b1).chunk(3, -1)
         heads = []
-        for which in torch.arange(net.config.width).chunk(net.config.n_heads):
-            logits = q[..., which] @ k[..., which].mT / math.sqrt(len(which))
+        for head, which in enumerate(torch.arange(net.config.width).chunk(net.config.n_heads)):
+            angle = (index * net.rotary.uses_index[variable]) @ net.rotary.turns[head].mT
+            logits = turned(q[..., which], angle) @ turned(k[..., which], angle).mT / math.sqrt(len(which))
             heads.append(logits.masked_fill(~may, -1e9).softmax(-1) @ v[..., which])
         h = h + layer.attention_out(torch.cat(heads, -1))
         h = h + layer.mlp_out(gelu(layer.mlp_in(layer_norm(h, width) * (1 + a2) + b2)))
     h = layer_norm(h, width) * (1 + parts[-2]) + parts[-1]
     return rearrange(net.out(h)[:, n_f:, 0], "(b r) n -> b r n", b=b)
+
+
+def turned(x: Tensor, angle: Tensor) -> Tensor:
+    """Channels j and j + p of x turned by angle j of p, as complex numbers."""
+    p = angle.shape[-1]
+    z = torch.complex(x[..., :p], x[..., p : 2 * p]) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([z.real, z.imag, x[..., 2 * p :]], -1)
+
+
+def test_rotary_logits_depend_on_distances_only() -> None:
+    """Where the variable has the dim: moving all tokens along it changes nothing, moving one does."""
+    rotary = Rotary(NetworkConfig(uses_index=USES, width=64, n_heads=4)).double()
+    g = seeded(6)
+    q, k = (torch.randn(1, 4, 5, 16, generator=g, dtype=torch.float64) for _ in "qk")
+    index = torch.rand(1, 5, 2, generator=g, dtype=torch.float64) * 2 - 1
+
+    def logits(variable: list[int], index: Tensor) -> Tensor:
+        angles = rotary.angles(torch.tensor([variable]), index)
+        assert angles is not None
+        return _turn(q, angles) @ _turn(k, angles).mT
+
+    shift = torch.tensor([0.3, -0.2], dtype=torch.float64)
+    torch.testing.assert_close(logits([3] * 5, index), logits([3] * 5, index + shift))
+    torch.testing.assert_close(logits([2] * 5, index), logits([2] * 5, index + shift))
+    assert (logits([2] * 5, index) - logits([3] * 5, index)).abs().max() > 0.1  # the second dim turns id 3 only
+    moved = index.clone()
+    moved[0, 0] += shift
+    assert (logits([3] * 5, index) - logits([3] * 5, moved)).abs().max() > 0.1
+    torch.testing.assert_close(logits([0] * 5, index), q @ k.mT)  # scalars do not turn
+    assert len(rotary.turns.flatten(0, 1).unique(dim=0)) == 16  # every pair of every head has its own frequency
+    assert Rotary(NetworkConfig(uses_index=USES, rotary_frequency=0)).angles(torch.zeros(1, 5), index) is None
 
 
 @pytest.mark.parametrize("dependency", [None, DEPENDENCY])

@@ -9,6 +9,7 @@ import torch
 from tiny import SCHEMA, seeded
 from torch import Tensor
 
+from fsimformer.readings import Design, read
 from fsimformer.schema import POSITIVE, Index, LogNormal, Noise, Normal, Schema, Support, Variable
 from fsimformer.simulations import build_store, default_design, simulate
 from fsimformer.simulators import FunctionSimulator
@@ -125,6 +126,23 @@ def test_noise_named_after_a_parameter_takes_each_draws_own() -> None:
     assert isinstance(series.sd, Tensor)
     torch.testing.assert_close(series.sd, (sd / 0.5).float())
     torch.testing.assert_close(store.scalars[:, 0], sd.log().float())  # the parameter itself is whitened
+
+
+def test_natural_paths_are_interpolated_before_they_become_working_units() -> None:
+    """A path that rises in a line from its floor: right between the points, where its logarithm would not be."""
+    schema = Schema((Variable("y", "data", ("t",), support=POSITIVE),), (Index("t", 0, 1),))
+    line = torch.linspace(0, 1, 11, dtype=torch.float64).clamp(min=1e-8).expand(64, -1)
+    whitening = Whitening({"y": Transform(None, POSITIVE, Standardise(-1.0, 2.0, 3.0))})
+
+    def worst(natural: tuple[str, ...]) -> float:
+        store = build_store(schema, whitening, {"y": line}, natural)
+        batch = read(store, torch.arange(64), Design((9,), skew=0.0), seeded(7))
+        expected = whitening["y"].forward((batch.index[..., 0].double() + 1) / 2)
+        return float((batch.value - expected)[expected > whitening["y"].forward(torch.tensor(0.01))].abs().max())
+
+    assert worst(("y",)) < 1e-4 < 1 < worst(())
+    with pytest.raises(ValueError, match=r"natural: expected functions of the schema, \['y'\]; got \['z'\]"):
+        build_store(schema, whitening, {"y": line}, ("z",))
 
 
 def test_dims_may_stand_in_any_order_with_the_components_anywhere() -> None:

@@ -24,6 +24,7 @@ from fsimformer.train import (
     Rows,
     Run,
     TrainConfig,
+    build_optimizers,
     fit,
     micro_batches,
     observed_rows,
@@ -35,8 +36,8 @@ IS_PARAMETER = torch.tensor([True, True, False, False, False])
 MIX = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
 SD = 0.4
 CONFIG = TrainConfig(
-    steps=12, batch_size=16, learning_rate=1e-2, warmup=3, ema=0.9, n_micro=2, validate_every=4, n_validation=16,
-    checkpoint_every=3,
+    steps=12, batch_size=16, learning_rate=1e-2, matrix_rate=1e-2, warmup=3, ema=0.9, n_micro=2, validate_every=4,
+    n_validation=16, checkpoint_every=3,
 )  # fmt: skip
 
 
@@ -118,10 +119,21 @@ def test_weights_really_change_and_seeds_differ() -> None:
     assert not equal(weights(a), weights(fresh())) and not equal(weights(a), weights(b))
 
 
+def test_every_weight_has_one_optimizer_and_muon_takes_the_layers_matrices() -> None:
+    parameters = dict(fresh().named_parameters())
+    name_of = {p: k for k, p in parameters.items()}
+    both = build_optimizers(parameters, CONFIG)
+    adamw, muon = ([name_of[p] for g in o.param_groups for p in g["params"]] for o in both)
+    assert sorted(adamw + muon) == sorted(parameters)
+    assert {k.split(".")[-2] for k in muon} == {"qkv", "attention_out", "mlp_in", "mlp_out"}
+    (alone,) = build_optimizers(parameters, replace(CONFIG, matrix_rate=0.0))
+    assert isinstance(alone, torch.optim.AdamW) and len(alone.param_groups[0]["params"]) == len(parameters)
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     run_fit(fresh(), checkpoint=path)
-    with pytest.raises(ValueError, match=r"written with other settings of \['learning_rate', 'seed'\]"):
+    with pytest.raises(ValueError, match=r"written with other settings of \['train.learning_rate', 'train.seed'\]"):
         run_fit(fresh(), replace(CONFIG, learning_rate=1e-3, seed=3), checkpoint=path)
 
 
@@ -184,11 +196,11 @@ def test_the_average_follows_with_a_decay_that_warms_up() -> None:
 
 def test_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:
     config = TrainConfig(steps=110, warmup=10, learning_rate=2.0)
-    rates = [config.learning_rate_at(s) for s in range(111)]
+    rates = [config.learning_rate * config.rate_at(s) for s in range(111)]
     assert rates[:3] == pytest.approx([0.2, 0.4, 0.6]) and rates[9] == rates[10] == pytest.approx(2.0)
     assert rates[60] == pytest.approx(1.0) and rates[35] == pytest.approx(1 + math.sqrt(0.5))
     assert rates[110] == pytest.approx(0.0) and all(a > b for a, b in itertools.pairwise(rates[10:]))
-    assert TrainConfig(steps=10, warmup=0).learning_rate_at(0) == pytest.approx(1e-3)
+    assert TrainConfig(steps=10, warmup=0).rate_at(0) == 1.0
 
 
 def test_wrong_settings_are_refused() -> None:

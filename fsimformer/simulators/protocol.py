@@ -4,7 +4,9 @@ A user's own simulator is a schema, a function and a grid::
 
     FunctionSimulator(schema, simulate, {"time": torch.linspace(0, 10, 201, dtype=torch.float64)})
 
-Simulators return *clean* paths; measurement noise is added where a path is read (design.md, D5).
+Simulators return *clean* paths; measurement noise is added where a path is read (design.md, D5). Between the grid's
+points a path is interpolated after its support's bijection (the logarithm, for positive functions): right for paths
+that grow and fall exponentially. An attribute `natural` may name functions that are smooth as they are.
 """
 
 from __future__ import annotations
@@ -52,11 +54,18 @@ class FunctionSimulator:
         schema: the variables.
         simulate: (n, generator) -> name -> tensor, as `Simulator.simulate`.
         grid: name of an `Index` dim -> its evenly spaced grid, float64.
+        natural: functions that are interpolated as they are, not after their support's bijection.
     """
 
     schema: Schema
     simulate: Callable[[int, torch.Generator], dict[str, Tensor]]
     grid: dict[str, Tensor] = field(default_factory=dict)
+    natural: tuple[str, ...] = ()
+
+
+def natural_functions(simulator: Simulator) -> tuple[str, ...]:
+    """Functions that the simulator wants interpolated in natural units."""
+    return tuple(getattr(simulator, "natural", ()))
 
 
 def draw_priors(schema: Schema, n: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -69,6 +69,11 @@ class SIRD:
         return Schema((*parameters, contact, *series), (Index("time", 0.0, self.horizon, "days"),))
 
     @property
+    def natural(self) -> tuple[str, ...]:
+        """They start at 0, where their logarithms have no slope."""
+        return ("recovered", "deaths")
+
+    @property
     def grid(self) -> dict[str, Tensor]:
         return {"time": torch.linspace(0.0, self.horizon, self.grid_points, dtype=torch.float64)}
 
