@@ -16,8 +16,6 @@ from record import ROOT, save
 import fsimformer as fsf
 from fsimformer.simulators.hare_lynx import hudson_bay
 
-HOLES = {"hare": [1905, 1906, 1912], "lynx": [1904, 1911, 1912, 1917]}
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -28,10 +26,9 @@ def main() -> None:
     joint = fsf.load(args.model)
     folder, results = ROOT / "benchmarks" / "references", {}
     for name in ("hare_lynx", "hare_lynx_holes"):
-        data = hudson_bay()
-        if name.endswith("holes"):
-            for species, years in HOLES.items():
-                data[species] = data[species].where(~data.time.isin(np.array(years) - 1900.0))
+        data, about = hudson_bay(), json.loads((folder / f"{name}.json").read_text())
+        for species, years in about["holes"].items():
+            data[species] = data[species].where(~data.time.isin(np.array(years) - 1900.0))
         reference = np.load(folder / f"{name}.npz")
         ours = joint.condition(data).sample(args.n)["posterior"]
         results[name] = {
@@ -45,8 +42,7 @@ def main() -> None:
             }
             for p in map(str, ours.data_vars)
         }
-        results[name + "_reference"] = {k: v for k, v in json.loads((folder / f"{name}.json").read_text()).items()
-                                        if isinstance(v, int | float | str)}  # fmt: skip
+        results[name + "_reference"] = {k: v for k, v in about.items() if isinstance(v, int | float | str)}
     card = joint.provenance
     print(save("hare_lynx", 0, {"n": args.n, "monte_carlo_floor_sd": args.n**-0.5, **results,
                                 "steps": card["steps"], "train_cpu_seconds": card["cpu_seconds"]}))  # fmt: skip

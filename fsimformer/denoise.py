@@ -145,7 +145,7 @@ class Denoiser(nn.Module):
             epsilon: (B, R, n_a) standard normals.
 
         Returns:
-            A scalar; 1 is the loss of the best constant when nothing can be learned from the context.
+            A scalar. On variance-preserving paths, whitened Gaussian latents of which nothing is learned give 1.
         """
         encoded = self.encode(streams)
         active = encoded.active

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from fsimformer.denoise import Denoiser, Encoded
-from fsimformer.noise import TrigSchedule
+from fsimformer.noise import TrigSchedule, time_grid, velocity
 
 
 def log_prob(
@@ -39,18 +39,17 @@ def log_prob(
     """
     path = TrigSchedule()
     latent = encoded.active.latent[:, None].to(x.dtype)
-    ends = path.t_of(torch.tensor([log_min, log_max], dtype=torch.float64)) ** (1 / power)
-    grid = ((ends[0] + (ends[1] - ends[0]) * torch.linspace(0, 1, n_steps + 1, dtype=torch.float64)) ** power).to(x)
+    grid = time_grid(path, n_steps, log_max, log_min, power).to(x)  # upwards: from the data to the noise
 
-    def velocity(x_t: Tensor, t: Tensor) -> Tensor:
+    def flow(x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = path.alpha(t), path.sigma(t)
         x_hat = denoiser.at_ratio(x_t / alpha, (sigma / alpha).expand(x_t.shape[:2]), encoded)
-        return (path.d_alpha(t) * x_hat + path.d_sigma(t) * (x_t - alpha * x_hat) / sigma) * latent
+        return velocity(path, x_t, x_hat, t) * latent
 
     def field(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             x_t = state[0].detach().requires_grad_(True)
-            v = velocity(x_t, t)
+            v = flow(x_t, t)
             if probe is not None:
                 z = probe * latent
                 divergence = (torch.autograd.grad(v, x_t, z)[0] * z).sum(-1)

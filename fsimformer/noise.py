@@ -118,6 +118,24 @@ def schedule_named(name: str) -> Schedule:
     return SCHEDULES[name]()
 
 
+def time_grid(
+    schedule: Schedule, n_steps: int, log_min: float = -5.2, log_max: float = 4.0, power: float = 4.0
+) -> Tensor:
+    """n_steps + 1 falling times, t_i^{1/power} evenly spaced, from log λ = log_max to log_min; float64.
+
+    Power 4 is dense near the data, where sharp posteriors are decided.
+    """
+    ends = schedule.t_of(torch.tensor([log_max, log_min], dtype=torch.float64)) ** (1 / power)
+    u = torch.linspace(0, 1, n_steps + 1, dtype=torch.float64)
+    return (ends[0] + (ends[1] - ends[0]) * u) ** power
+
+
+def velocity(schedule: Schedule, x_t: Tensor, x_hat: Tensor, t: Tensor) -> Tensor:
+    """dx_t/dt of the probability-flow ODE from x_t and x̂ = E[x | x_t], of one shape."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    return schedule.d_alpha(t) * x_hat + schedule.d_sigma(t) * (x_t - alpha * x_hat) / sigma
+
+
 class NoiseProcess(Protocol):
     """The law of ε over the tokens of a row; the only place that knows its covariance K."""
 

@@ -19,35 +19,21 @@ import torch
 from torch import Tensor
 
 from fsimformer.denoise import Denoiser, Encoded
-from fsimformer.noise import Schedule, TrigSchedule
+from fsimformer.noise import Schedule, TrigSchedule, time_grid, velocity
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 StepNoise = Callable[[int], Tensor]  # step -> standard normals of x's shape
 Sampler = Callable[[Denoise, Schedule, Tensor, Tensor, StepNoise | None], Tensor]
 
 
-def time_grid(
-    schedule: Schedule, n_steps: int, log_min: float = -5.2, log_max: float = 4.0, power: float = 4.0
-) -> Tensor:
-    """n_steps + 1 falling times, t_i^{1/power} evenly spaced, from log λ = log_max to log_min; float64.
-
-    Power 4 is dense near the data, where sharp posteriors are decided.
-    """
-    ends = schedule.t_of(torch.tensor([log_max, log_min], dtype=torch.float64)) ** (1 / power)
-    u = torch.linspace(0, 1, n_steps + 1, dtype=torch.float64)
-    return (ends[0] + (ends[1] - ends[0]) * u) ** power
-
-
-def velocity(denoise: Denoise, schedule: Schedule, x: Tensor, t: Tensor) -> Tensor:
-    """dx_t/dt of the probability-flow ODE."""
-    x_hat, alpha, sigma = denoise(x, t), schedule.alpha(t), schedule.sigma(t)
-    return schedule.d_alpha(t) * x_hat + schedule.d_sigma(t) * (x - alpha * x_hat) / sigma
+def _velocity(denoise: Denoise, schedule: Schedule, x: Tensor, t: Tensor) -> Tensor:
+    return velocity(schedule, x, denoise(x, t), t)
 
 
 def euler(denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise: StepNoise | None = None) -> Tensor:
     """Order 1, one evaluation a step (DDIM-like): overconfident at few steps; kept as the known-bad comparison."""
     for t, s in itertools.pairwise(grid):
-        x = x + (s - t) * velocity(denoise, schedule, x, t)
+        x = x + (s - t) * _velocity(denoise, schedule, x, t)
     return x / schedule.alpha(grid[-1])
 
 
@@ -56,7 +42,7 @@ def ab2(denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise: St
     before: Tensor | None = None
     ratio = torch.zeros(())
     for i, (t, s) in enumerate(itertools.pairwise(grid)):
-        v = velocity(denoise, schedule, x, t)
+        v = _velocity(denoise, schedule, x, t)
         h = s - t
         if before is None:
             x = x + h * v
@@ -70,8 +56,8 @@ def ab2(denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise: St
 def heun(denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise: StepNoise | None = None) -> Tensor:
     """Order 2, two evaluations a step (arXiv 2206.00364)."""
     for t, s in itertools.pairwise(grid):
-        v = velocity(denoise, schedule, x, t)
-        x = x + (s - t) * (v + velocity(denoise, schedule, x + (s - t) * v, s)) / 2
+        v = _velocity(denoise, schedule, x, t)
+        x = x + (s - t) * (v + _velocity(denoise, schedule, x + (s - t) * v, s)) / 2
     return x / schedule.alpha(grid[-1])
 
 
@@ -79,10 +65,10 @@ def rk4(denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise: St
     """Order 4, four evaluations a step."""
     for t, s in itertools.pairwise(grid):
         h, middle = s - t, (s + t) / 2
-        k1 = velocity(denoise, schedule, x, t)
-        k2 = velocity(denoise, schedule, x + h / 2 * k1, middle)
-        k3 = velocity(denoise, schedule, x + h / 2 * k2, middle)
-        k4 = velocity(denoise, schedule, x + h * k3, s)
+        k1 = _velocity(denoise, schedule, x, t)
+        k2 = _velocity(denoise, schedule, x + h / 2 * k1, middle)
+        k3 = _velocity(denoise, schedule, x + h / 2 * k2, middle)
+        k4 = _velocity(denoise, schedule, x + h * k3, s)
         x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
     return x / schedule.alpha(grid[-1])
 

@@ -65,13 +65,32 @@ def plan(query: TokenSet, is_function: Tensor, n_joint: int) -> list[Tensor]:
         where = (query.variable == id).nonzero()[:, 0]
         where = where[query.index[where, 0].argsort(stable=True)]  # spread over the index, not over the order asked
         chosen = torch.zeros(len(where), dtype=torch.bool)
-        chosen[torch.linspace(0, len(where) - 1, min(share, len(where))).round().long()] = True
+        chosen[_spread(query.index[where], min(share, len(where)))] = True
         first.append(where[chosen])
         rest.append(where[~chosen])
     left = torch.cat(rest) if rest else scalars[:0]
     n_chunks = -(-len(left) // n_joint)
     stages = [torch.cat(first)] if sum(map(len, first)) else []
     return stages + [left[c::n_chunks] for c in range(n_chunks)]
+
+
+def _spread(index: Tensor, m: int) -> Tensor:
+    """m places among points (n, D) that are sorted along the first dim: one is in the middle, more hold the ends.
+
+    Over several dims each next point is the one farthest from those chosen before.
+    """
+    n = len(index)
+    if m == 1:
+        return (index - index.mean(0)).norm(dim=1).argmin()[None]
+    if int((index.amax(0) > index.amin(0)).sum()) <= 1:
+        return torch.linspace(0, n - 1, m).round().long()
+    chosen = [int((index - index.mean(0)).norm(dim=1).argmax())]
+    distance = (index - index[chosen[0]]).norm(dim=1)
+    while len(chosen) < m:
+        distance[chosen[-1]] = -1.0  # points may coincide; none is chosen twice
+        chosen.append(int(distance.argmax()))
+        distance = distance.minimum((index - index[chosen[-1]]).norm(dim=1))
+    return torch.tensor(chosen[:m], dtype=torch.long)
 
 
 def draw(

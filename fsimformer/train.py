@@ -77,6 +77,13 @@ class TrainConfig:
                 raise ValueError(f"TrainConfig: expected {name} >= 1, got {getattr(self, name)}.")
         if self.n_micro < 2 or self.n_micro % 2:
             raise ValueError(f"TrainConfig: expected an even n_micro >= 2, got {self.n_micro}.")
+        if min(self.warmup, self.weight_decay, self.matrix_rate, self.level_tokens, self.patience) < 0:
+            raise ValueError(f"TrainConfig: expected rates and counts >= 0, got {self}.")
+        if not (self.learning_rate > 0 and self.clip > 0 and 0 <= self.ema < 1 and self.n_validation >= 2):
+            raise ValueError(f"TrainConfig: expected rates > 0, 0 <= ema < 1 and n_validation >= 2, got {self}.")
+        riders, shares = [n for n, _ in self.dial if n is not None], [p for _, p in self.dial]
+        if min(riders, default=0) < 0 or min(shares, default=-1) < 0 or sum(shares) <= 0:
+            raise ValueError(f"TrainConfig: expected pairs (tokens >= 0 or None, frequency >= 0), got {self.dial}.")
         object.__setattr__(self, "dial", tuple((n, float(p)) for n, p in self.dial))
 
     def rate_at(self, step: int) -> float:

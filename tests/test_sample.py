@@ -13,7 +13,7 @@ import torch
 from tiny import batch, cast, denoiser, seeded
 from torch import Tensor
 
-from fsimformer.noise import SCHEDULES, Schedule, TrigSchedule, schedule_named
+from fsimformer.noise import SCHEDULES, Schedule, TrigSchedule, schedule_named, time_grid, velocity
 from fsimformer.sample import (
     QUALITY,
     SAMPLERS,
@@ -22,8 +22,6 @@ from fsimformer.sample import (
     quality_named,
     sample_active,
     sde_2m,
-    time_grid,
-    velocity,
 )
 from fsimformer.tokens import split
 
@@ -248,7 +246,7 @@ def test_velocity_is_the_paths_derivative() -> None:
         t = torch.linspace(0.05, 0.95, 7, dtype=torch.float64, requires_grad=True)
         path = s.alpha(t) * x + s.sigma(t) * eps
         (slope_,) = torch.autograd.grad(path.sum(), t)
-        torch.testing.assert_close(velocity(lambda x_t, t, x=x: x, s, path.detach(), t.detach()), slope_)
+        torch.testing.assert_close(velocity(s, path.detach(), x, t.detach()), slope_)
 
 
 def test_what_makes_no_sampler_says_why() -> None:

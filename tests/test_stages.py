@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fsimformer.denoise import Denoiser
 from fsimformer.sample import SamplerConfig, quality_named
-from fsimformer.stages import Budget, _Noise, draw, plan
+from fsimformer.stages import Budget, _Noise, _spread, draw, plan
 from fsimformer.tokens import Streams, TokenBatch, TokenSet
 
 IS_FUNCTION = torch.tensor([False, False, False, True, True, True, True])  # of tiny.SCHEMA
@@ -61,6 +61,20 @@ def test_stage_one_is_spread_evenly_over_the_index_whatever_the_order() -> None:
         for chunk in later:  # chunks are interleaved: neighbours are not drawn together
             some = torch.searchsorted(every, query.index[chunk[query.variable[chunk] == id], 0].sort().values)
             assert some.diff().min() > 2
+
+
+def test_one_point_is_in_the_middle_and_points_of_a_plane_keep_their_distance() -> None:
+    line = torch.rand(41, 1, generator=seeded(1)).sort(0).values
+    assert (line[_spread(line, 1)] - line.mean()).abs() == (line - line.mean()).abs().min()
+    plane = torch.cartesian_prod(torch.linspace(-1, 1, 9), torch.linspace(-1, 1, 9))
+    chosen = _spread(plane, 9)
+    assert len(chosen.unique()) == 9
+    gaps = torch.cdist(plane[chosen], plane[chosen]).fill_diagonal_(9.0)
+    assert gaps.min() >= 0.7  # of a lattice of 3 x 3, 1
+    assert torch.cdist(plane, plane[chosen]).amin(1).max() <= 0.8  # nothing is far from all of them
+    same = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).repeat(4, 1)
+    assert _spread(same, 8).sort().values.tolist() == list(range(8))
+    assert _spread(plane, 0).tolist() == []
 
 
 def draws(

@@ -208,6 +208,11 @@ def test_wrong_settings_are_refused() -> None:
         TrainConfig(steps=0)
     with pytest.raises(ValueError, match="expected an even n_micro >= 2, got 3"):
         TrainConfig(n_micro=3)
+    with pytest.raises(ValueError, match=r"expected pairs \(tokens >= 0 or None, frequency >= 0\), got \(\(-1, 1\),\)"):
+        TrainConfig(dial=((-1, 1),))
+    for wrong in ({"ema": 1.0}, {"learning_rate": 0.0}, {"n_validation": 1}, {"matrix_rate": -1.0}, {"dial": ()}):
+        with pytest.raises(ValueError, match="TrainConfig: expected"):
+            TrainConfig(**wrong)  # type: ignore[arg-type]
 
 
 def test_noise_levels_are_stratified_quantiles_of_the_stated_law() -> None:
