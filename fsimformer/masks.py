@@ -94,12 +94,15 @@ def draw_condition_masks(batch: TokenBatch, is_parameter: Tensor, kinds: Tensor,
     return mask
 
 
-def thin_latents(batch: TokenBatch, n_max: int, generator: torch.Generator) -> TokenBatch:
+def thin_latents(batch: TokenBatch, n_max: int, generator: torch.Generator, keep: Tensor | None = None) -> TokenBatch:
     """At most `n_max` latent tokens a row, a random subset; the others become no tokens, which integrates them out.
 
-    Scalars and functions have equal chances; training costs less and the law of what stays does not change.
+    Training costs less and the law of what stays does not change. Tokens of the ids in `keep` (n_ids,) bool go last: a
+    dependency mask must not lose the parents that part its variables. The others have equal chances.
     """
     u = torch.rand(batch.shape, generator=generator, device=batch.value.device)
+    if keep is not None:
+        u = u - keep[batch.variable].to(u.dtype)
     rank = torch.where(batch.latent, u, torch.inf).argsort(dim=1).argsort(dim=1)
     return batch.replace(valid=batch.valid & (batch.condition_mask | (rank < n_max)))
 

@@ -184,9 +184,7 @@ class Layer(nn.Module):
         h = layer_norm(h, (self.width,))
         return h if scale is None or shift is None else h * (1 + scale) + shift
 
-    def frozen(
-        self, h: Tensor, bias: Tensor, angles: Angles | None, last: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def frozen(self, h: Tensor, bias: Tensor, angles: Angles | None, last: bool) -> tuple[Tensor, Tensor, Tensor]:
         """h (B, n_f, W), additive bias (B, 1, n_f or 1, n_f) -> h, keys, values; the last h is nobody's input."""
         qkv = self.qkv(self._norm(h, None, None))
         q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.n_heads)

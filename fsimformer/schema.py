@@ -333,8 +333,8 @@ class Schema:
     def dependency(self) -> np.ndarray:
         """Bool (n_ids, n_ids): the moral graph of `parents` and of the noise's `sd`, True = may attend.
 
-        An edge joins parent and child, and any two parents of one child; a variable always sees itself (a function's
-        readings share one path), and so do the components of a vector, which the parents do not tell apart.
+        An edge joins parent and child, and any two parents of one child; a variable sees itself (a function's readings
+        share one path), as do a vector's components. A function, known at points only, parts none of its neighbours.
         """
         n = len(self.variables)
         graph = np.eye(n, dtype=bool)
@@ -342,6 +342,8 @@ class Schema:
             sd = [v.noise.sd] if v.noise is not None and isinstance(v.noise.sd, str) else []
             family = [child, *(self.names.index(p) for p in (*v.parents, *sd))]
             graph[np.ix_(family, family)] = True
+        for function in (i for i, v in enumerate(self.variables) if self.is_function(v.name)):
+            graph |= np.outer(graph[function], graph[function])
         owner = np.repeat(np.arange(n), [self.n_components(v.name) for v in self.variables])
         return graph[np.ix_(owner, owner)]
 
@@ -368,8 +370,7 @@ class Schema:
         variables = []
         for entry in data["variables"]:
             _check_keys("Variable", entry, {f.name for f in fields(Variable)})
-            entry = dict(entry)
-            support = entry["support"]
+            entry, support = dict(entry), entry["support"]
             _check_keys("Support", support, {f.name for f in fields(Support)})
             entry["support"] = Support(
                 -math.inf if support["lower"] is None else support["lower"],

@@ -118,13 +118,19 @@ class Run:
 
 
 def observed_rows(
-    rows: Rows, n: int, is_parameter: Tensor, masks: MaskConfig, n_latent: int, generator: torch.Generator
+    rows: Rows,
+    n: int,
+    is_parameter: Tensor,
+    masks: MaskConfig,
+    n_latent: int,
+    generator: torch.Generator,
+    keep: Tensor | None = None,
 ) -> TokenBatch:
-    """Rows with condition masks drawn, and at most `n_latent` latents a row."""
+    """Rows with condition masks drawn, and at most `n_latent` latents a row, those of the ids in `keep` among them."""
     batch = rows(n, generator)
     kinds = draw_kinds(n, masks, generator)
     batch = batch.replace(condition_mask=draw_condition_masks(batch, is_parameter, kinds, generator))
-    return thin_latents(batch, n_latent, generator)
+    return thin_latents(batch, n_latent, generator, keep)
 
 
 def micro_batches(batch: TokenBatch, n_micro: int) -> list[TokenBatch]:
@@ -200,16 +206,18 @@ def fit(
     if checkpoint is not None and checkpoint.exists():
         load_checkpoint(checkpoint, run, parameters, optimizers, settings)
     earlier, started = run.cpu_seconds, time.process_time()
-    held_out = observed_rows(
-        validation_rows, config.n_validation, is_parameter, masks, config.max_latents, generator_at(config.seed, 1, 0)
-    )
+    scalar = ~denoiser.network.embedding.uses_index.any(1).cpu()
+    keep = scalar if denoiser.dependency is not None else None
+
+    def draw_rows(source: Rows, n: int, *path: int) -> TokenBatch:
+        return observed_rows(source, n, is_parameter, masks, config.max_latents, generator_at(config.seed, *path), keep)
+
+    held_out = draw_rows(validation_rows, config.n_validation, 1, 0)
     steps: list[list[TokenBatch]] = []
     while run.step < config.steps and not _out_of_patience(run, config):
         place = run.step % config.pool
         if place == 0 or not steps:
-            generator = generator_at(config.seed, 0, run.step // config.pool)
-            n_rows = config.pool * config.batch_size
-            batch = observed_rows(rows, n_rows, is_parameter, masks, config.max_latents, generator)
+            batch = draw_rows(rows, config.pool * config.batch_size, 0, run.step // config.pool)
             steps = deal(micro_batches(batch, config.pool * config.n_micro), config.pool)
         generator = generator_at(config.seed, 3, run.step)
         for optimizer in optimizers:

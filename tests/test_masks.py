@@ -158,6 +158,16 @@ def test_thin_latents_keeps_n_at_random_and_every_observed_token() -> None:
     assert torch.equal(thin_latents(whole, 24, seeded(5)).valid, whole.valid)
 
 
+def test_thin_latents_drops_the_kept_ids_last() -> None:
+    whole = rows(50).replace(condition_mask=torch.zeros(50, rows(1).shape[1], dtype=torch.bool))
+    keep = torch.zeros(int(whole.variable.max()) + 1, dtype=torch.bool)
+    keep[0] = True
+    thin = thin_latents(whole, 4, seeded(5), keep)
+    kept = keep[whole.variable] & whole.valid
+    assert torch.equal(kept & thin.valid, kept) and int(kept.sum()) > 0
+    assert torch.equal(thin.latent.sum(1), whole.latent.sum(1).clamp(max=4))
+
+
 def test_thin_latents_gives_every_latent_the_same_chance() -> None:
     whole = rows(1).rows(torch.zeros(4000, dtype=torch.long))
     whole = whole.replace(condition_mask=(torch.arange(24) % 3 == 0).expand(4000, -1))

@@ -117,6 +117,15 @@ def test_dependency_is_the_moral_graph_worked_by_hand() -> None:
     np.testing.assert_array_equal(FULL.dependency(), FULL.dependency().T)
 
 
+def test_what_hangs_on_a_function_stays_connected() -> None:
+    """f(t) → x(t), f → y(t), s → y: given f at some points only, x and y still tell of each other, and x of s."""
+    series = [Variable(k, "data", ("t",), parents=p) for k, p in (("x", ("f",)), ("y", ("f", "s")))]
+    schema = Schema((Variable("f", "parameter", ("t",)), Variable("s", "parameter"), *series), (Index("t", 0, 1),))
+    assert schema.dependency().all()
+    scalar = Schema((Variable("f", "parameter"), Variable("s", "parameter"), *series), (Index("t", 0, 1),))
+    assert not scalar.dependency()[2, 3] and not scalar.dependency()[2, 1]
+
+
 def test_supports_are_open() -> None:
     np.testing.assert_array_equal(Support(0, 1).contains(np.array([0, 0.5, 1, np.nan])), [False, True, False, False])
     assert str(POSITIVE) == "(0, inf)"
