@@ -13,8 +13,6 @@ import torch
 import xarray as xr
 
 import fsimformer as fsf
-from fsimformer.nn import NetworkConfig
-from fsimformer.readings import Design
 
 # the simulator: which variables there are, and how to draw them
 HOURS = torch.linspace(0, 10, 101, dtype=torch.float64)
@@ -49,8 +47,8 @@ def exact(observed: xr.DataArray) -> tuple[float, float]:
 def main() -> None:
     fsf.simulators.check(DECAY)  # names, shapes and supports agree with the schema
     config = fsf.TrainConfig(steps=800, batch_size=48, warmup=100, n_validation=256, seed=0)
-    small = NetworkConfig(width=48, depth=2, n_heads=4)
-    joint = fsf.train(DECAY, simulations=5_000, config=config, network=small, design=Design(n_max=(12,)))
+    small = fsf.NetworkConfig(width=48, depth=2, n_heads=4)
+    joint = fsf.train(DECAY, simulations=5_000, config=config, network=small, design=fsf.Design(n_max=(12,)))
     joint.save("decay_model")  # fsf.load("decay_model") reads it back; so does `fsimformer infer decay_model ...`
 
     observed = xr.DataArray([81.0, 45.0, 40.0, 13.0], {"time": [0.7, 2.5, 3.0, 6.2]}, "time", name="level")
