@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import datetime
-import math
 import platform
-import re
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,7 @@ from fsimformer.convert import (
 )
 from fsimformer.denoise import NoiseLevels
 from fsimformer.masks import MaskConfig
-from fsimformer.model_file import Model, build_denoiser, load_model, save_model
+from fsimformer.model_file import Model, build_denoiser, load_model, plain, save_model
 from fsimformer.nn import NetworkConfig
 from fsimformer.readings import Design
 from fsimformer.readings import read as read_rows
@@ -48,7 +46,6 @@ from fsimformer.train import Progress, Rows, TrainConfig, fit
 from fsimformer.whiten import Whitening
 
 DEFAULT_DIAL = "default"
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # a function's repr must not differ between processes
 MODELS = Path(__file__).parent / "models"
 
 
@@ -72,6 +69,7 @@ def train(
     schedule: str = "trig",
     dependency: str = "dense",
     n_active_observed: int | None = 8,
+    initial: Joint | None = None,
     checkpoint: str | Path | None = None,
     callback: Callable[[Progress], None] | None = None,
     device: str = "cpu",
@@ -92,6 +90,8 @@ def train(
         schedule: "trig" or "vp" (score matching), "rectified" (flow matching).
         dependency: "dense", or "undirected": attention only along the moral graph of the variables' parents.
         n_active_observed: the default dial of the returned Joint.
+        initial: a trained Joint of the same schema to go on from: its weights, network, schedule, dependency and
+            whitening are kept, the optimiser and the learning rate start anew.
         checkpoint: file to write the run's state to, and to resume from if it exists.
         callback: called after every step with a `Progress`.
         device: where the network trains; rows are read and masked on the CPU, so that equal seeds give equal rows.
@@ -102,7 +102,8 @@ def train(
 
     Raises:
         TypeError, ValueError: a simulator that does not fit its schema; too few simulations, or too many that failed;
-            unknown schedule, dependency or device; a design for another number of series.
+            unknown schedule, dependency or device; a design for another number of series; an `initial` of another
+            schema, network or schedule, or one whose training may have seen what would be held out here.
         FloatingPointError: the loss is not finite.
     """
     config, started = config or TrainConfig(), time.process_time()
@@ -116,14 +117,19 @@ def train(
     if len(design.n_max) != len(functions):
         raise ValueError(f"Design: expected n_max for each of the series {functions}, got {design.n_max}.")
     uses_index = tuple(tuple(bool(x) for x in row) for row in schema.uses_index())
-    network = replace(network or NetworkConfig(), uses_index=uses_index)
-    with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
-        torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reseed the GPU's as well
-        denoiser = build_denoiser(schema, network, schedule, dependency).to(device)
+    start = NetworkConfig() if initial is None else initial.model.denoiser.network.config
+    network = replace(network or start, uses_index=uses_index)
+    if initial is not None:
+        _require_same(initial, schema, network, schedule, dependency, simulations, config.seed)
+        denoiser = copy.deepcopy(initial.model.denoiser).to(device).train()
+    else:
+        with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
+            torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reseed the GPU's as well
+            denoiser = build_denoiser(schema, network, schedule, dependency).to(device)
     n_simulations = 20_000 if simulations is None else simulations
     n_held_out = min(2_000, n_simulations // 10)
     pilot = simulate(simulator, n_simulations, generator_at(config.seed, 2, 0))
-    whitening = Whitening.fit(schema, pilot.values)
+    whitening = Whitening.fit(schema, pilot.values) if initial is None else initial.model.whitening
     natural = natural_functions(simulator)
     store = build_store(schema, whitening, pilot.values, natural)
     n_train, n_dropped = len(store) - n_held_out, pilot.n_dropped
@@ -145,10 +151,11 @@ def train(
 
     about = {
         "simulator": type(simulator).__name__,
-        "simulator_config": _plain(simulator),
+        "simulator_config": plain(simulator),
         "simulations": simulations,
         "design": asdict(design),
         "dependency": dependency,
+        "initial": None if initial is None else initial.provenance,
     }
     rows: Rows = fresh if simulations is None else stored
     masks, levels = masks or MaskConfig(), levels or NoiseLevels()
@@ -201,17 +208,24 @@ def train(
     return Joint(model)
 
 
-def _plain(obj: Any) -> Any:
-    """A simulator's settings as JSON types, for the card; what is no plain value is described by its repr."""
-    if is_dataclass(obj) and not isinstance(obj, type):
-        return {f.name: _plain(getattr(obj, f.name)) for f in fields(obj) if not f.name.startswith("_")}
-    if isinstance(obj, Mapping):
-        return {str(k): _plain(v) for k, v in obj.items()}
-    if isinstance(obj, list | tuple):
-        return [_plain(v) for v in obj]
-    if isinstance(obj, float) and not math.isfinite(obj):
-        return repr(obj)  # JSON has no infinity
-    return obj if isinstance(obj, str | int | float | bool | None) else _ADDRESS.sub("", repr(obj))[:200]
+def _require_same(
+    initial: Joint, schema: Schema, network: NetworkConfig, schedule: str, dependency: str, n: int | None, seed: int
+) -> None:
+    """`initial` can be trained on as asked, and its training rows are not among those that would be held out."""
+    model = initial.model
+    card: dict[str, Any] | None = initial.provenance
+    have = (model.schema.to_dict(), model.denoiser.network.config, model.schedule, model.dependency)
+    wanted = (schema.to_dict(), network, schedule, dependency)
+    for what, a, b in zip(("schema", "network", "schedule", "dependency"), have, wanted, strict=True):
+        if a != b:
+            raise ValueError(f"initial: expected a Joint with the same {what}: {b}; got {a}.")
+    while card is not None:
+        if card.get("seed") == seed and card.get("simulations") != n:
+            raise ValueError(
+                f"initial: trained with seed {seed} on {card.get('simulations')} simulations; {n} with the same seed "
+                "would hold out some that it has seen. Choose another seed, or as many simulations."
+            )
+        card = card.get("initial")
 
 
 def _require_device(device: str) -> None:

@@ -7,9 +7,12 @@ key raises. The directory is written beside its place and moved there whole: a r
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,9 @@ from fsimformer.whiten import Whitening
 
 FORMAT = 1
 WEIGHTS, CARD = "weights.safetensors", "model.json"
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # a function's repr must not differ between processes
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,19 @@ def build_denoiser(schema: Schema, network: NetworkConfig, schedule: str, depend
         raise ValueError(f"Unknown dependency mask {dependency!r}. Choices: 'dense', 'undirected'.")
     mask = None if dependency == "dense" else torch.from_numpy(schema.dependency())
     return Denoiser(Network(network), schedule, mask)
+
+
+def plain(obj: Any) -> Any:
+    """A simulator's settings as JSON types, for the card; what is no plain value is described by its repr."""
+    if is_dataclass(obj) and not isinstance(obj, type):
+        return {f.name: plain(getattr(obj, f.name)) for f in fields(obj) if not f.name.startswith("_")}
+    if isinstance(obj, Mapping):
+        return {str(k): plain(v) for k, v in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [plain(v) for v in obj]
+    if isinstance(obj, float) and not math.isfinite(obj):
+        return repr(obj)  # JSON has no infinity
+    return obj if isinstance(obj, str | int | float | bool | None) else _ADDRESS.sub("", repr(obj))[:200]
 
 
 def require_free(path: Path) -> None:
