@@ -93,8 +93,13 @@ def dial(records: list[dict[str, Any]]) -> list[str]:
     return table(["task", "seed", "metric", "dial", "accuracy", "standard error", "CPU s, 1,000 draws", "steps"], rows)
 
 
+def learning(r: dict[str, Any]) -> list[str]:
+    rows = [(x["variant"], x["posterior_loss"], x["cpu_seconds"]) for x in r["rows"]]
+    return [f"{r['steps']} steps, n = {r['n']} rows.\n", *table(["variant", "posterior loss", "CPU s"], rows)]
+
+
 SECTIONS = {"sampler_error": sampler_error, "hare_lynx": hare_lynx, "lotka_volterra": lotka_volterra,
-            "sird_coverage": sird_coverage, "speed": speed}  # fmt: skip
+            "sird_coverage": sird_coverage, "speed": speed, "learning": learning}  # fmt: skip
 
 
 def main() -> None:
