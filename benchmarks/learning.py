@@ -1,7 +1,7 @@
 """What makes a step of training worth more: rotary attention, Muon, noise levels that share a context.
 
-hare_lynx, 40,000 simulations, 800 steps of 64 rows, one thread. Reported: the loss of the parameters given 21 readings a
-series on 1,024 held-out rows (1 = nothing learned; the same rows, levels and noise for every variant), and CPU seconds.
+hare_lynx, 40,000 simulations, 800 steps of 64 rows, one thread. Reported: the loss of the parameters given 21 readings
+a series on 1,024 held-out rows (1 = nothing learned; same rows, levels and noise for every variant), and CPU seconds.
 One seed: differences below .01 mean nothing.
 
     python benchmarks/learning.py
