@@ -3,8 +3,8 @@
 One network a task and seed is trained over all four settings, equally often, and sampled at each of them, so that
 parameters, steps and simulations are equal by construction. Reported: mean RF C2ST over the task's data sets at
 n = 1,000 (two_moons, slcp: sbibm's observations and reference posteriors; lotka_volterra: ours; sird: no reference
-posterior, so the energy score of the scalars over fresh data sets instead, lower is better) and CPU seconds for 1,000
-draws of the scalars of one data set on one thread, the fastest of three calls.
+posterior, so the energy score of the scalars over 40 fresh data sets, 250 draws each; lower is better) and CPU seconds
+for 1,000 draws of the scalars of one data set on one thread, the fastest of three calls.
 
     python benchmarks/dial.py two_moons --seed 0        # one cell; `--all` runs every task and two seeds
 """
@@ -35,7 +35,7 @@ from fsimformer.train import TrainConfig
 
 TASKS = ("two_moons", "slcp", "lotka_volterra", "sird")
 DIAL: tuple[int | None, ...] = (0, 8, 32, None)
-SIMULATIONS, N = 10_000, 1_000
+SIMULATIONS, N, N_SCORE = 10_000, 1_000, 250
 
 
 def simulator_named(task: str) -> Simulator:
@@ -98,7 +98,7 @@ def energy_score(
     joint: fsf.Joint, observed: dict[str, xr.DataArray], truth: np.ndarray, dial: int | None, seed: int
 ) -> float:
     """E|X − θ| − ½E|X − X'| of the scalars in prior sds (Gneiting and Raftery, JASA 2007)."""
-    n = N // 4
+    n = N_SCORE
     ours = joint.condition(observed, n_active_observed=dial).sample(n, at={}, seed=seed)["posterior"]
     scale = np.array([0.5, 0.5, 0.2]) / np.sqrt(12)
     x = np.stack([ours[p].values.ravel() for p in ("recovery_rate", "death_rate", "initial_infected")], 1) / scale
@@ -138,7 +138,8 @@ def cell(task: str, seed: int, steps: int) -> None:
         })  # fmt: skip
     card = joint.provenance
     print(save(f"dial_{task}_{seed}", seed, {
-        "task": task, "metric": "energy score" if task == "sird" else "c2st_rf", "n": N, "simulations": SIMULATIONS,
+        "task": task, "metric": "energy score" if task == "sird" else "c2st_rf", "n": N_SCORE if task == "sird" else N,
+        "simulations": SIMULATIONS,
         "steps": card["steps"], "best_step": card["best_step"], "train_cpu_seconds": card["cpu_seconds"], "rows": rows,
     }))  # fmt: skip
 

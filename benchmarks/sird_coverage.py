@@ -17,7 +17,7 @@ from record import save
 
 import fsimformer as fsf
 from fsimformer.diagnostics import coverage, density_levels
-from fsimformer.joint import is_parameter
+from fsimformer.learn import is_parameter
 from fsimformer.likelihood import log_prob
 from fsimformer.masks import KINDS, draw_condition_masks, thin_latents
 from fsimformer.readings import Design, read

@@ -94,8 +94,11 @@ def dial(records: list[dict[str, Any]]) -> list[str]:
 
 
 def learning(r: dict[str, Any]) -> list[str]:
-    rows = [(x["variant"], x["posterior_loss"], x["cpu_seconds"]) for x in r["rows"]]
-    return [f"{r['steps']} steps, n = {r['n']} rows.\n", *table(["variant", "posterior loss", "CPU s"], rows)]
+    rows = [(x["variant"], x["posterior_loss"], x["standard_error"], x["cpu_seconds"]) for x in r["rows"]]
+    return [
+        f"{r['steps']} steps, n = {r['n']} rows.\n",
+        *table(["variant", "posterior loss", "standard error", "CPU s"], rows),
+    ]
 
 
 SECTIONS = {"sampler_error": sampler_error, "hare_lynx": hare_lynx, "lotka_volterra": lotka_volterra,

@@ -3,26 +3,14 @@
 from fsimformer import simulators
 from fsimformer.convert import ObservationWarning
 from fsimformer.denoise import NoiseLevels
-from fsimformer.joint import Conditional, Joint, load, train
+from fsimformer.joint import Conditional, Joint, load
+from fsimformer.learn import train
 from fsimformer.masks import MaskConfig
 from fsimformer.nn import NetworkConfig
+from fsimformer.priors import POSITIVE, REAL, LogitNormal, LogNormal, Normal, Support, TruncatedNormal, Uniform
 from fsimformer.readings import Design
 from fsimformer.sample import SamplerConfig
-from fsimformer.schema import (
-    POSITIVE,
-    REAL,
-    Components,
-    Index,
-    LogitNormal,
-    LogNormal,
-    Noise,
-    Normal,
-    Schema,
-    Support,
-    TruncatedNormal,
-    Uniform,
-    Variable,
-)
+from fsimformer.schema import Components, Index, Noise, Schema, Variable
 from fsimformer.stages import Budget
 from fsimformer.train import Progress, TrainConfig
 

@@ -39,7 +39,7 @@ def log_prob(
     """
     path = TrigSchedule()
     latent = encoded.active.latent[:, None].to(x.dtype)
-    grid = time_grid(path, n_steps, log_max, log_min, power).to(x)  # upwards: from the data to the noise
+    grid = time_grid(path, n_steps, log_min, log_max, power).flip(0).to(x)  # from the data to the noise
 
     def flow(x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = path.alpha(t), path.sigma(t)

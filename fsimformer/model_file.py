@@ -29,7 +29,7 @@ FORMAT = 1
 WEIGHTS, CARD = "weights.safetensors", "model.json"
 
 
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # a function's repr must not differ between processes
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # a function's repr must not differ between processes
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,11 @@ def load_model(path: str | Path) -> Model:
 
 def _read(card: Any, path: Path) -> Model:
     _check_card(card, path)
-    known = {f.name for f in fields(NetworkConfig)}
-    if unknown := set(card["network"]) - known:
+    known, found = {f.name for f in fields(NetworkConfig)}, set(card["network"])
+    if unknown := found - known:
         raise ValueError(f"{path / CARD}: unknown network keys {sorted(unknown)}. Known: {sorted(known)}.")
+    if missing := known - found:  # a default that is newer than the weights would make another network of them
+        raise ValueError(f"{path / CARD}: missing network keys {sorted(missing)}.")
     schema, network = Schema.from_dict(card["schema"]), NetworkConfig(**card["network"])
     whitening = Whitening.from_dict(schema, card["whitening"])
     if network.uses_index != tuple(tuple(bool(x) for x in row) for row in schema.uses_index()):

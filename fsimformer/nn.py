@@ -58,6 +58,14 @@ class NetworkConfig:
             raise ValueError(f"NetworkConfig: expected {small} >= 1, got {self}.")
         if self.width % self.n_heads:
             raise ValueError(f"NetworkConfig: width {self.width} is not a multiple of n_heads {self.n_heads}.")
+        if not (self.rotary_frequency == 0 or 0.25 <= self.rotary_frequency < math.inf):
+            raise ValueError(f"NetworkConfig: expected rotary_frequency 0 or >= 0.25, got {self.rotary_frequency}.")
+        n_index = len(self.uses_index[0]) if self.uses_index else 0
+        if self.rotary_frequency > 0 and self.width // 4 < n_index * self.n_heads:
+            raise ValueError(
+                f"NetworkConfig: width {self.width} has fewer than 4 channels a head for each of {n_index} index dims "
+                f"to turn; expected at least {4 * n_index * self.n_heads}, or rotary_frequency=0."
+            )
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Context:
         return Context(tuple(k[which] for k in self.keys), tuple(v[which] for v in self.values))
 
 
-Angles = tuple[Tensor, Tensor]
+Angles = tuple[Tensor, Tensor]  # cosine and sine of the angles by which pairs of channels turn
 
 
 def _fourier(x: Tensor, frequencies: Tensor) -> Tensor:
@@ -185,7 +193,10 @@ class Layer(nn.Module):
         return h if scale is None or shift is None else h * (1 + scale) + shift
 
     def frozen(self, h: Tensor, bias: Tensor, angles: Angles | None, last: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """h (B, n_f, W), additive bias (B, 1, n_f or 1, n_f) -> h, keys, values; the last h is nobody's input."""
+        """h (B, n_f, W), additive bias (B, 1, n_f or 1, n_f), angles (B, H, n_f, ·) -> h, keys, values.
+
+        The last h is nobody's input.
+        """
         qkv = self.qkv(self._norm(h, None, None))
         q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.n_heads)
         if angles is not None:

@@ -98,10 +98,12 @@ def draw_index(n_rows: int, n: Tensor, n_slots: int, n_dims: int, design: Design
     return 2 * u - 1
 
 
-def interpolate(path: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+def interpolate(path: Tensor, rows: Tensor, index: Tensor, within: bool = False) -> Tensor:
     """Values of path (N, *grid) of the given rows (B,) at index (B, n, d) in [-1, 1], (B, n).
 
     One dim: cubic Hermite with central-difference slopes, error O(h³) (O(h²) at the ends); several dims: multilinear.
+    `within` holds the cubic between the lowest and highest of its four points, at a cost of O(h²) at extrema: where
+    values must not leave their support.
     """
     grid = path.shape[1:]
     position = [(index[..., j] + 1) / 2 * (grid[j] - 1) for j in range(len(grid))]
@@ -115,7 +117,11 @@ def interpolate(path: Tensor, rows: Tensor, index: Tensor) -> Tensor:
         m0 = (p1 - path[row, left]) / (c + 1 - left)
         m1 = (path[row, right] - p0) / (right - c)
         s2, s3 = s * s, s * s * s
-        return (2 * s3 - 3 * s2 + 1) * p0 + (s3 - 2 * s2 + s) * m0 + (3 * s2 - 2 * s3) * p1 + (s3 - s2) * m1
+        u = (2 * s3 - 3 * s2 + 1) * p0 + (s3 - 2 * s2 + s) * m0 + (3 * s2 - 2 * s3) * p1 + (s3 - s2) * m1
+        if within:
+            four = torch.stack([path[row, left], p0, p1, path[row, right]])
+            u = u.clamp(four.amin(0), four.amax(0))
+        return u
     out = torch.zeros_like(part[0])
     for corner in itertools.product((0, 1), repeat=len(grid)):
         weight = torch.ones_like(out)
@@ -135,8 +141,8 @@ def read(store: Store, rows: Tensor, design: Design, generator: torch.Generator)
     value = [store.scalars[rows]]
     valid = [torch.ones(b, n_scalars, dtype=torch.bool, device=device)]
     for series, n_max, n, where in zip(store.series, design.n_max, counts, places, strict=True):
-        u = interpolate(series.path, rows, where)
-        u = u if series.units is None else series.units(u)
+        u = interpolate(series.path, rows, where, within=series.units is not None)
+        u = u if series.units is None else series.units(u.double()).float()
         noise = torch.randn(b, n_max, generator=generator, device=device)
         sd = series.sd[rows][:, None] if isinstance(series.sd, Tensor) else series.sd
         u = u + sd * noise

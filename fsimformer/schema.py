@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fsimformer.priors import POSITIVE, PRIORS, REAL, Prior, Support
+
 Role = Literal["parameter", "data"]
 
 
@@ -50,98 +52,6 @@ class Components:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"Components {self.name!r}: expected size >= 1, got {self.size}.")
-
-
-@dataclass(frozen=True)
-class Support:
-    """An open interval (lower, upper); either end may be infinite."""
-
-    lower: float = -math.inf
-    upper: float = math.inf
-
-    def __post_init__(self) -> None:
-        if not self.lower < self.upper:
-            raise ValueError(f"Support: expected lower < upper, got ({self.lower}, {self.upper}).")
-        if math.isinf(self.lower) and math.isfinite(self.upper):
-            raise ValueError("Support: an interval with only an upper end is not offered; negate the variable.")
-
-    def contains(self, value: np.ndarray) -> np.ndarray:
-        """Elementwise: is the value strictly inside?"""
-        return (value > self.lower) & (value < self.upper)
-
-    def __str__(self) -> str:
-        return f"({self.lower:g}, {self.upper:g})"
-
-
-REAL = Support()
-POSITIVE = Support(0.0)
-
-
-@dataclass(frozen=True)
-class Normal:
-    """θ ~ N(loc, scale²); scale is the standard deviation."""
-
-    loc: float = 0.0
-    scale: float = 1.0
-
-    @property
-    def support(self) -> Support:
-        return REAL
-
-
-@dataclass(frozen=True)
-class TruncatedNormal:
-    """N(loc, scale²) restricted to θ > lower; "Normal⁺" where lower = 0."""
-
-    loc: float = 0.0
-    scale: float = 1.0
-    lower: float = 0.0
-
-    @property
-    def support(self) -> Support:
-        return Support(self.lower)
-
-
-@dataclass(frozen=True)
-class LogNormal:
-    """log θ ~ N(loc, scale²)."""
-
-    loc: float = 0.0
-    scale: float = 1.0
-
-    @property
-    def support(self) -> Support:
-        return POSITIVE
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """θ ~ U(lower, upper)."""
-
-    lower: float = 0.0
-    upper: float = 1.0
-
-    @property
-    def support(self) -> Support:
-        return Support(self.lower, self.upper)
-
-
-@dataclass(frozen=True)
-class LogitNormal:
-    """θ = lower + (upper − lower)·sigmoid(z), z ~ N(loc, scale²)."""
-
-    loc: float = 0.0
-    scale: float = 1.0
-    lower: float = 0.0
-    upper: float = 1.0
-
-    @property
-    def support(self) -> Support:
-        return Support(self.lower, self.upper)
-
-
-Prior = Normal | TruncatedNormal | LogNormal | Uniform | LogitNormal
-PRIORS: dict[str, type[Any]] = {c.__name__: c for c in (Normal, TruncatedNormal, LogNormal, Uniform, LogitNormal)}
 
 
 @dataclass(frozen=True)
@@ -334,7 +244,8 @@ class Schema:
         """Bool (n_ids, n_ids): the moral graph of `parents` and of the noise's `sd`, True = may attend.
 
         An edge joins parent and child, and any two parents of one child; a variable sees itself (a function's readings
-        share one path), as do a vector's components. A function, known at points only, parts none of its neighbours.
+        share one path), as do a vector's components. What may be no token in a row, data and functions between their
+        points, parts none of its neighbours: they are joined.
         """
         n = len(self.variables)
         graph = np.eye(n, dtype=bool)
@@ -342,8 +253,9 @@ class Schema:
             sd = [v.noise.sd] if v.noise is not None and isinstance(v.noise.sd, str) else []
             family = [child, *(self.names.index(p) for p in (*v.parents, *sd))]
             graph[np.ix_(family, family)] = True
-        for function in (i for i, v in enumerate(self.variables) if self.is_function(v.name)):
-            graph |= np.outer(graph[function], graph[function])
+        for i, v in enumerate(self.variables):
+            if v.role == "data" or self.is_function(v.name):
+                graph |= np.outer(graph[i], graph[i])
         owner = np.repeat(np.arange(n), [self.n_components(v.name) for v in self.variables])
         return graph[np.ix_(owner, owner)]
 
@@ -370,7 +282,8 @@ class Schema:
         variables = []
         for entry in data["variables"]:
             _check_keys("Variable", entry, {f.name for f in fields(Variable)})
-            entry, support = dict(entry), entry["support"]
+            entry = dict(entry)
+            support = entry["support"]
             _check_keys("Support", support, {f.name for f in fields(Support)})
             entry["support"] = Support(
                 -math.inf if support["lower"] is None else support["lower"],

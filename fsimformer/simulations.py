@@ -63,14 +63,7 @@ def simulate(
 def build_store(
     schema: Schema, whitening: Whitening, simulations: Mapping[str, Tensor], natural: Collection[str] = ()
 ) -> Store:
-    """Whitened scalars, and functions in working units (readings.py); those named in `natural` are interpolated first.
-
-    Raises:
-        ValueError: `natural` names no function of the schema.
-    """
-    if unknown := [name for name in natural if name not in schema.names or not schema.is_function(name)]:
-        functions = [v.name for v in schema.variables if schema.is_function(v.name)]
-        raise ValueError(f"natural: expected functions of the schema, {functions}; got {unknown}.")
+    """Whitened scalars, and functions in working units (readings.py); `natural` ones are interpolated first."""
     ids, columns, series = [], [], []
     index_names = [i.name for i in schema.indexes]
     for v in schema.variables:
@@ -86,13 +79,14 @@ def build_store(
             dims = tuple(index_names.index(d) for d in schema.index_dims(v.name))
             s = t.standardise
             units = partial(_working_units, t)
-            path = values if v.name in natural else units(values)
+            is_natural = v.name in natural
+            path = values.to(simulations[v.name].dtype) if is_natural else units(values).float()
             sd: Tensor | float = 0.0
             if v.noise is not None:
                 raw = simulations[v.noise.sd].double() if isinstance(v.noise.sd, str) else float(v.noise.sd)
                 sd = (raw / s.scale).float() if isinstance(raw, Tensor) else raw / s.scale
             tail = s.tail if t.prior is None else None
-            series.append(Series(id, dims, path.float(), sd, tail, units if v.name in natural else None))
+            series.append(Series(id, dims, path, sd, tail, units if is_natural else None))
     n = next(iter(simulations.values())).shape[0]
     scalars = torch.stack(columns, 1) if columns else torch.zeros(n, 0)
     return Store(torch.tensor(ids, dtype=torch.long), scalars, tuple(series), len(schema.indexes))

@@ -63,7 +63,8 @@ def plan(query: TokenSet, is_function: Tensor, n_joint: int) -> list[Tensor]:
     share = room // len(ids) if ids else 0
     for id in ids:
         where = (query.variable == id).nonzero()[:, 0]
-        where = where[query.index[where, 0].argsort(stable=True)]  # spread over the index, not over the order asked
+        along = _longest(query.index[where])
+        where = where[query.index[where, along].argsort(stable=True)]  # chunks interleave over the index, too
         chosen = torch.zeros(len(where), dtype=torch.bool)
         chosen[_spread(query.index[where], min(share, len(where)))] = True
         first.append(where[chosen])
@@ -74,8 +75,12 @@ def plan(query: TokenSet, is_function: Tensor, n_joint: int) -> list[Tensor]:
     return stages + [left[c::n_chunks] for c in range(n_chunks)]
 
 
+def _longest(index: Tensor) -> int:
+    return int((index.amax(0) - index.amin(0)).argmax())
+
+
 def _spread(index: Tensor, m: int) -> Tensor:
-    """m places among points (n, D) that are sorted along the first dim: one is in the middle, more hold the ends.
+    """m places among points (n, D), sorted along their longest dim: one is in the middle, more hold the ends.
 
     Over several dims each next point is the one farthest from those chosen before.
     """

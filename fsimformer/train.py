@@ -1,32 +1,28 @@
-"""The training loop: rows in batches of similar length, AdamW, EMA, validation, early stopping, exact resume.
+"""The training loop: rows in batches of similar length, AdamW and Muon, EMA, validation, early stopping, exact resume.
 
 Every step draws from a generator seeded by (seed, step), so that the state of a run is its step, weights and moments:
-a run that is stopped and resumed equals the uninterrupted one bit for bit on a CPU. Checkpoints are safetensors with
-JSON metadata, written beside and moved into place.
+a run that is stopped and resumed equals the uninterrupted one bit for bit on a CPU.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from fsimformer.checkpoint import Run, load_checkpoint, save_checkpoint
 from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.masks import MaskConfig, draw_condition_masks, draw_kinds, thin_latents
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch, select, split
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # what AdamW and Muon keep of a parameter
 Rows = Callable[[int, torch.Generator], TokenBatch]
 
 
@@ -36,7 +32,8 @@ class TrainConfig:
 
     Args:
         steps, batch_size: optimiser steps, and rows a step.
-        learning_rate, warmup, weight_decay, clip: AdamW with linear warm-up, cosine decay to 0, gradient norm clip.
+        learning_rate, warmup, weight_decay, clip: AdamW with linear warm-up, cosine decay to 0, gradient norm clip; the
+            last three hold for Muon, too.
         matrix_rate: learning rate of the layers' weight matrices, which Muon steps (orthogonalised momentum; update
             scaled to AdamW's size, arXiv 2502.16982); 0 = AdamW for them too.
         ema: decay of the averaged weights, which are what is validated and returned.
@@ -72,15 +69,31 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "pool", "max_levels", "max_latents", "validate_every", "checkpoint_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "pool",
+            "max_levels",
+            "max_latents",
+            "validate_every",
+            "patience",
+            "checkpoint_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig: expected {name} >= 1, got {getattr(self, name)}.")
         if self.n_micro < 2 or self.n_micro % 2:
             raise ValueError(f"TrainConfig: expected an even n_micro >= 2, got {self.n_micro}.")
-        if min(self.warmup, self.weight_decay, self.matrix_rate, self.level_tokens, self.patience) < 0:
-            raise ValueError(f"TrainConfig: expected rates and counts >= 0, got {self}.")
-        if not (self.learning_rate > 0 and self.clip > 0 and 0 <= self.ema < 1 and self.n_validation >= 2):
-            raise ValueError(f"TrainConfig: expected rates > 0, 0 <= ema < 1 and n_validation >= 2, got {self}.")
+        for name in ("warmup", "weight_decay", "matrix_rate", "level_tokens"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"TrainConfig: expected {name} >= 0, got {getattr(self, name)}.")
+        for name, ok in {
+            "learning_rate > 0": self.learning_rate > 0,
+            "clip > 0": self.clip > 0,
+            "0 <= ema < 1": 0 <= self.ema < 1,
+            "n_validation >= 2": self.n_validation >= 2,
+        }.items():
+            if not ok:
+                raise ValueError(f"TrainConfig: expected {name}, got {getattr(self, name.split()[-3])}.")
         riders, shares = [n for n, _ in self.dial if n is not None], [p for _, p in self.dial]
         if min(riders, default=0) < 0 or min(shares, default=-1) < 0 or sum(shares) <= 0:
             raise ValueError(f"TrainConfig: expected pairs (tokens >= 0 or None, frequency >= 0), got {self.dial}.")
@@ -101,20 +114,6 @@ class Progress:
     step: int
     loss: float
     validation: float | None
-
-
-@dataclass
-class Run:
-    """State of a run; `best` holds the averaged weights of the lowest validation loss."""
-
-    step: int = 0
-    best_loss: float = math.inf
-    best_step: int = 0
-    history: list[tuple[int, float, float]] = field(default_factory=list)  # step, mean training loss, validation loss
-    recent: list[float] = field(default_factory=list)  # training losses since the last validation
-    cpu_seconds: float = 0.0  # of all processes that worked on the run
-    ema: dict[str, Tensor] = field(default_factory=dict)
-    best: dict[str, Tensor] = field(default_factory=dict)
 
 
 def observed_rows(
@@ -176,6 +175,8 @@ def fit(
     levels: NoiseLevels,
     config: TrainConfig,
     *,
+    keep: Tensor | None = None,
+    generation: int = 0,
     checkpoint: Path | None = None,
     about: Mapping[str, Any] | None = None,
     callback: Callable[[Progress], None] | None = None,
@@ -184,6 +185,9 @@ def fit(
 
     Args:
         rows, validation_rows: draw n rows of tokens from a generator; the two must not share simulations.
+        keep: (n_ids,) bool, ids that `thin_latents` drops last.
+        generation: how many trainings these weights have behind them. Each draws its own rows and noise; from the
+            second on the weights that come in compete with those of later validations.
         checkpoint: file to write to and, if it exists, to resume from.
         about: what else makes the run (simulator, design), as JSON types; a checkpoint made under another is refused.
         callback: called after every step.
@@ -193,33 +197,37 @@ def fit(
         ValueError: the checkpoint belongs to another configuration.
     """
     parameters = dict(denoiser.named_parameters())
-    optimizers = build_optimizers(parameters, config)
-    settings = {
+    optimizers = build_optimizers(denoiser, config)
+    settings: dict[str, Any] = {
         **(about or {}),
         "schedule": type(denoiser.schedule).__name__,
         "train": asdict(config),
         "masks": asdict(masks),
+        "generation": generation,
         "levels": asdict(levels),
         "network": asdict(denoiser.network.config),
     }
+    settings = json.loads(json.dumps(settings))  # what is no JSON fails here, not at the first checkpoint
     run = Run(ema={k: p.detach().clone() for k, p in parameters.items()})
     if checkpoint is not None and checkpoint.exists():
         load_checkpoint(checkpoint, run, parameters, optimizers, settings)
     earlier, started = run.cpu_seconds, time.process_time()
-    scalar = ~denoiser.network.embedding.uses_index.any(1).cpu()
-    keep = scalar if denoiser.dependency is not None else None
 
     def draw_rows(source: Rows, n: int, *path: int) -> TokenBatch:
         return observed_rows(source, n, is_parameter, masks, config.max_latents, generator_at(config.seed, *path), keep)
 
     held_out = draw_rows(validation_rows, config.n_validation, 1, 0)
+    if generation and run.step == 0:
+        run.best_loss = validate(denoiser, parameters, run, held_out, levels, config)
+        run.best = {k: v.clone() for k, v in run.ema.items()}
+    salt = (generation,) if generation else ()
     steps: list[list[TokenBatch]] = []
     while run.step < config.steps and not _out_of_patience(run, config):
         place = run.step % config.pool
         if place == 0 or not steps:
-            batch = draw_rows(rows, config.pool * config.batch_size, 0, run.step // config.pool)
+            batch = draw_rows(rows, config.pool * config.batch_size, 0, run.step // config.pool, *salt)
             steps = deal(micro_batches(batch, config.pool * config.n_micro), config.pool)
-        generator = generator_at(config.seed, 3, run.step)
+        generator = generator_at(config.seed, 3, run.step, *salt)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * config.rate_at(run.step)
@@ -259,17 +267,16 @@ def fit(
     return run
 
 
-def build_optimizers(
-    parameters: Mapping[str, torch.nn.Parameter], config: TrainConfig
-) -> tuple[torch.optim.Optimizer, ...]:
+def build_optimizers(denoiser: Denoiser, config: TrainConfig) -> tuple[torch.optim.Optimizer, ...]:
     """AdamW, and Muon for the matrices of the layers where `matrix_rate` asks for it."""
-    hidden = {k for k, p in parameters.items() if config.matrix_rate > 0 and ".layers." in k and p.ndim == 2}
-    rest = [p for k, p in parameters.items() if k not in hidden]
+    matrices = [p for p in denoiser.network.layers.parameters() if p.ndim == 2] if config.matrix_rate > 0 else []
+    hidden = {id(p) for p in matrices}
+    rest = [p for p in denoiser.parameters() if id(p) not in hidden]
     adamw = torch.optim.AdamW(rest, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
-    if not hidden:
+    if not matrices:
         return (adamw,)
     muon = torch.optim.Muon(
-        [parameters[k] for k in sorted(hidden)],
+        matrices,
         lr=config.matrix_rate,
         weight_decay=config.weight_decay,
         adjust_lr_fn="match_rms_adamw",
@@ -303,70 +310,3 @@ def validate(
     if not math.isfinite(loss):
         raise FloatingPointError(f"The validation loss is {loss} at step {run.step}.")
     return loss
-
-
-def save_checkpoint(
-    path: Path,
-    run: Run,
-    parameters: dict[str, torch.nn.Parameter],
-    optimizers: Sequence[torch.optim.Optimizer],
-    settings: Mapping[str, Any],
-) -> None:
-    """Weights, averages, best weights and Adam's moments; atomic."""
-    tensors: dict[str, Tensor] = {}
-    for k, p in parameters.items():
-        tensors[f"model/{k}"], tensors[f"ema/{k}"] = p.detach(), run.ema[k]
-        if run.best:
-            tensors[f"best/{k}"] = run.best[k]
-        for optimizer in optimizers:
-            for name, value in optimizer.state.get(p, {}).items():
-                tensors[f"{type(optimizer).__name__}/{name}/{k}"] = value
-    meta = {k: getattr(run, k) for k in ("step", "best_loss", "best_step", "history", "recent", "cpu_seconds")}
-    text = json.dumps({"run": meta, "settings": settings})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, beside, metadata={"fsimformer": text})
-    os.replace(beside, path)
-
-
-def load_checkpoint(
-    path: Path,
-    run: Run,
-    parameters: dict[str, torch.nn.Parameter],
-    optimizers: Sequence[torch.optim.Optimizer],
-    settings: Mapping[str, Any],
-) -> None:
-    """Fill run, parameters and optimizer from a checkpoint.
-
-    Raises:
-        ValueError: it was written under other settings.
-    """
-    with safe_open(path, framework="pt") as file:
-        meta: dict[str, Any] = json.loads(file.metadata()["fsimformer"])
-        wanted, found = _flat(json.loads(json.dumps(settings))), _flat(meta["settings"])
-        if changed := sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k)):
-            raise ValueError(f"Checkpoint {path}: written with other settings of {changed}; resume needs the same.")
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-    with torch.no_grad():
-        for k, p in parameters.items():
-            p.copy_(tensors[f"model/{k}"])
-            run.ema[k].copy_(tensors[f"ema/{k}"])
-            if f"best/{k}" in tensors:
-                run.best[k] = tensors[f"best/{k}"].clone().to(p.device)
-            for optimizer in optimizers:
-                names = {f"{type(optimizer).__name__}/{s}/{k}": s for s in _MOMENTS}
-                state = {s: tensors[n] for n, s in names.items() if n in tensors}
-                if state:
-                    optimizer.state[p] = {s: (v if s == "step" else v.to(p.device)) for s, v in state.items()}
-    run.step, run.best_step = meta["run"]["step"], meta["run"]["best_step"]
-    run.best_loss = float(meta["run"]["best_loss"])
-    run.history = [tuple(h) for h in meta["run"]["history"]]
-    run.recent, run.cpu_seconds = list(meta["run"]["recent"]), float(meta["run"]["cpu_seconds"])
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    out: dict[str, Any] = {}
-    for k, v in settings.items():
-        out |= _flat(v, f"{prefix}{k}.") if isinstance(v, Mapping) else {prefix + k: v}
-    return out

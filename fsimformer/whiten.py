@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsimformer.schema import LogitNormal, LogNormal, Normal, Prior, Schema, Support, TruncatedNormal, Uniform
+from fsimformer.priors import LogitNormal, LogNormal, Normal, Prior, Support, TruncatedNormal, Uniform
+from fsimformer.schema import Schema
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 

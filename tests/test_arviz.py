@@ -13,7 +13,8 @@ import torch
 import xarray as xr
 
 from fsimformer.convert import query, read, read_many, to_tree, to_tree_many
-from fsimformer.schema import POSITIVE, Components, Index, LogNormal, Schema, Support, Uniform, Variable
+from fsimformer.priors import POSITIVE, LogNormal, Support, Uniform
+from fsimformer.schema import Components, Index, Schema, Variable
 from fsimformer.whiten import Transform, Whitening
 
 matplotlib = pytest.importorskip("matplotlib")

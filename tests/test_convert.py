@@ -18,7 +18,8 @@ from fsimformer.convert import (
     query_tokens,
     read,
 )
-from fsimformer.schema import Normal, Schema, Support, Variable
+from fsimformer.priors import Normal, Support
+from fsimformer.schema import Schema, Variable
 from fsimformer.whiten import Transform, Whitening
 
 

@@ -12,7 +12,8 @@ import torch
 import xarray as xr
 
 from fsimformer.convert import ObservationWarning, observed_tokens, query, read, read_many, to_tree, to_tree_many
-from fsimformer.schema import POSITIVE, Components, Index, Schema, Support, Uniform, Variable
+from fsimformer.priors import POSITIVE, Support, Uniform
+from fsimformer.schema import Components, Index, Schema, Variable
 from fsimformer.whiten import Transform, Whitening
 
 SCHEMA = Schema(

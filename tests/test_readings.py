@@ -9,10 +9,11 @@ import torch
 from tiny import seeded
 from torch import Tensor
 
-import fsimformer.joint as joint_module
+import fsimformer.learn as learn_module
 from fsimformer.noise import WhiteNoise
+from fsimformer.priors import Normal
 from fsimformer.readings import Design, Series, Store, draw_index, interpolate, read
-from fsimformer.schema import Index, Normal, Schema, Variable
+from fsimformer.schema import Index, Schema, Variable
 from fsimformer.simulators import FunctionSimulator
 from fsimformer.tokens import TokenBatch, uncollate
 from fsimformer.train import Run, TrainConfig
@@ -212,9 +213,9 @@ def test_held_out_simulations_are_never_trained_on(monkeypatch: pytest.MonkeyPat
             seen.append(set(batch.value[batch.variable == 0].tolist()))
         return Run()
 
-    monkeypatch.setattr(joint_module, "fit", fit)
+    monkeypatch.setattr(learn_module, "fit", fit)
     simulator = FunctionSimulator(schema, simulate, {"t": torch.linspace(0, 1, 9, dtype=torch.float64)})
-    joint_module.train(simulator, simulations=300, config=TrainConfig(seed=1))
+    learn_module.train(simulator, simulations=300, config=TrainConfig(seed=1))
     train, held_out = seen
     assert not train & held_out
     assert len(held_out) == 30 and math.isclose(len(train), 270, abs_tol=2)

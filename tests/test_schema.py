@@ -11,22 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsimformer.schema import (
-    POSITIVE,
-    PRIORS,
-    REAL,
-    Components,
-    Index,
-    LogitNormal,
-    LogNormal,
-    Noise,
-    Normal,
-    Schema,
-    Support,
-    TruncatedNormal,
-    Uniform,
-    Variable,
-)
+from fsimformer.priors import POSITIVE, PRIORS, REAL, LogitNormal, LogNormal, Normal, Support, TruncatedNormal, Uniform
+from fsimformer.schema import Components, Index, Noise, Schema, Variable
 
 FULL = Schema(
     (
@@ -91,39 +77,43 @@ def test_uses_index_says_where_each_id_lives() -> None:
 
 
 def test_dependency_is_the_moral_graph_worked_by_hand() -> None:
-    """a → x ← b, x → y, c alone, v of two components → y: parents are married, grandparents are not."""
+    """a → x ← b, a → d → y, c alone, v of two components → y: parents are married, grandparents are not."""
     schema = Schema(
         (
             Variable("a", "parameter"),
             Variable("b", "parameter"),
             Variable("c", "parameter"),
+            Variable("d", "parameter", parents=("a",)),
             Variable("v", "parameter", ("part",)),
             Variable("x", "data", parents=("a", "b")),
-            Variable("y", "data", parents=("x", "v")),
+            Variable("y", "data", parents=("d", "v")),
         ),
         (Components("part", 2),),
     )
-    rows = {  #   a b c v v x y
-        "a ": "1 1 0 0 0 1 0",
-        "b ": "1 1 0 0 0 1 0",
-        "c ": "0 0 1 0 0 0 0",
-        "v0": "0 0 0 1 1 1 1",
-        "v1": "0 0 0 1 1 1 1",
-        "x ": "1 1 0 1 1 1 1",
-        "y ": "0 0 0 1 1 1 1",
+    rows = {  #   a b c d v v x y
+        "a ": "1 1 0 1 0 0 1 0",
+        "b ": "1 1 0 0 0 0 1 0",
+        "c ": "0 0 1 0 0 0 0 0",
+        "d ": "1 0 0 1 1 1 0 1",
+        "v0": "0 0 0 1 1 1 0 1",
+        "v1": "0 0 0 1 1 1 0 1",
+        "x ": "1 1 0 0 0 0 1 0",
+        "y ": "0 0 0 1 1 1 0 1",
     }
     expected = np.array([[int(x) for x in r.split()] for r in rows.values()], dtype=bool)
     np.testing.assert_array_equal(schema.dependency(), expected)
     np.testing.assert_array_equal(FULL.dependency(), FULL.dependency().T)
 
 
-def test_what_hangs_on_a_function_stays_connected() -> None:
-    """f(t) → x(t), f → y(t), s → y: given f at some points only, x and y still tell of each other, and x of s."""
+def test_what_may_be_no_token_parts_nothing() -> None:
+    """θ → x1 → x2: without a reading of x1, x2 alone must tell of θ. f(t) → x(t), f → y(t), s → y: f is never whole."""
+    chain = (Variable("theta", "parameter"), Variable("x1", "data", parents=("theta",)))
+    assert Schema((*chain, Variable("x2", "data", parents=("x1",)))).dependency().all()
     series = [Variable(k, "data", ("t",), parents=p) for k, p in (("x", ("f",)), ("y", ("f", "s")))]
     schema = Schema((Variable("f", "parameter", ("t",)), Variable("s", "parameter"), *series), (Index("t", 0, 1),))
     assert schema.dependency().all()
-    scalar = Schema((Variable("f", "parameter"), Variable("s", "parameter"), *series), (Index("t", 0, 1),))
-    assert not scalar.dependency()[2, 3] and not scalar.dependency()[2, 1]
+    scalar = Schema((Variable("f", "parameter"), Variable("s", "parameter"), *series), (Index("t", 0, 1),)).dependency()
+    assert not scalar[2, 3] and not scalar[2, 1]  # given a scalar f they are independent
 
 
 def test_supports_are_open() -> None:

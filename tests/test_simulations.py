@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from tiny import SCHEMA, seeded
 from torch import Tensor
 
+from fsimformer.priors import POSITIVE, LogNormal, Normal, Support
 from fsimformer.readings import Design, read
-from fsimformer.schema import POSITIVE, Index, LogNormal, Noise, Normal, Schema, Support, Variable
+from fsimformer.schema import Index, Noise, Schema, Variable
 from fsimformer.simulations import build_store, default_design, simulate
-from fsimformer.simulators import FunctionSimulator
+from fsimformer.simulators import FunctionSimulator, check
 from fsimformer.whiten import Standardise, Transform, Whitening
 
 PAIR = Schema((Variable("a", "parameter"), Variable("y", "data", ("t",), support=POSITIVE)), (Index("t", 0, 1),))
@@ -141,8 +143,21 @@ def test_natural_paths_are_interpolated_before_they_become_working_units() -> No
         return float((batch.value - expected)[expected > whitening["y"].forward(torch.tensor(0.01))].abs().max())
 
     assert worst(("y",)) < 1e-4 < 1 < worst(())
-    with pytest.raises(ValueError, match=r"natural: expected functions of the schema, \['y'\]; got \['z'\]"):
-        build_store(schema, whitening, {"y": line}, ("z",))
+    for wrong in (("z",), "y"):
+        unfit = FunctionSimulator(schema, lambda n, g: {"y": line[:n]}, {"t": torch.linspace(0, 1, 11).double()}, wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"natural: expected a tuple of functions of the schema, \['y'\]; got"):
+            check(unfit)
+
+
+def test_natural_paths_never_leave_their_support() -> None:
+    """A pulse and a jump, where a cubic would dip below zero, and values next to an upper end in float64."""
+    schema = Schema((Variable("y", "data", ("t",), support=Support(0, 1)),), (Index("t", 0, 1),))
+    rows = [[1e-8, 1e-8, 1e-8, 0.9, 1e-8, 1e-8], [0.01, 0.01, 0.01, 0.9, 0.9, 0.9], [0.5, *[1 - 1e-9] * 5]]
+    path = torch.tensor(rows, dtype=torch.float64).repeat(50, 1)
+    store = build_store(schema, Whitening({"y": Transform(None, Support(0, 1), Standardise())}), {"y": path}, ("y",))
+    batch = read(store, torch.arange(150), Design((40,), skew=0.0), seeded(8))
+    assert torch.isfinite(batch.value).all()
+    assert float(batch.value.max()) == pytest.approx(math.log(1e9), rel=1e-3)
 
 
 def test_dims_may_stand_in_any_order_with_the_components_anywhere() -> None:

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import torch
 
-from fsimformer.schema import Normal, Uniform
+from fsimformer.priors import Normal, Uniform
 from fsimformer.simulators import gaussian_linear, slcp, two_moons
 from fsimformer.simulators.tasks import draw_gaussian_mixture, draw_slcp, draw_two_moons
 

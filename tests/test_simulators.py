@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from fsimformer.schema import Components, Index, Schema, Support, Uniform, Variable
+from fsimformer.priors import Support, Uniform
+from fsimformer.schema import Components, Index, Schema, Variable
 from fsimformer.simulators import (
     SIRD,
     FunctionSimulator,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -75,6 +75,13 @@ def test_one_point_is_in_the_middle_and_points_of_a_plane_keep_their_distance() 
     same = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).repeat(4, 1)
     assert _spread(same, 8).sort().values.tolist() == list(range(8))
     assert _spread(plane, 0).tolist() == []
+
+
+def test_points_along_the_second_dim_are_spread_along_it() -> None:
+    query = asked(0, [40], seed=3)
+    moved = replace(query, index=torch.stack([torch.full((40,), 0.3), query.index[:, 0]], 1))
+    (first, *_), (expected, *_) = plan(moved, IS_FUNCTION, 8), plan(query, IS_FUNCTION, 8)
+    assert torch.equal(first, expected)
 
 
 def draws(

@@ -120,13 +120,14 @@ def test_weights_really_change_and_seeds_differ() -> None:
 
 
 def test_every_weight_has_one_optimizer_and_muon_takes_the_layers_matrices() -> None:
-    parameters = dict(fresh().named_parameters())
+    denoiser = fresh()
+    parameters = dict(denoiser.named_parameters())
     name_of = {p: k for k, p in parameters.items()}
-    both = build_optimizers(parameters, CONFIG)
+    both = build_optimizers(denoiser, CONFIG)
     adamw, muon = ([name_of[p] for g in o.param_groups for p in g["params"]] for o in both)
     assert sorted(adamw + muon) == sorted(parameters)
     assert {k.split(".")[-2] for k in muon} == {"qkv", "attention_out", "mlp_in", "mlp_out"}
-    (alone,) = build_optimizers(parameters, replace(CONFIG, matrix_rate=0.0))
+    (alone,) = build_optimizers(denoiser, replace(CONFIG, matrix_rate=0.0))
     assert isinstance(alone, torch.optim.AdamW) and len(alone.param_groups[0]["params"]) == len(parameters)
 
 

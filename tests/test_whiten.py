@@ -11,20 +11,8 @@ import scipy.stats as ss
 import torch
 from torch import Tensor
 
-from fsimformer.schema import (
-    POSITIVE,
-    REAL,
-    Index,
-    LogitNormal,
-    LogNormal,
-    Noise,
-    Normal,
-    Schema,
-    Support,
-    TruncatedNormal,
-    Uniform,
-    Variable,
-)
+from fsimformer.priors import POSITIVE, REAL, LogitNormal, LogNormal, Normal, Support, TruncatedNormal, Uniform
+from fsimformer.schema import Index, Noise, Schema, Variable
 from fsimformer.whiten import (
     Standardise,
     Transform,

@@ -12,7 +12,8 @@ from fsimformer.joint import Joint
 from fsimformer.masks import attention
 from fsimformer.model_file import Model, build_denoiser
 from fsimformer.nn import Context, Network, NetworkConfig
-from fsimformer.schema import POSITIVE, Components, Index, LogNormal, Noise, Normal, Schema, Uniform, Variable
+from fsimformer.priors import POSITIVE, LogNormal, Normal, Uniform
+from fsimformer.schema import Components, Index, Noise, Schema, Variable
 from fsimformer.tokens import Streams, TokenBatch, TokenSet
 from fsimformer.whiten import Standardise, Transform, Whitening
 

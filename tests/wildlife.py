@@ -9,7 +9,8 @@ import torch
 import xarray as xr
 
 from fsimformer.convert import Query, query, read, to_tree
-from fsimformer.schema import POSITIVE, Components, Index, LogNormal, Schema, Support, Uniform, Variable
+from fsimformer.priors import POSITIVE, LogNormal, Support, Uniform
+from fsimformer.schema import Components, Index, Schema, Variable
 from fsimformer.whiten import Standardise, Transform, Whitening
 
 SCHEMA = Schema(

@@ -17,7 +17,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from fsimformer.schema import POSITIVE, Index, LogNormal, Noise, Prior, Schema, TruncatedNormal, Variable
+from fsimformer.priors import POSITIVE, LogNormal, Prior, TruncatedNormal
+from fsimformer.schema import Index, Noise, Schema, Variable
 from fsimformer.simulators.lotka_volterra import log_field, require_priors
 from fsimformer.simulators.protocol import draw_priors
 from fsimformer.simulators.solver import solve_to_tolerance

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fsimformer.schema import Index, LogitNormal, Noise, Prior, Schema, Variable
+from fsimformer.priors import LogitNormal, Prior
+from fsimformer.schema import Index, Noise, Schema, Variable
 from fsimformer.simulators.protocol import draw_priors
 from fsimformer.simulators.solver import Field, solve
 

@@ -24,7 +24,7 @@ from fsimformer.whiten import prior_from_z
 
 @runtime_checkable
 class Simulator(Protocol):
-    """Draws from p(parameters, functions, observations)."""
+    """Draws from p(parameters, functions, observations). `natural` (above) is optional."""
 
     @property
     def schema(self) -> Schema:
@@ -64,8 +64,16 @@ class FunctionSimulator:
 
 
 def natural_functions(simulator: Simulator) -> tuple[str, ...]:
-    """Functions that the simulator wants interpolated in natural units."""
-    return tuple(getattr(simulator, "natural", ()))
+    """Functions that the simulator wants interpolated in natural units.
+
+    Raises:
+        ValueError: `natural` names no function of its schema, or is one string.
+    """
+    natural, schema = getattr(simulator, "natural", ()), simulator.schema
+    functions = [v.name for v in schema.variables if schema.is_function(v.name)]
+    if isinstance(natural, str) or not set(natural) <= set(functions):
+        raise ValueError(f"natural: expected a tuple of functions of the schema, {functions}; got {natural!r}.")
+    return tuple(natural)
 
 
 def draw_priors(schema: Schema, n: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -88,6 +96,7 @@ def check(simulator: Simulator, n: int = 3, seed: int = 0) -> None:
     if missing:
         raise TypeError(f"{type(simulator).__name__} is no Simulator: it lacks {missing}.")
     schema = simulator.schema
+    natural_functions(simulator)
     _check_grid(schema, simulator.grid)
     draws = simulator.simulate(n, torch.Generator().manual_seed(seed))
     if set(draws) != set(schema.names):

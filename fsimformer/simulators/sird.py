@@ -15,7 +15,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fsimformer.schema import POSITIVE, Index, LogitNormal, Noise, Prior, Schema, Uniform, Variable
+from fsimformer.priors import POSITIVE, LogitNormal, Prior, Uniform
+from fsimformer.schema import Index, Noise, Schema, Variable
 from fsimformer.simulators.lotka_volterra import require_priors
 from fsimformer.simulators.protocol import draw_priors
 from fsimformer.simulators.solver import RK4, solve

@@ -18,7 +18,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fsimformer.schema import Components, Normal, Prior, Schema, Uniform, Variable
+from fsimformer.priors import Normal, Prior, Uniform
+from fsimformer.schema import Components, Schema, Variable
 from fsimformer.simulators.protocol import FunctionSimulator
 from fsimformer.whiten import prior_from_z
 

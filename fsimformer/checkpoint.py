@@ -1,0 +1,102 @@
+"""The state of a training run, and its file: safetensors with JSON metadata, written beside and moved into place."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # what AdamW and Muon keep of a parameter
+
+
+@dataclass
+class Run:
+    """State of a run; `best` holds the averaged weights of the lowest validation loss."""
+
+    step: int = 0
+    best_loss: float = math.inf
+    best_step: int = 0
+    history: list[tuple[int, float, float]] = field(default_factory=list)  # step, mean training loss, validation loss
+    recent: list[float] = field(default_factory=list)  # training losses since the last validation
+    cpu_seconds: float = 0.0  # of all processes that worked on the run
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    path: Path,
+    run: Run,
+    parameters: dict[str, torch.nn.Parameter],
+    optimizers: Sequence[torch.optim.Optimizer],
+    settings: Mapping[str, Any],
+) -> None:
+    """Weights, averages, best weights and the optimizers' moments; atomic."""
+    tensors: dict[str, Tensor] = {}
+    for k, p in parameters.items():
+        tensors[f"model/{k}"], tensors[f"ema/{k}"] = p.detach(), run.ema[k]
+        if run.best:
+            tensors[f"best/{k}"] = run.best[k]
+        for optimizer in optimizers:
+            for name, value in optimizer.state.get(p, {}).items():
+                tensors[f"{type(optimizer).__name__}/{name}/{k}"] = value
+    meta = {k: getattr(run, k) for k in ("step", "best_loss", "best_step", "history", "recent", "cpu_seconds")}
+    text = json.dumps({"run": meta, "settings": settings})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, beside, metadata={"fsimformer": text})
+    os.replace(beside, path)
+
+
+def load_checkpoint(
+    path: Path,
+    run: Run,
+    parameters: dict[str, torch.nn.Parameter],
+    optimizers: Sequence[torch.optim.Optimizer],
+    settings: Mapping[str, Any],
+) -> None:
+    """Fill run, parameters and optimizers from a checkpoint.
+
+    Raises:
+        ValueError: it was written under other settings.
+    """
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get("fsimformer")
+        meta: dict[str, Any] = {} if text is None else json.loads(text)
+        if "settings" not in meta:
+            raise ValueError(f"Checkpoint {path}: not written by this version of fsimformer; remove it to start anew.")
+        wanted, found = _flat(settings), _flat(meta["settings"])
+        if changed := sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k)):
+            raise ValueError(f"Checkpoint {path}: written with other settings of {changed}; resume needs the same.")
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    with torch.no_grad():
+        for k, p in parameters.items():
+            p.copy_(tensors[f"model/{k}"])
+            run.ema[k].copy_(tensors[f"ema/{k}"])
+            if f"best/{k}" in tensors:
+                run.best[k] = tensors[f"best/{k}"].clone().to(p.device)
+            for optimizer in optimizers:
+                names = {f"{type(optimizer).__name__}/{s}/{k}": s for s in _MOMENTS}
+                state = {s: tensors[n] for n, s in names.items() if n in tensors}
+                if state:
+                    optimizer.state[p] = {s: (v if s == "step" else v.to(p.device)) for s, v in state.items()}
+    run.step, run.best_step = meta["run"]["step"], meta["run"]["best_step"]
+    run.best_loss = float(meta["run"]["best_loss"])
+    run.history = [tuple(h) for h in meta["run"]["history"]]
+    run.recent, run.cpu_seconds = list(meta["run"]["recent"]), float(meta["run"]["cpu_seconds"])
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    out: dict[str, Any] = {}
+    for k, v in settings.items():
+        out |= _flat(v, f"{prefix}{k}.") if isinstance(v, Mapping) else {prefix + k: v}
+    return out

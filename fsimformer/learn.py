@@ -1,0 +1,248 @@
+"""`train`: from a simulator to a `Joint`. Simulates, whitens, stores, runs the loop, writes the card."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fsimformer.denoise import Denoiser, NoiseLevels
+from fsimformer.joint import DEFAULT_DIAL, Joint, require_device
+from fsimformer.masks import MaskConfig
+from fsimformer.model_file import Model, build_denoiser, plain
+from fsimformer.nn import NetworkConfig
+from fsimformer.readings import Design, read
+from fsimformer.schema import Schema
+from fsimformer.seeds import generator_at
+from fsimformer.simulations import build_store, default_design, simulate
+from fsimformer.simulators.protocol import Simulator, check, natural_functions
+from fsimformer.tokens import TokenBatch
+from fsimformer.train import Progress, Rows, TrainConfig, fit
+from fsimformer.whiten import Whitening
+
+
+def is_parameter(schema: Schema) -> torch.Tensor:
+    """(n_ids,) bool: ids of variables whose role is "parameter"."""
+    out = torch.zeros(schema.n_ids, dtype=torch.bool)
+    for v in schema.variables:
+        out[list(schema.ids(v.name))] = v.role == "parameter"
+    return out
+
+
+def train(
+    simulator: Simulator,
+    *,
+    simulations: int | None = 100_000,
+    config: TrainConfig | None = None,
+    network: NetworkConfig | None = None,
+    design: Design | None = None,
+    masks: MaskConfig | None = None,
+    levels: NoiseLevels | None = None,
+    schedule: str | None = None,
+    dependency: str | None = None,
+    n_active_observed: int | str | None = DEFAULT_DIAL,
+    initial: Joint | None = None,
+    checkpoint: str | Path | None = None,
+    callback: Callable[[Progress], None] | None = None,
+    device: str = "cpu",
+    provenance: Mapping[str, Any] | None = None,
+) -> Joint:
+    """Train on a simulator's joint distribution.
+
+    Args:
+        simulator: draws parameters, functions and clean observations; see `fsimformer.simulators.Simulator`.
+        simulations: fixed budget, held-out ones included; reading places and noise are drawn anew at every use. None:
+            fresh simulations at every step.
+        config: optimiser, batches, seed; `TrainConfig()` by default.
+        network: sizes of the network; its `uses_index` comes from the schema.
+        design: how many readings a function has in a row, and where; by default 0 to 60 a data channel, 0 to 40 a
+            functional parameter.
+        masks: which conditionals are trained, and how often.
+        levels: noise levels of training.
+        schedule: "trig" (default) or "vp" (score matching), "rectified" (flow matching).
+        dependency: "dense" (default), or "undirected": attention only along `Schema.dependency`.
+        n_active_observed: the default dial of the returned Joint, by default 8; None = all.
+        initial: a trained Joint of the same schema to go on from: its weights, network, schedule, dependency, dial and
+            whitening are kept, the optimiser and the learning rate start anew, rows are drawn anew.
+        checkpoint: file to write the run's state to, and to resume from if it exists.
+        callback: called after every step with a `Progress`.
+        device: where the network trains; rows are read and masked on the CPU, so that equal seeds give equal rows.
+        provenance: extra entries for the model's card; they replace none of its own.
+
+    Returns:
+        A `Joint` with the averaged weights of the lowest validation loss.
+
+    Raises:
+        TypeError, ValueError: a simulator that does not fit its schema; too few simulations, or too many that failed;
+            unknown schedule, dependency or device; a design for another number of series; a checkpoint of other
+            settings; an `initial` of another schema, network or schedule, or one whose training may have seen what
+            would be held out here.
+        FloatingPointError: the loss is not finite.
+    """
+    config, started = config or TrainConfig(), time.process_time()
+    if simulations is not None and simulations < 100:
+        raise ValueError(f"train: expected simulations >= 100 or None, got {simulations}.")
+    require_device(device)
+    check(simulator)
+    schema = simulator.schema
+    design = design or default_design(schema)
+    functions = [v.name for v in schema.variables if schema.is_function(v.name) for _ in schema.ids(v.name)]
+    if len(design.n_max) != len(functions):
+        raise ValueError(f"Design: expected n_max for each of the series {functions}, got {design.n_max}.")
+    uses_index = schema.uses_index()
+    start = (NetworkConfig(), "trig", "dense", 8) if initial is None else _settings(initial)
+    network = replace(network or start[0], uses_index=tuple(map(tuple, uses_index.tolist())))
+    schedule, dependency = schedule or start[1], dependency or start[2]
+    dial = start[3] if n_active_observed == DEFAULT_DIAL else n_active_observed
+    if isinstance(dial, str) or (dial is not None and dial < 0):
+        raise ValueError(f"n_active_observed: expected an integer >= 0 or None (all), got {n_active_observed!r}.")
+    scalar = torch.from_numpy(~uses_index.any(axis=1))
+    if dependency != "dense" and int(scalar.sum()) > config.max_latents:
+        raise ValueError(
+            f"TrainConfig: max_latents {config.max_latents} would lose some of the {int(scalar.sum())} scalars that a "
+            f"{dependency!r} mask relies on."
+        )
+    generation = 0
+    if initial is not None:
+        _require_same(initial, schema, network, schedule, dependency)
+        generation = _require_unseen(initial.provenance, simulations, config.seed)
+        denoiser = copy.deepcopy(initial.model.denoiser).to(device).train()
+    else:
+        with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
+            torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reseed the GPU's as well
+            denoiser = build_denoiser(schema, network, schedule, dependency).to(device)
+    n_simulations = 20_000 if simulations is None else simulations
+    n_held_out = min(2_000, n_simulations // 10)
+    pilot = simulate(simulator, n_simulations, generator_at(config.seed, 2, 0))
+    whitening = Whitening.fit(schema, pilot.values) if initial is None else initial.model.whitening
+    natural = natural_functions(simulator)
+    store = build_store(schema, whitening, pilot.values, natural)
+    n_train, n_dropped = len(store) - n_held_out, pilot.n_dropped
+    del pilot
+
+    def stored(n: int, generator: torch.Generator) -> TokenBatch:
+        rows = torch.randint(0, n_train, (n,), generator=generator)
+        return read(store, rows, design, generator)
+
+    def fresh(n: int, generator: torch.Generator) -> TokenBatch:
+        nonlocal n_dropped
+        drawn = simulate(simulator, n, generator)
+        n_dropped += drawn.n_dropped
+        return read(build_store(schema, whitening, drawn.values, natural), torch.arange(n), design, generator)
+
+    def held_out(n: int, generator: torch.Generator) -> TokenBatch:
+        rows = torch.randint(n_train, len(store), (n,), generator=generator)
+        return read(store, rows, design, generator)
+
+    about = {
+        "simulator": type(simulator).__name__,
+        "simulator_config": plain(simulator),
+        "simulations": simulations,
+        "design": asdict(design),
+        "natural": list(natural),
+        "dependency": dependency,
+    }
+    initial_weights = {} if initial is None else {"initial_weights": _digest(initial.model.denoiser)}
+    rows: Rows = fresh if simulations is None else stored
+    masks, levels = masks or MaskConfig(), levels or NoiseLevels()
+    before = time.process_time() - started
+    run = fit(
+        denoiser,
+        rows,
+        held_out,
+        is_parameter(schema),
+        masks,
+        levels,
+        config,
+        keep=scalar if dependency != "dense" else None,
+        generation=generation,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        about=about | initial_weights,
+        callback=callback,
+    )
+    card = {
+        **(provenance or {}),
+        **about,
+        "initial": None if initial is None else initial.provenance,
+        "generation": generation,
+        "simulations_dropped": n_dropped,
+        "simulations_held_out": n_held_out,
+        "train": asdict(config),
+        "masks": asdict(masks),
+        "levels": asdict(levels),
+        "steps": run.step,
+        "best_step": run.best_step,
+        "best_validation_loss": run.best_loss,
+        "history": run.history,
+        "n_parameters": denoiser.network.n_parameters,
+        "seed": config.seed,
+        "device": device,
+        "cpu_seconds": round(before + run.cpu_seconds, 1),
+        "date": datetime.date.today().isoformat(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+    max_readings = dict.fromkeys(functions, 0)
+    for name, n_max in zip(functions, design.n_max, strict=True):
+        max_readings[name] += n_max  # of all components
+    model = Model(
+        schema,
+        whitening,
+        denoiser.cpu().eval(),
+        schedule,
+        dependency,
+        dial,
+        max_readings,
+        config.max_latents,
+        card,
+    )
+    return Joint(model)
+
+
+def _settings(initial: Joint) -> tuple[NetworkConfig, str, str, int | None]:
+    model = initial.model
+    return model.denoiser.network.config, model.schedule, model.dependency, model.n_active_observed
+
+
+def _digest(denoiser: Denoiser) -> str:
+    """SHA-256 of the weights: a checkpoint knows which model it went on from."""
+    out = hashlib.sha256()
+    for name, p in sorted(denoiser.named_parameters()):
+        out.update(name.encode() + p.detach().cpu().numpy().tobytes())
+    return out.hexdigest()
+
+
+def _require_same(initial: Joint, schema: Schema, network: NetworkConfig, schedule: str, dependency: str) -> None:
+    """`initial` can be trained on as asked."""
+    have = initial.model.schema
+    if have != schema:
+        names = sorted({v.name for v in {*have.variables} ^ {*schema.variables}} | {*have.names} ^ {*schema.names})
+        raise ValueError(f"initial: expected a Joint with the same schema; variables {names} or index dims differ.")
+    for what, a, b in zip(("network", "schedule", "dependency"), _settings(initial), (network, schedule, dependency)):
+        if a != b:
+            raise ValueError(f"initial: expected a Joint with the same {what}, {b}; got {a}.")
+
+
+def _require_unseen(card: Mapping[str, Any] | None, simulations: int | None, seed: int) -> int:
+    """How many trainings went before; none of them may have seen rows that would be held out now.
+
+    Equal seeds simulate equal rows: as many of them part the same way into training and held-out rows, others do not.
+    """
+    n = 0
+    while card is not None:
+        if "seed" not in card or "simulations" not in card:
+            raise ValueError("initial: its card does not say from which seed and how many simulations it was trained.")
+        if card["seed"] == seed and card["simulations"] != simulations:
+            raise ValueError(
+                f"initial: trained with seed {seed} on {card['simulations']} simulations; {simulations} with the same "
+                "seed would hold out some that it has seen. Choose another seed, or as many simulations."
+            )
+        n, card = n + 1, card.get("initial")
+    return n
