@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=TASKS, nargs="?")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1_000)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--all", action="store_true", help="every task, seeds 0 and 1; cells that exist are kept")
     args = parser.parse_args()
     torch.set_num_threads(1)
