@@ -53,7 +53,13 @@ def lotka_volterra(r: dict[str, Any]) -> list[str]:
     rows = [(i + 1, d["c2st_rf"], d["floor_rf"]) for i, d in enumerate(r["data_sets"])]
     rows.append(("mean", r["mean"]["c2st_rf"], r["mean"]["floor_rf"]))
     budget = f"{r['simulations']} simulations, {r['steps']} steps, {r['train_cpu_seconds']} CPU s of training"
-    return [f"{budget}, n = {r['n']}. Goal .52, at most .56.\n", *table(["data set", "RF C2ST", "floor"], rows)]
+    dials = [(k, sum(x) / len(x)) for k, x in r["c2st_by_dial"].items()]
+    return [
+        f"{budget}, n = {r['n']}. Goal .52, at most .56.\n",
+        *table(["data set", "RF C2ST", "floor"], rows),
+        "Mean RF C2ST by observed tokens in the active stream:\n",
+        *table(["dial", "RF C2ST"], dials),
+    ]
 
 
 def hare_lynx(r: dict[str, Any]) -> list[str]:

@@ -176,7 +176,8 @@ def _info(args: argparse.Namespace) -> None:
     for index in joint.schema.indexes:
         print(f"{index.name}: trained on [{index.lower:g}, {index.upper:g}] {index.units or ''}".rstrip())
     for key, value in joint.provenance.items():
-        print(f"{key}: {value}")
+        if key not in ("history", "initial"):  # a line for every validation: --json has them
+            print(f"{key}: {value}")
 
 
 def table(tree: xr.DataTree, schema: Schema, level: float = 0.9) -> str:

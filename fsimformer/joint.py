@@ -67,11 +67,14 @@ def load(name: str | Path) -> Joint:
     return Joint(load_model(name))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Joint:
     """A trained joint distribution of parameters, functions and observations."""
 
     model: Model
+
+    def __repr__(self) -> str:
+        return f"Joint({', '.join(self.schema.names)}; {self.n_parameters} weights)"
 
     @property
     def schema(self) -> Schema:
@@ -145,7 +148,7 @@ class Joint:
                 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Conditional:
     """A Joint with something observed: one data set, or many along `batch_dim`."""
 
@@ -154,6 +157,13 @@ class Conditional:
     labels: xr.DataArray | None
     batch_dim: str | None
     n_active_observed: int | None
+
+    def __repr__(self) -> str:
+        seen = [
+            {k: n for k, c in o.channels.items() if (n := int(np.isfinite(c.value).sum()))} for o in self.observations
+        ]
+        many = "" if self.batch_dim is None else f"; {len(seen)} along {self.batch_dim!r}, the first"
+        return f"Conditional({', '.join(self.joint.schema.names)}{many} given {seen[0] if seen else {}} readings)"
 
     def sample(
         self,
@@ -186,7 +196,9 @@ class Conditional:
         if n < 2 or n % 2:
             raise ValueError(f"sample: expected an even number of draws >= 2 (two chains), got {n}.")
         config, model, schema = quality_named(quality), self.joint.model, self.joint.schema
-        queries = [query(schema, o, at) for o in self.observations]
+        queries = []
+        for o in self.observations:  # no comprehension: warnings count the frames up to the caller
+            queries.append(query(schema, o, at))
         if not any(len(q) for q in queries):
             raise ValueError("sample: nothing is left to sample: every variable is observed and `at` asks for no more.")
         if generator is not None:

@@ -17,6 +17,7 @@ import xarray as xr
 
 try:
     from matplotlib.axes import Axes
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure, FigureBase
 except ImportError as error:
     raise ImportError("Pictures need matplotlib: pip install 'fsimformer[plots]'.") from error
@@ -117,6 +118,10 @@ def bands(
         shade = 0.18 + 0.3 * (i / max(len(widest_first) - 1, 1))
         ax.fill_between(x, q[1 + 2 * i], q[2 + 2 * i], color=color, alpha=shade, linewidth=0, label=f"{100 * p:g} %")
     ax.plot(x, q[0], color=color, linewidth=1.4, label="median")
+    if x.dtype.kind == "M":  # whole dates would run into each other
+        locator = AutoDateLocator(maxticks=7)
+        ax.xaxis.set_major_locator(locator)
+        ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     if observed and (seen := _observed(tree, variable)) is not None:
         _dots(ax, seen, label="observed", facecolor=INK)
     if held_out is not None:

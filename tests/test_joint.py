@@ -342,3 +342,15 @@ def test_loading_unpickles_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(pickle, name, refuse)
     monkeypatch.setattr(torch, "load", refuse)
     assert isinstance(fsf.load(saved), Joint)
+
+
+def test_a_repr_says_what_is_given_on_one_line() -> None:
+    j = joint()
+    assert repr(j).startswith("Joint(a, w, rate, y, x; ") and "\n" not in repr(j)
+    assert repr(j.condition(observed(5))) == "Conditional(a, w, rate, y, x given {'y': 4} readings)"
+
+
+def test_a_warning_about_points_asked_for_points_at_the_callers_line() -> None:
+    with pytest.warns(ObservationWarning) as caught:
+        joint().condition(observed()).sample(2, at={"rate": [25.0]}, quality=QUICK)
+    assert caught[0].filename == __file__
