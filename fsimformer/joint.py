@@ -30,6 +30,7 @@ from fsimformer.model_file import Model, load_model, save_model
 from fsimformer.sample import SamplerConfig, quality_named
 from fsimformer.schema import Schema
 from fsimformer.stages import Budget, draw
+from fsimformer.tokens import Dial, require_dial
 
 DEFAULT_DIAL = "default"
 MODELS = Path(__file__).parent / "models"
@@ -119,7 +120,7 @@ class Joint:
             batch_dim: a dim (or a frame's column) along which independent, ragged data sets lie.
             origin: date that index 0 stands for; default: the schema's, else the earliest coordinate.
             n_active_observed: observed tokens that attend with the noise level (accuracy against cost, design.md D1);
-                default: the model's; None = all of them.
+                default: the model's; None = all of them; "few" = all of them in data sets that have at most 8.
 
         Raises:
             KeyError: unknown variable; ValueError: values outside a support, infinite, or of no numeric type.
@@ -131,9 +132,7 @@ class Joint:
             labels, observations = read_many(schema, observed, batch_dim, origin=origin)
         self._warn_many(observations)
         dial = self.model.n_active_observed if n_active_observed == DEFAULT_DIAL else n_active_observed
-        if isinstance(dial, str) or (dial is not None and dial < 0):
-            raise ValueError(f"n_active_observed: expected an integer >= 0 or None (all), got {n_active_observed!r}.")
-        return Conditional(self, tuple(observations), labels, batch_dim, dial)
+        return Conditional(self, tuple(observations), labels, batch_dim, require_dial(dial))
 
     def _warn_many(self, observations: list[Observation]) -> None:
         for name, most in self.model.max_readings.items():
@@ -143,6 +142,17 @@ class Joint:
             if n > most:
                 warnings.warn(
                     f"{name!r} has {n} readings; training had 0 to {most} a channel. Results may be off.",
+                    ObservationWarning,
+                    stacklevel=3,
+                )
+        for name, (lower, upper) in self.model.value_range.items():
+            parts = [o.channels[name].value for o in observations if name in o.channels]
+            values = np.concatenate([x[np.isfinite(x)] for x in parts]) if parts else np.zeros(0)
+            outside = values[(values < lower) | (values > upper)]
+            if len(outside) > 0.01 * len(values):  # one reading in a thousand lies outside where all is well
+                warnings.warn(
+                    f"{len(outside)} of {len(values)} readings of {name!r} lie outside what training observed, "
+                    f"{lower:.3g} to {upper:.3g}; the first is {outside[0]:.6g}. Are the units those of the model?",
                     ObservationWarning,
                     stacklevel=3,
                 )
@@ -156,7 +166,7 @@ class Conditional:
     observations: tuple[Observation, ...]
     labels: xr.DataArray | None
     batch_dim: str | None
-    n_active_observed: int | None
+    n_active_observed: Dial
 
     def __repr__(self) -> str:
         seen = [

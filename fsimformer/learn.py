@@ -23,8 +23,8 @@ from fsimformer.readings import Design, read
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import build_store, default_design, simulate
-from fsimformer.simulators.protocol import Simulator, check, natural_functions
-from fsimformer.tokens import TokenBatch
+from fsimformer.simulators.protocol import Simulator, check, natural_functions, plausible_ranges
+from fsimformer.tokens import Dial, TokenBatch, require_dial
 from fsimformer.train import Progress, Rows, TrainConfig, fit
 from fsimformer.whiten import Whitening
 
@@ -35,6 +35,36 @@ def is_parameter(schema: Schema) -> torch.Tensor:
     for v in schema.variables:
         out[list(schema.ids(v.name))] = v.role == "parameter"
     return out
+
+
+def value_ranges(
+    schema: Schema, whitening: Whitening, plausible: Mapping[str, tuple[float, float]], rows: TokenBatch
+) -> dict[str, tuple[float, float]]:
+    """Data variable -> range of its readings: the plausible one, else all but one in a thousand of those in `rows`."""
+    out = {}
+    for v in schema.variables:
+        if v.role != "data":
+            continue
+        mine = rows.valid & torch.isin(rows.variable, torch.tensor(schema.ids(v.name)))
+        z = rows.value[mine].double()
+        if v.name in plausible:
+            out[v.name] = plausible[v.name]
+        elif len(z):
+            ends = whitening[v.name].inverse(torch.quantile(z, z.new_tensor([0.0005, 0.9995])))
+            out[v.name] = (float(ends[0]), float(ends[1]))
+    return out
+
+
+def whitened_limits(
+    schema: Schema, whitening: Whitening, plausible: Mapping[str, tuple[float, float]]
+) -> torch.Tensor | None:
+    """(n_ids, 2): lowest and highest whitened value that training may observe; None = any."""
+    if not plausible:
+        return None
+    limits = torch.tensor([-torch.inf, torch.inf]).repeat(schema.n_ids, 1)
+    for name, ends in plausible.items():
+        limits[list(schema.ids(name))] = whitening[name].forward(torch.tensor(ends, dtype=torch.float64)).float()
+    return limits
 
 
 def train(
@@ -69,7 +99,7 @@ def train(
         levels: noise levels of training.
         schedule: "trig" (default) or "vp" (score matching), "rectified" (flow matching).
         dependency: "dense" (default), or "undirected": attention only along `Schema.dependency`.
-        n_active_observed: the default dial of the returned Joint, by default 8; None = all.
+        n_active_observed: the default dial of the returned Joint, by default "few"; see `tokens.split`.
         initial: a trained Joint of the same schema to go on from: its weights, network, schedule, dependency, dial and
             whitening are kept, the optimiser and the learning rate start anew, rows are drawn anew.
         checkpoint: file to write the run's state to, and to resume from if it exists.
@@ -98,12 +128,11 @@ def train(
     if len(design.n_max) != len(functions):
         raise ValueError(f"Design: expected n_max for each of the series {functions}, got {design.n_max}.")
     uses_index = schema.uses_index()
-    start = (NetworkConfig(), "trig", "dense", 8) if initial is None else _settings(initial)
+    start = (NetworkConfig(), "trig", "dense", "few") if initial is None else _settings(initial)
     network = replace(network or start[0], uses_index=tuple(map(tuple, uses_index.tolist())))
     schedule, dependency = schedule or start[1], dependency or start[2]
     dial = start[3] if n_active_observed == DEFAULT_DIAL else n_active_observed
-    if isinstance(dial, str) or (dial is not None and dial < 0):
-        raise ValueError(f"n_active_observed: expected an integer >= 0 or None (all), got {n_active_observed!r}.")
+    dial = require_dial(dial)
     scalar = torch.from_numpy(~uses_index.any(axis=1))
     if dependency != "dense" and int(scalar.sum()) > config.max_latents:
         raise ValueError(
@@ -123,7 +152,7 @@ def train(
     n_held_out = min(2_000, n_simulations // 10)
     pilot = simulate(simulator, n_simulations, generator_at(config.seed, 2, 0))
     whitening = Whitening.fit(schema, pilot.values) if initial is None else initial.model.whitening
-    natural = natural_functions(simulator)
+    natural, plausible = natural_functions(simulator), plausible_ranges(simulator)
     store = build_store(schema, whitening, pilot.values, natural)
     n_train, n_dropped = len(store) - n_held_out, pilot.n_dropped
     del pilot
@@ -148,6 +177,7 @@ def train(
         "simulations": simulations,
         "design": asdict(design),
         "natural": list(natural),
+        "plausible": {k: list(ends) for k, ends in plausible.items()},
         "dependency": dependency,
     }
     initial_weights = {} if initial is None else {"initial_weights": _digest(initial.model.denoiser)}
@@ -163,6 +193,7 @@ def train(
         levels,
         config,
         keep=scalar if dependency != "dense" else None,
+        limits=whitened_limits(schema, whitening, plausible),
         generation=generation,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         about=about | initial_weights,
@@ -201,12 +232,13 @@ def train(
         dial,
         max_readings,
         config.max_latents,
+        value_ranges(schema, whitening, plausible, held_out(2_000, generator_at(config.seed, 1, 2))),
         card,
     )
     return Joint(model)
 
 
-def _settings(initial: Joint) -> tuple[NetworkConfig, str, str, int | None]:
+def _settings(initial: Joint) -> tuple[NetworkConfig, str, str, Dial]:
     model = initial.model
     return model.denoiser.network.config, model.schedule, model.dependency, model.n_active_observed
 

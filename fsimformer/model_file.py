@@ -23,9 +23,10 @@ from safetensors.torch import load_file, save_file
 from fsimformer.denoise import Denoiser
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.schema import Schema
+from fsimformer.tokens import Dial, require_dial
 from fsimformer.whiten import Whitening
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, CARD = "weights.safetensors", "model.json"
 
 
@@ -39,9 +40,11 @@ class Model:
     Args:
         schedule: name of the schedule that training weighted.
         dependency: "dense" or "undirected", the attention mask the network was trained with.
-        n_active_observed: the dial that sampling uses by default (design.md, D1); None = all.
+        n_active_observed: the dial that sampling uses by default (design.md, D1; `tokens.split`).
         max_readings: readings a function had at most in training, by variable name.
         max_latents: latents a row had at most in training.
+        value_range: data variable -> lowest and highest reading that training observed: what the simulator calls
+            plausible, else all but one reading in a thousand.
     """
 
     schema: Schema
@@ -49,9 +52,10 @@ class Model:
     denoiser: Denoiser
     schedule: str
     dependency: str
-    n_active_observed: int | None
+    n_active_observed: Dial
     max_readings: dict[str, int]
     max_latents: int
+    value_range: dict[str, tuple[float, float]]
     provenance: dict[str, Any]
 
 
@@ -108,6 +112,7 @@ def save_model(model: Model, path: str | Path) -> None:
         "n_active_observed": model.n_active_observed,
         "max_readings": model.max_readings,
         "max_latents": model.max_latents,
+        "value_range": model.value_range,
         "provenance": model.provenance,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,6 +175,7 @@ def _read(card: Any, path: Path) -> Model:
         card["n_active_observed"],
         card["max_readings"],
         card["max_latents"],
+        {k: (float(lower), float(upper)) for k, (lower, upper) in card["value_range"].items()},
         card["provenance"],
     )
 
@@ -182,10 +188,10 @@ def _check_card(card: Any, path: Path) -> None:
     if set(card) != expected:
         unknown, missing = sorted(set(card) - expected), sorted(expected - set(card))
         raise ValueError(f"{path / CARD}: unknown keys {unknown}, missing keys {missing}.")
-    dial, latents, readings = card["n_active_observed"], card["max_latents"], card["max_readings"]
-    counts = [latents - 1, 0 if dial is None else dial, *readings.values()]
-    if not all(isinstance(n, int) and n >= 0 for n in counts):
-        raise ValueError(
-            f"{path / CARD}: expected counts in n_active_observed, max_latents and max_readings, got {dial}, {latents} "
-            f"and {readings}."
-        )
+    latents, readings = card["max_latents"], card["max_readings"]
+    if not all(isinstance(n, int) and n >= 0 for n in (latents - 1, *readings.values())):
+        raise ValueError(f"{path / CARD}: expected counts in max_latents and max_readings, got {latents}, {readings}.")
+    try:
+        require_dial(card["n_active_observed"])
+    except ValueError as error:
+        raise ValueError(f"{path / CARD}: {error}") from error

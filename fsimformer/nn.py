@@ -60,6 +60,11 @@ class NetworkConfig:
             raise ValueError(f"NetworkConfig: width {self.width} is not a multiple of n_heads {self.n_heads}.")
         if not (self.rotary_frequency == 0 or 0.25 <= self.rotary_frequency < math.inf):
             raise ValueError(f"NetworkConfig: expected rotary_frequency 0 or >= 0.25, got {self.rotary_frequency}.")
+        if self.rotary_frequency > 0 and self.width // self.n_heads % 2:
+            raise ValueError(
+                f"NetworkConfig: expected an even number of channels a head (width/n_heads) to turn in pairs, got "
+                f"{self.width // self.n_heads}; or rotary_frequency=0."
+            )
         n_index = len(self.uses_index[0]) if self.uses_index else 0
         if self.rotary_frequency > 0 and self.width // 4 < n_index * self.n_heads:
             raise ValueError(
@@ -77,9 +82,6 @@ class Context:
 
     def rows(self, which: Tensor | slice) -> Context:
         return Context(tuple(k[which] for k in self.keys), tuple(v[which] for v in self.values))
-
-
-Angles = tuple[Tensor, Tensor]  # cosine and sine of the angles by which pairs of channels turn
 
 
 def _fourier(x: Tensor, frequencies: Tensor) -> Tensor:
@@ -137,8 +139,9 @@ class Embedding(nn.Module):
 class Rotary(nn.Module):
     """Turns half of the channels of queries and keys by angles proportional to the token's index.
 
-    Pair j of head h turns by f_hj·index[dim_hj]: q·k then depends on the difference of the indices. Frequencies are
-    spread over heads and pairs, dims take turns; ids whose variable lacks the dim do not turn.
+    Pair j of head h, read as one complex number, is multiplied by exp(i f_hj·index[dim_hj]): q·k then depends on the
+    difference of the indices. Frequencies are spread over heads and pairs, dims take turns; ids whose variable lacks
+    the dim do not turn.
     """
 
     turns: Tensor
@@ -148,7 +151,7 @@ class Rotary(nn.Module):
         super().__init__()
         uses = torch.tensor(config.uses_index, dtype=torch.bool).reshape(len(config.uses_index), -1)
         d, n_pairs = uses.shape[1], config.width // config.n_heads // 4
-        turns = torch.zeros(config.n_heads, n_pairs, max(1, d))
+        turns = torch.zeros(config.n_heads, config.width // config.n_heads // 2, max(1, d))
         self.active = d > 0 and n_pairs > 0 and config.rotary_frequency > 0
         for dim in range(d if self.active else 0):
             mine = [(h, j) for j in range(n_pairs) for h in range(config.n_heads) if (h + j) % d == dim]
@@ -157,20 +160,23 @@ class Rotary(nn.Module):
         self.register_buffer("turns", turns, persistent=False)
         self.register_buffer("uses_index", uses, persistent=False)
 
-    def angles(self, variable: Tensor, index: Tensor) -> Angles | None:
-        """(B, n) ids and (B, n, D) index -> cosine and sine (B, H, n, pairs)."""
+    def phases(self, variable: Tensor, index: Tensor) -> Tensor | None:
+        """(B, n) ids and (B, n, D) index -> complex numbers of modulus 1, (B, n, 1, H, pairs)."""
         if not self.active:
             return None
-        angle = torch.einsum("bnd,hpd->bhnp", index * self.uses_index[variable], self.turns)
-        return angle.cos(), angle.sin()
+        angle = torch.einsum("bnd,hpd->bnhp", index * self.uses_index[variable], self.turns)
+        return torch.polar(torch.ones_like(angle), angle)[:, :, None]
 
 
-def _turn(x: Tensor, angles: Angles) -> Tensor:
-    """x (…, H, ·, n, W/H) with its first half of channels turned."""
-    cos, sin = angles
-    n = cos.shape[-1]
-    a, b, rest = x.split([n, n, x.shape[-1] - 2 * n], dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
+def _queries_keys_values(qkv: Tensor, n_heads: int, phases: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """qkv (B, …, n, 3W) -> three of (B, H, …, n, W/H), queries and keys turned by `phases` (B, …, n, 1, H, pairs)."""
+    x = rearrange(qkv, "... (three h d) -> ... three h d", three=3, h=n_heads)
+    both, v = x[..., :2, :, :], x[..., 2, :, :]
+    if phases is not None:  # as complex numbers: one product, half the time of cosines and sines
+        pairs = torch.view_as_complex(both.unflatten(-1, (-1, 2)))
+        both = torch.view_as_real(pairs * phases).flatten(-2)
+    q, k = both.unbind(-3)
+    return q.movedim(-2, 1), k.movedim(-2, 1), v.movedim(-2, 1)
 
 
 class Layer(nn.Module):
@@ -192,15 +198,12 @@ class Layer(nn.Module):
         h = layer_norm(h, (self.width,))
         return h if scale is None or shift is None else h * (1 + scale) + shift
 
-    def frozen(self, h: Tensor, bias: Tensor, angles: Angles | None, last: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """h (B, n_f, W), additive bias (B, 1, n_f or 1, n_f), angles (B, H, n_f, ·) -> h, keys, values.
+    def frozen(self, h: Tensor, bias: Tensor, phases: Tensor | None, last: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """h (B, n_f, W), additive bias (B, 1, n_f or 1, n_f), phases (B, n_f, 1, H, ·) -> h, keys, values.
 
         The last h is nobody's input.
         """
-        qkv = self.qkv(self._norm(h, None, None))
-        q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.n_heads)
-        if angles is not None:
-            q, k = _turn(q, angles), _turn(k, angles)
+        q, k, v = _queries_keys_values(self.qkv(self._norm(h, None, None)), self.n_heads, phases)
         if last:
             return h, k, v
         a = scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(-1, -1, q.shape[2], -1))
@@ -216,16 +219,14 @@ class Layer(nn.Module):
         values: Tensor,
         context_bias: Tensor,
         bias: Tensor,
-        angles: Angles | None,
+        phases: Tensor | None,
     ) -> Tensor:
-        """h (B, R, n_a, W); keys, values (B, H, n_f, d); context_bias (B, 1, 1, ·, n_f), bias (B, 1, 1, ·, n_a)."""
+        """h (B, R, n_a, W); keys, values (B, H, n_f, d); context_bias (B, 1, 1, ·, n_f), bias (B, 1, 1, ·, n_a);
+        phases (B, 1, n_a, 1, H, ·)."""
         scale_1, shift_1, scale_2, shift_2 = modulation
         b, r, n, _ = h.shape
         n_f = keys.shape[2]
-        qkv = self.qkv(self._norm(h, scale_1, shift_1))
-        q, k, v = rearrange(qkv, "b r n (three h d) -> three b h r n d", three=3, h=self.n_heads)
-        if angles is not None:
-            q, k = _turn(q, angles), _turn(k, angles)
+        q, k, v = _queries_keys_values(self.qkv(self._norm(h, scale_1, shift_1)), self.n_heads, phases)
         q = q * q.shape[-1] ** -0.5
         own = q @ k.transpose(-1, -2) + bias  # (B, H, R, n_a, n_a)
         folded = rearrange(q, "b h r n d -> b h (r n) d")
@@ -270,11 +271,11 @@ class Network(nn.Module):
         """
         h = self.embedding(self.embedding.static(variable, index, torch.ones_like(variable)), value)
         bias = _bias(attend, h)[:, None]  # (B, 1, n_f or 1, n_f)
-        angles = self.rotary.angles(variable, index)
+        phases = self.rotary.phases(variable, index)
         keys, values = [], []
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            h, k, v = layer.frozen(h, bias, angles, last=i == len(self.layers) - 1)
+            h, k, v = layer.frozen(h, bias, phases, last=i == len(self.layers) - 1)
             keys.append(k)
             values.append(v)
         return Context(tuple(keys), tuple(values))
@@ -304,11 +305,11 @@ class Network(nn.Module):
         modulation = self.modulation(silu(self.noise(noise)))[:, :, None]  # (B, R, 1, ·)
         m = modulation.chunk(4 * self.config.depth + 2, dim=-1)
         bias, context_bias = _bias(attend, h)[:, None, None], _bias(attend_context, h)[:, None, None]
-        turned = self.rotary.angles(variable, index)
-        angles = None if turned is None else (turned[0][:, :, None], turned[1][:, :, None])
+        phases = self.rotary.phases(variable, index)
+        phases = None if phases is None else phases[:, None]
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            h = layer.active(h, m[4 * i : 4 * i + 4], context.keys[i], context.values[i], context_bias, bias, angles)
+            h = layer.active(h, m[4 * i : 4 * i + 4], context.keys[i], context.values[i], context_bias, bias, phases)
         h = layer_norm(h, (self.config.width,)) * (1 + m[-2]) + m[-1]
         return self.out(h)[..., 0]
 

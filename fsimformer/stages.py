@@ -24,7 +24,7 @@ from fsimformer.denoise import Denoiser
 from fsimformer.noise import WhiteNoise
 from fsimformer.sample import SamplerConfig, sample_active
 from fsimformer.seeds import generator_at
-from fsimformer.tokens import TokenSet, collate, split
+from fsimformer.tokens import Dial, TokenSet, collate, split
 
 _SAMPLING = 4  # first number of the path, seeds.py
 
@@ -106,7 +106,7 @@ def draw(
     n_draws: int,
     config: SamplerConfig,
     seed: int,
-    n_active_observed: int | None,
+    n_active_observed: Dial,
     budget: Budget,
 ) -> list[Tensor]:
     """Draws of every query given its observation: a list of (n_draws, len(query)) whitened values.
@@ -168,7 +168,7 @@ def _groups(tasks: list[_Task], n_draws: int, budget: Budget) -> list[list[_Task
 
 
 def _draw_first(
-    denoiser: Denoiser, group: list[_Task], config: SamplerConfig, n_active_observed: int | None, budget: Budget
+    denoiser: Denoiser, group: list[_Task], config: SamplerConfig, n_active_observed: Dial, budget: Budget
 ) -> None:
     """Stage 1 of several data sets; all draws of one share its context."""
     batch = collate([_join(t.observed, _take(t.query, t.stages[0])) for t in group])
@@ -197,7 +197,7 @@ def _draw_first(
 
 
 def _draw_given(
-    denoiser: Denoiser, task: _Task, number: int, config: SamplerConfig, n_active_observed: int | None, budget: Budget
+    denoiser: Denoiser, task: _Task, number: int, config: SamplerConfig, n_active_observed: Dial, budget: Budget
 ) -> None:
     """A later stage of one data set: every draw has its own context, the observation and its own stage 1."""
     first, stage = task.stages[0], task.stages[number]

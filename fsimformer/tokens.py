@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -117,6 +118,18 @@ def collate(sets: Sequence[TokenSet], length: int | None = None) -> TokenBatch:
     return out
 
 
+def concatenate(batches: Sequence[TokenBatch]) -> TokenBatch:
+    """The rows of all batches, padded to the longest."""
+    length = max(b.shape[1] for b in batches)
+    wide = []
+    for b in batches:
+        position = torch.arange(length, device=b.valid.device).expand(b.shape[0], -1)
+        inside = position < b.shape[1]
+        packed = b.gather(position.clamp(max=max(0, b.shape[1] - 1)))
+        wide.append(packed.replace(valid=packed.valid & inside))
+    return TokenBatch(*(torch.cat([getattr(b, f.name) for b in wide]) for f in fields(TokenBatch)))
+
+
 def uncollate(batch: TokenBatch) -> list[TokenSet]:
     """The ragged rows of a batch, padding removed; inverse of `collate`."""
     return [
@@ -144,6 +157,25 @@ def select(mask: Tensor, priority: Tensor | None = None) -> tuple[Tensor, Tensor
     return order[:, :m], taken
 
 
+Dial = int | Literal["few"] | None
+"""Which observed tokens ride in the active stream: as many of a row, all of them in rows that have few, or all."""
+
+FEW = 8
+
+
+def require_dial(dial: object) -> Dial:
+    """The dial, checked.
+
+    Raises:
+        ValueError: with the choices.
+    """
+    if dial is None or dial == "few":
+        return dial
+    if isinstance(dial, bool) or not isinstance(dial, int) or dial < 0:
+        raise ValueError(f"n_active_observed: expected an integer >= 0, 'few' or None (all), got {dial!r}.")
+    return dial
+
+
 @dataclass(frozen=True)
 class Streams:
     """A batch parted in two; `position` (B, n_a) says where each active token stands in the batch."""
@@ -156,18 +188,22 @@ class Streams:
         return Streams(self.frozen.to(device), self.active.to(device), self.position.to(device))
 
 
-def split(batch: TokenBatch, n_active_observed: int | None = 0, generator: torch.Generator | None = None) -> Streams:
+def split(batch: TokenBatch, n_active_observed: Dial = 0, generator: torch.Generator | None = None) -> Streams:
     """Part a batch into the frozen and the active stream.
 
     Args:
         batch: (B, L).
-        n_active_observed: observed tokens of a row that ride in the active stream; None = all of them.
+        n_active_observed: observed tokens of a row that ride in the active stream; None = all of them; "few" = all of
+            them in rows that have at most `FEW`, none in others: freezing costs accuracy where little is observed, and
+            full attention is cheap there (benchmarks, dial).
         generator: picks the riders at random (training). Without one they are spread evenly over the row's observed
             tokens (sampling: the same observation is always split the same way, whatever its batch-mates).
     """
     observed = batch.observed
     if n_active_observed is None:
         riding = observed
+    elif n_active_observed == "few":
+        riding = observed & (observed.sum(1, keepdim=True) <= FEW)
     elif n_active_observed == 0:
         riding = torch.zeros_like(observed)
     else:

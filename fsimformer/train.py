@@ -21,7 +21,7 @@ from fsimformer.checkpoint import Run, load_checkpoint, save_checkpoint
 from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.masks import MaskConfig, draw_condition_masks, draw_kinds, thin_latents
 from fsimformer.seeds import generator_at
-from fsimformer.tokens import TokenBatch, select, split
+from fsimformer.tokens import Dial, TokenBatch, concatenate, require_dial, select, split
 
 Rows = Callable[[int, torch.Generator], TokenBatch]
 
@@ -42,7 +42,7 @@ class TrainConfig:
         level_tokens, max_levels: noise levels that share one encoded context: as many as keep levels × active tokens
             under `level_tokens`, at most `max_levels`.
         max_latents: latents kept in a row; others are dropped at random, as if nobody had asked for them.
-        dial: pairs (observed tokens that ride in the active stream, None = all; relative frequency).
+        dial: pairs (which observed tokens ride in the active stream, see `tokens.split`; relative frequency).
         validate_every, patience: validation interval in steps; stop after `patience` validations without a new best.
         n_validation: held-out rows.
         checkpoint_every: steps between checkpoints.
@@ -61,7 +61,7 @@ class TrainConfig:
     level_tokens: int = 48
     max_levels: int = 8
     max_latents: int = 32
-    dial: tuple[tuple[int | None, float], ...] = ((0, 0.4), (8, 0.4), (32, 0.1), (None, 0.1))
+    dial: tuple[tuple[Dial, float], ...] = (("few", 0.9), (None, 0.1))
     validate_every: int = 500
     patience: int = 1_000_000
     n_validation: int = 1024
@@ -94,9 +94,11 @@ class TrainConfig:
         }.items():
             if not ok:
                 raise ValueError(f"TrainConfig: expected {name}, got {getattr(self, name.split()[-3])}.")
-        riders, shares = [n for n, _ in self.dial if n is not None], [p for _, p in self.dial]
-        if min(riders, default=0) < 0 or min(shares, default=-1) < 0 or sum(shares) <= 0:
-            raise ValueError(f"TrainConfig: expected pairs (tokens >= 0 or None, frequency >= 0), got {self.dial}.")
+        for riders, _ in self.dial:
+            require_dial(riders)
+        shares = [p for _, p in self.dial]
+        if min(shares, default=-1) < 0 or sum(shares) <= 0:
+            raise ValueError(f"TrainConfig: expected pairs (dial, frequency >= 0), got {self.dial}.")
         object.__setattr__(self, "dial", tuple((n, float(p)) for n, p in self.dial))
 
     def rate_at(self, step: int) -> float:
@@ -124,11 +126,32 @@ def observed_rows(
     n_latent: int,
     generator: torch.Generator,
     keep: Tensor | None = None,
+    limits: Tensor | None = None,
 ) -> TokenBatch:
-    """Rows with condition masks drawn, and at most `n_latent` latents a row, those of the ids in `keep` among them."""
-    batch = rows(n, generator)
-    kinds = draw_kinds(n, masks, generator)
-    batch = batch.replace(condition_mask=draw_condition_masks(batch, is_parameter, kinds, generator))
+    """Rows with condition masks drawn, and at most `n_latent` latents a row, those of the ids in `keep` among them.
+
+    Args:
+        limits: (n_ids, 2) lowest and highest value that may be observed. A row that observes another is drawn again:
+            whether a row is kept depends on its observed tokens alone, so that p(latent | observed) stays what it was.
+
+    Raises:
+        ValueError: hardly a row observes values within `limits`.
+    """
+    parts: list[TokenBatch] = []
+    have = tried = 0
+    while have < n:
+        batch = rows(n, generator)
+        kinds = draw_kinds(n, masks, generator)
+        batch = batch.replace(condition_mask=draw_condition_masks(batch, is_parameter, kinds, generator))
+        if limits is not None:
+            lower, upper = limits[batch.variable].unbind(-1)
+            inside = (batch.value >= lower) & (batch.value <= upper)
+            batch = batch.rows((inside | ~batch.observed).all(1).nonzero()[:, 0])
+        parts.append(batch)
+        have, tried = have + batch.shape[0], tried + n
+        if tried >= 100 * n and have < n:
+            raise ValueError(f"train: {have} of {tried} rows observe plausible values only; widen the simulator's range.")
+    batch = parts[0] if len(parts) == 1 else concatenate(parts).rows(slice(n))
     return thin_latents(batch, n_latent, generator, keep)
 
 
@@ -176,6 +199,7 @@ def fit(
     config: TrainConfig,
     *,
     keep: Tensor | None = None,
+    limits: Tensor | None = None,
     generation: int = 0,
     checkpoint: Path | None = None,
     about: Mapping[str, Any] | None = None,
@@ -186,6 +210,7 @@ def fit(
     Args:
         rows, validation_rows: draw n rows of tokens from a generator; the two must not share simulations.
         keep: (n_ids,) bool, ids that `thin_latents` drops last.
+        limits: (n_ids, 2), values that may be observed; see `observed_rows`.
         generation: how many trainings these weights have behind them. Each draws its own rows and noise; from the
             second on the weights that come in compete with those of later validations.
         checkpoint: file to write to and, if it exists, to resume from.
@@ -214,7 +239,8 @@ def fit(
     earlier, started = run.cpu_seconds, time.process_time()
 
     def draw_rows(source: Rows, n: int, *path: int) -> TokenBatch:
-        return observed_rows(source, n, is_parameter, masks, config.max_latents, generator_at(config.seed, *path), keep)
+        generator = generator_at(config.seed, *path)
+        return observed_rows(source, n, is_parameter, masks, config.max_latents, generator, keep, limits)
 
     held_out = draw_rows(validation_rows, config.n_validation, 1, 0)
     if generation and run.step == 0:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, silu
 
 from fsimformer.masks import attention
-from fsimformer.nn import Network, NetworkConfig, Rotary, _fourier, _turn
+from fsimformer.nn import Network, NetworkConfig, Rotary, _fourier, _queries_keys_values
 from fsimformer.tokens import Streams, TokenBatch, split
 
 F_LENGTHS, A_LENGTHS, R = [7, 3, 0], [4, 6, 2], 3
@@ -75,10 +75,9 @@ def uncached(net: Network, s: Streams, value: Tensor, c_noise: Tensor, dependenc
 
 
 def turned(x: Tensor, angle: Tensor) -> Tensor:
-    """Channels j and j + p of x turned by angle j of p, as complex numbers."""
-    p = angle.shape[-1]
-    z = torch.complex(x[..., :p], x[..., p : 2 * p]) * torch.polar(torch.ones_like(angle), angle)
-    return torch.cat([z.real, z.imag, x[..., 2 * p :]], -1)
+    """Channels 2j and 2j + 1 of x turned by angle j."""
+    a, b = x[..., ::2], x[..., 1::2]
+    return torch.stack([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], -1).flatten(-2)
 
 
 def test_rotary_logits_depend_on_distances_only() -> None:
@@ -89,9 +88,10 @@ def test_rotary_logits_depend_on_distances_only() -> None:
     index = torch.rand(1, 5, 2, generator=g, dtype=torch.float64) * 2 - 1
 
     def logits(variable: list[int], index: Tensor) -> Tensor:
-        angles = rotary.angles(torch.tensor([variable]), index)
-        assert angles is not None
-        return _turn(q, angles) @ _turn(k, angles).mT
+        phases = rotary.phases(torch.tensor([variable]), index)
+        assert phases is not None
+        q_, k_, _ = _queries_keys_values(torch.cat([x.transpose(1, 2).flatten(2) for x in (q, k, k)], -1), 4, phases)
+        return q_ @ k_.mT
 
     shift = torch.tensor([0.3, -0.2], dtype=torch.float64)
     torch.testing.assert_close(logits([3] * 5, index), logits([3] * 5, index + shift))
@@ -101,8 +101,8 @@ def test_rotary_logits_depend_on_distances_only() -> None:
     moved[0, 0] += shift
     assert (logits([3] * 5, index) - logits([3] * 5, moved)).abs().max() > 0.1
     torch.testing.assert_close(logits([0] * 5, index), q @ k.mT)  # scalars do not turn
-    assert len(rotary.turns.flatten(0, 1).unique(dim=0)) == 16  # every pair of every head has its own frequency
-    assert Rotary(NetworkConfig(uses_index=USES, rotary_frequency=0)).angles(torch.zeros(1, 5), index) is None
+    assert len(rotary.turns.flatten(0, 1).unique(dim=0)) == 17  # half of the pairs, each its own frequency; the rest still
+    assert Rotary(NetworkConfig(uses_index=USES, rotary_frequency=0)).phases(torch.zeros(1, 5), index) is None
 
 
 @pytest.mark.parametrize("dependency", [None, DEPENDENCY])

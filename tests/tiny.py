@@ -111,6 +111,7 @@ def joint(seed: int = 0, n_active_observed: int | None = 2, max_latents: int = 1
         n_active_observed,
         readings,
         max_latents,
+        {"y": (1e-3, 1e3), "x": (-1e3, 1e3)},
         {"seed": seed},
     )
     return Joint(model)

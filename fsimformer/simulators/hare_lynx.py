@@ -59,6 +59,8 @@ class HareLynx:
         grid_points: size of the dense grid on [0, horizon].
         tolerance: error of the log path, relative where it exceeds 1.
         most_substeps: solver steps per grid interval after which a row is given up as NaN.
+        fewest, most: readings, in thousands of pelts, that training may observe. The prior's wild half is not seen
+            there, and the posterior given readings in this range does not change.
     """
 
     priors: dict[str, Prior] = field(default_factory=_default_priors)
@@ -66,6 +68,8 @@ class HareLynx:
     grid_points: int = 501
     tolerance: float = 1e-6
     most_substeps: int = 128
+    fewest: float = 0.5
+    most: float = 500.0
 
     def __post_init__(self) -> None:
         require_priors(self.priors, _PARAMETERS)
@@ -78,6 +82,11 @@ class HareLynx:
             for k, sd in (("hare", "hare_noise"), ("lynx", "lynx_noise"))
         ]
         return Schema((*parameters, *series), (Index("time", 0.0, self.horizon, "years", "1900-01-01"),))
+
+    @property
+    def plausible(self) -> dict[str, tuple[float, float]]:
+        """Of both series."""
+        return dict.fromkeys(("hare", "lynx"), (self.fewest, self.most))
 
     @property
     def grid(self) -> dict[str, Tensor]:

@@ -7,14 +7,17 @@ A user's own simulator is a schema, a function and a grid::
 Simulators return *clean* paths; measurement noise is added where a path is read (design.md, D5). Between the grid's
 points a path is interpolated after its support's bijection (the logarithm, for positive functions): right for paths
 that grow and fall exponentially. An attribute `natural` may name functions that are smooth as they are.
+An attribute `plausible` may say within which values readings of a data variable are ever taken: training then spends
+nothing on wilder observations, and a warning meets those who bring one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +27,7 @@ from fsimformer.whiten import prior_from_z
 
 @runtime_checkable
 class Simulator(Protocol):
-    """Draws from p(parameters, functions, observations). `natural` (above) is optional."""
+    """Draws from p(parameters, functions, observations). `natural` and `plausible` (above) are optional."""
 
     @property
     def schema(self) -> Schema:
@@ -55,12 +58,14 @@ class FunctionSimulator:
         simulate: (n, generator) -> name -> tensor, as `Simulator.simulate`.
         grid: name of an `Index` dim -> its evenly spaced grid, float64.
         natural: functions that are interpolated as they are, not after their support's bijection.
+        plausible: name of a data variable -> lowest and highest reading that is ever taken.
     """
 
     schema: Schema
     simulate: Callable[[int, torch.Generator], dict[str, Tensor]]
     grid: dict[str, Tensor] = field(default_factory=dict)
     natural: tuple[str, ...] = ()
+    plausible: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def natural_functions(simulator: Simulator) -> tuple[str, ...]:
@@ -74,6 +79,25 @@ def natural_functions(simulator: Simulator) -> tuple[str, ...]:
     if isinstance(natural, str) or not set(natural) <= set(functions):
         raise ValueError(f"natural: expected a tuple of functions of the schema, {functions}; got {natural!r}.")
     return tuple(natural)
+
+
+def plausible_ranges(simulator: Simulator) -> dict[str, tuple[float, float]]:
+    """Data variable -> lowest and highest plausible reading, in its own units.
+
+    Raises:
+        ValueError: `plausible` names no data variable, or lower >= upper, or a bound off the variable's support.
+    """
+    plausible, schema = getattr(simulator, "plausible", {}), simulator.schema
+    names = [v.name for v in schema.variables if v.role == "data"]
+    if not isinstance(plausible, Mapping) or not set(plausible) <= set(names):
+        raise ValueError(f"plausible: expected a mapping from data variables, {names}, to ranges; got {plausible!r}.")
+    out = {}
+    for name, (lower, upper) in plausible.items():
+        support = schema[name].support
+        if not (lower < upper and support.contains(np.array([lower, upper])).all()):
+            raise ValueError(f"plausible: expected lower < upper within {support} for {name!r}, got {lower}, {upper}.")
+        out[name] = (float(lower), float(upper))
+    return out
 
 
 def draw_priors(schema: Schema, n: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -97,6 +121,7 @@ def check(simulator: Simulator, n: int = 3, seed: int = 0) -> None:
         raise TypeError(f"{type(simulator).__name__} is no Simulator: it lacks {missing}.")
     schema = simulator.schema
     natural_functions(simulator)
+    plausible_ranges(simulator)
     _check_grid(schema, simulator.grid)
     draws = simulator.simulate(n, torch.Generator().manual_seed(seed))
     if set(draws) != set(schema.names):
