@@ -121,13 +121,11 @@ def collate(sets: Sequence[TokenSet], length: int | None = None) -> TokenBatch:
 def concatenate(batches: Sequence[TokenBatch]) -> TokenBatch:
     """The rows of all batches, padded to the longest."""
     length = max(b.shape[1] for b in batches)
-    wide = []
-    for b in batches:
-        position = torch.arange(length, device=b.valid.device).expand(b.shape[0], -1)
-        inside = position < b.shape[1]
-        packed = b.gather(position.clamp(max=max(0, b.shape[1] - 1)))
-        wide.append(packed.replace(valid=packed.valid & inside))
-    return TokenBatch(*(torch.cat([getattr(b, f.name) for b in wide]) for f in fields(TokenBatch)))
+
+    def padded(x: Tensor) -> Tensor:
+        return torch.cat([x, x.new_zeros(x.shape[0], length - x.shape[1], *x.shape[2:])], dim=1)
+
+    return TokenBatch(*(torch.cat([padded(getattr(b, f.name)) for b in batches]) for f in fields(TokenBatch)))
 
 
 def uncollate(batch: TokenBatch) -> list[TokenSet]:

@@ -150,7 +150,7 @@ def observed_rows(
         parts.append(batch)
         have, tried = have + batch.shape[0], tried + n
         if tried >= 100 * n and have < n:
-            raise ValueError(f"train: {have} of {tried} rows observe plausible values only; widen the simulator's range.")
+            raise ValueError(f"train: {have} of {tried} rows observe plausible values; widen the simulator's range.")
     batch = parts[0] if len(parts) == 1 else concatenate(parts).rows(slice(n))
     return thin_latents(batch, n_latent, generator, keep)
 

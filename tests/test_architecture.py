@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simulators": {"priors", "schema", "whiten"},
     "simulations": {"priors", "schema", "whiten", "readings", "simulators"},
     "archive": {"priors", "schema"},
-    "model_file": {"priors", "schema", "whiten", "nn", "denoise"},
+    "model_file": {"priors", "schema", "whiten", "nn", "tokens", "denoise"},
     "joint": EVERYTHING,
     "learn": {*EVERYTHING, "joint"},
     "__init__": {*EVERYTHING, "joint", "learn"},

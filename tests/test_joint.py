@@ -159,6 +159,15 @@ def test_too_many_readings_warn_with_the_trained_range() -> None:
         model.condition(observed(11))  # one of them is missing
 
 
+def test_readings_that_training_never_observed_warn_of_units() -> None:
+    model = joint()
+    with pytest.warns(ObservationWarning, match="2 of 3 readings of 'y' lie outside .*0.001 to 1e.03; the first is 4"):
+        model.condition({"y": xr.DataArray([4000.0, 2.0, 5e-4], {"time": [1.0, 2.0, 3.0]}, "time")})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.condition({"y": xr.DataArray([400.0, 2.0, np.nan], {"time": [1.0, 2.0, 3.0]}, "time")})
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -171,7 +180,11 @@ def test_too_many_readings_warn_with_the_trained_range() -> None:
         (lambda j: j.condition({"z": 1.0}), KeyError, "z"),
         (lambda j: j.condition({"a": 5.0}), ValueError, r"'a'.*outside its support \(-2, 2\)"),
         (lambda j: j.condition(observed(), batch_dim="time"), ValueError, "batch_dim='time' is a name of the model"),
-        (lambda j: j.condition(observed(), n_active_observed=-1), ValueError, "integer >= 0 or None .all., got -1"),
+        (
+            lambda j: j.condition(observed(), n_active_observed=-1),
+            ValueError,
+            "integer >= 0, .few. or None .all., got -1",
+        ),
         (lambda j: j.condition(observed(), n_active_observed="all"), ValueError, "None .all., got 'all'"),
         (lambda j: fsf.load("no such model"), FileNotFoundError, "No model named 'no such model'.*Models that ship"),
     ],
@@ -278,11 +291,11 @@ def test_an_unknown_key_raises(saved: Path, path: tuple[Any, ...], message: str)
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("format", 2, "expected format 1, got 2"),
+        ("format", 1, "expected format 2, got 1"),
         ("schedule", "cosine", "Unknown schedule 'cosine'"),
         ("dependency", "causal", "Unknown dependency mask 'causal'"),
         ("max_latents", 0, "expected counts"),
-        ("n_active_observed", "8", "damaged|expected counts"),
+        ("n_active_observed", "8", "expected an integer >= 0, .few. or None"),
         ("max_readings", {"y": -1}, "expected counts"),
     ],
 )
@@ -328,7 +341,7 @@ def test_a_card_that_is_no_json_is_refused(saved: Path) -> None:
     text = (saved / CARD).read_text()
     for wrong in ("", text[:-20], "[]", "1", "null", b"\xff\xfe"):
         (saved / CARD).write_bytes(wrong if isinstance(wrong, bytes) else wrong.encode())
-        with pytest.raises(ValueError, match="is not valid JSON|expected format 1"):
+        with pytest.raises(ValueError, match="is not valid JSON|expected format 2"):
             fsf.load(saved)
 
 

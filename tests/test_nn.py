@@ -101,7 +101,7 @@ def test_rotary_logits_depend_on_distances_only() -> None:
     moved[0, 0] += shift
     assert (logits([3] * 5, index) - logits([3] * 5, moved)).abs().max() > 0.1
     torch.testing.assert_close(logits([0] * 5, index), q @ k.mT)  # scalars do not turn
-    assert len(rotary.turns.flatten(0, 1).unique(dim=0)) == 17  # half of the pairs, each its own frequency; the rest still
+    assert len(rotary.turns.flatten(0, 1).unique(dim=0)) == 17  # half the pairs; the rest are still
     assert Rotary(NetworkConfig(uses_index=USES, rotary_frequency=0)).phases(torch.zeros(1, 5), index) is None
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from tiny import SCHEMA, seeded
 from torch import Tensor
 
+from fsimformer.learn import value_ranges, whitened_limits
 from fsimformer.priors import POSITIVE, LogNormal, Normal, Support
 from fsimformer.readings import Design, read
 from fsimformer.schema import Index, Noise, Schema, Variable
 from fsimformer.simulations import build_store, default_design, simulate
 from fsimformer.simulators import FunctionSimulator, check
+from fsimformer.simulators.protocol import plausible_ranges
 from fsimformer.whiten import Standardise, Transform, Whitening
 
 PAIR = Schema((Variable("a", "parameter"), Variable("y", "data", ("t",), support=POSITIVE)), (Index("t", 0, 1),))
@@ -175,3 +179,53 @@ def test_dims_may_stand_in_any_order_with_the_components_anywhere() -> None:
 
 def test_default_design_counts_one_entry_a_series() -> None:
     assert default_design(SCHEMA, 60, 40).n_max == (40, 60, 60, 60)  # rate; y; x of two components
+
+
+def test_plausible_ranges_become_limits_and_stand_in_the_card() -> None:
+    """The stated range where there is one, else all but one reading in a thousand; parameters are never limited."""
+    whitening = Whitening.fit(
+        schema := Schema(
+            (
+                Variable("k", "parameter", prior=Normal()),
+                Variable("y", "data", ("t",), support=POSITIVE),
+                Variable("z", "data", ("t",)),
+            ),
+            (Index("t", 0, 1),),
+        ),
+        draws := {
+            "k": torch.randn(4000, generator=seeded(1), dtype=torch.float64),
+            "y": torch.randn(4000, 3, generator=seeded(2), dtype=torch.float64).exp(),
+            "z": torch.randn(4000, 1, generator=seeded(3), dtype=torch.float64).expand(-1, 3),
+        },
+    )
+    grid = {"t": torch.linspace(0, 1, 3, dtype=torch.float64)}
+    simulator = FunctionSimulator(schema, lambda n, g: {k: x[:n] for k, x in draws.items()}, grid)
+    assert whitened_limits(schema, whitening, plausible_ranges(simulator)) is None
+    stated = plausible_ranges(replace(simulator, plausible={"y": (0.5, 2)}))
+    limits = whitened_limits(schema, whitening, stated)
+    assert limits is not None and limits[[0, 2]].isinf().all()
+    back = whitening["y"].inverse(limits[1].double())
+    torch.testing.assert_close(back, torch.tensor([0.5, 2.0], dtype=torch.float64), rtol=1e-5, atol=0)
+    rows = read(build_store(schema, whitening, draws), torch.arange(4000), Design((9, 9), skew=0.0), seeded(4))
+    ranges = value_ranges(schema, whitening, stated, rows)
+    assert set(ranges) == {"y", "z"} and ranges["y"] == (0.5, 2.0)
+    outside = (draws["z"] < ranges["z"][0]) | (draws["z"] > ranges["z"][1])
+    assert 0 < float(outside.double().mean()) < 0.004
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"k": (0.0, 1.0)}, r"a mapping from data variables, \['y'\], to ranges; got"),
+        (("y",), "a mapping from data variables"),
+        ({"y": (2.0, 1.0)}, "lower < upper within .* for 'y', got 2.0, 1.0"),
+        ({"y": (0.0, 1.0)}, "lower < upper within .* for 'y', got 0.0, 1.0"),
+    ],
+)
+def test_plausible_ranges_that_make_no_sense_are_refused(wrong: Any, message: str) -> None:
+    schema = Schema(
+        (Variable("k", "parameter", prior=Normal()), Variable("y", "data", ("t",), support=POSITIVE)),
+        (Index("t", 0, 1),),
+    )
+    with pytest.raises(ValueError, match=message):
+        check(FunctionSimulator(schema, lambda n, g: {}, {"t": torch.linspace(0, 1, 3).double()}, (), wrong))

@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import batch, seeded
 
-from fsimformer.tokens import TokenBatch, TokenSet, collate, select, split, uncollate
+from fsimformer.tokens import (
+    FEW,
+    Dial,
+    TokenBatch,
+    TokenSet,
+    collate,
+    concatenate,
+    require_dial,
+    select,
+    split,
+    uncollate,
+)
 
 lengths = st.lists(st.integers(0, 9), min_size=1, max_size=5)
 
@@ -39,6 +50,14 @@ def test_uncollate_undoes_collate(ns: list[int], d: int, extra: int) -> None:
     rows = sets(ns, d)
     out = uncollate(collate(rows, max(ns) + extra))
     assert len(out) == len(rows) and all(same(a, b) for a, b in zip(rows, out, strict=True))
+
+
+@given(st.lists(lengths, min_size=1, max_size=3))
+def test_concatenate_keeps_every_row(parts: list[list[int]]) -> None:
+    batches = [collate(sets(ns, seed=i)) for i, ns in enumerate(parts)]
+    out = uncollate(concatenate(batches))
+    expected = [row for b in batches for row in uncollate(b)]
+    assert len(out) == len(expected) and all(same(a, b) for a, b in zip(expected, out, strict=True))
 
 
 def test_wrong_rows_are_refused() -> None:
@@ -110,8 +129,17 @@ def test_random_riders_are_uniform() -> None:
     torch.testing.assert_close(share, torch.full((6,), 1 / 3), rtol=0, atol=0.03)
 
 
-@given(st.one_of(st.none(), st.integers(0, 12)), st.lists(st.integers(1, 25), min_size=0, max_size=3))
-def test_the_split_of_a_row_does_not_depend_on_its_batch_mates(k: int | None, mates: list[int]) -> None:
+def test_few_lets_all_ride_where_few_are_observed_and_none_elsewhere() -> None:
+    whole = batch([FEW, FEW + 1, 3], observed=2.0)
+    s = split(whole, "few")
+    assert s.active.observed.sum(1).tolist() == [FEW, 0, 3] and s.frozen.observed.sum(1).tolist() == [0, FEW + 1, 0]
+    for wrong in (-1, "all", True, 1.0):
+        with pytest.raises(ValueError, match="expected an integer >= 0, 'few' or None"):
+            require_dial(wrong)
+
+
+@given(st.one_of(st.none(), st.just("few"), st.integers(0, 12)), st.lists(st.integers(1, 25), min_size=0, max_size=3))
+def test_the_split_of_a_row_does_not_depend_on_its_batch_mates(k: Dial, mates: list[int]) -> None:
     row = sets([11])
     alone, among = split(collate(row), k), split(collate([*row, *sets(mates, seed=1)]), k)
     for a, b in ((alone.frozen, among.frozen), (alone.active, among.active)):

@@ -209,11 +209,33 @@ def test_wrong_settings_are_refused() -> None:
         TrainConfig(steps=0)
     with pytest.raises(ValueError, match="expected an even n_micro >= 2, got 3"):
         TrainConfig(n_micro=3)
-    with pytest.raises(ValueError, match=r"expected pairs \(tokens >= 0 or None, frequency >= 0\), got \(\(-1, 1\),\)"):
+    with pytest.raises(ValueError, match="expected an integer >= 0, 'few' or None .all., got -1"):
         TrainConfig(dial=((-1, 1),))
+    with pytest.raises(ValueError, match=r"expected pairs \(dial, frequency >= 0\), got \(\(8, -1\),\)"):
+        TrainConfig(dial=((8, -1),))
     for wrong in ({"ema": 1.0}, {"learning_rate": 0.0}, {"n_validation": 1}, {"matrix_rate": -1.0}, {"dial": ()}):
         with pytest.raises(ValueError, match="TrainConfig: expected"):
             TrainConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_rows_with_implausible_observations_are_drawn_again_and_posteriors_stay() -> None:
+    """θ₁ given x₁ is N(x₁/(1 + SD²), SD²/(1 + SD²)), whatever x₁ may be; dropping rows by θ would bend it."""
+    limits = torch.tensor([-torch.inf, torch.inf]).repeat(5, 1)
+    limits[2] = torch.tensor([0.5, 1.5])
+    posterior = MaskConfig(1, 0, 0, 0, 0, 0, 0, 0)
+    kept = observed_rows(gaussian_rows, 40_000, IS_PARAMETER, posterior, 32, seeded(4), limits=limits)
+    assert kept.shape[0] == 40_000
+    theta, x = kept.value[:, 0], kept.value[:, 2]
+    assert float(x.min()) >= 0.5 and float(x.max()) <= 1.5
+    z = (theta - x / (1 + SD**2)) / (SD**2 / (1 + SD**2)) ** 0.5
+    assert abs(float(z.mean())) < 0.02 and abs(float(z.std()) - 1) < 0.02
+    assert abs(float(torch.corrcoef(torch.stack([z, x]))[0, 1])) < 0.02
+    nothing = MaskConfig(0, 0, 0, 0, 0, 0, 0, 1)
+    latent = observed_rows(gaussian_rows, 2_000, IS_PARAMETER, nothing, 32, seeded(4), limits=limits)
+    assert float(latent.value[:, 2].min()) < -0.5 and float(latent.value[:, 2].max()) > 2  # latents may be anything
+    limits[2] = torch.tensor([50.0, 51.0])
+    with pytest.raises(ValueError, match="0 of 800 rows observe plausible values; widen the simulator's range"):
+        observed_rows(gaussian_rows, 8, IS_PARAMETER, posterior, 32, seeded(4), limits=limits)
 
 
 def test_noise_levels_are_stratified_quantiles_of_the_stated_law() -> None:

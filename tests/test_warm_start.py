@@ -29,7 +29,7 @@ def test_it_goes_on_from_the_weights_and_keeps_the_whitening(first: fsf.Joint) -
         torch.testing.assert_close(p, before[name], rtol=0, atol=1e-6)
     assert second.model.whitening.to_dict() == first.model.whitening.to_dict()
     assert second.provenance["initial"]["steps"] == 3 and second.provenance["initial"]["initial"] is None
-    longer = replace(CONFIG, steps=40)
+    longer = replace(CONFIG, steps=200, batch_size=32, n_validation=128)
     moved = fsf.train(two_moons(), simulations=200, config=longer, initial=first).model.denoiser.state_dict()
     assert any(not torch.equal(moved[k], v) for k, v in before.items())
     for name, p in first.model.denoiser.named_parameters():
@@ -69,7 +69,9 @@ def test_it_stops_and_resumes_and_knows_its_initial(first: fsf.Joint, tmp_path: 
     resumed = fsf.train(two_moons(), simulations=200, config=longer, initial=first, checkpoint=path)
     for a, b in zip(whole.model.denoiser.parameters(), resumed.model.denoiser.parameters(), strict=True):
         assert torch.equal(a, b)
-    other = fsf.train(two_moons(), simulations=200, config=replace(CONFIG, steps=40), initial=first)
+    other = fsf.train(
+        two_moons(), simulations=200, config=replace(CONFIG, steps=200, batch_size=32, n_validation=128), initial=first
+    )
     with pytest.raises(ValueError, match=r"written with other settings of \['initial_weights'\]"):
         fsf.train(two_moons(), simulations=200, config=longer, initial=replace_card(other, first), checkpoint=path)
 
