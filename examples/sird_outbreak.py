@@ -1,8 +1,8 @@
 """An outbreak whose contact rate changes: infected, recovered and deaths, each read on its own irregular days.
 
 A lockdown lowers the contact rate on day 18 and is lifted on day 34. Asked for: the three scalar parameters, the
-contact rate on a daily grid, the recovered in a gap of 16 days, and a forecast of the infected for the last ten days,
-which nobody has read. Writes sird_posterior.nc and sird.png.
+contact rate on a daily grid, the recovered in a gap of 16 days, and a forecast of the infected and of the deaths for
+the last ten days, which nobody has read. Writes sird_posterior.nc and sird.png.
 
     python examples/sird_outbreak.py [FOLDER]
 """
@@ -55,7 +55,8 @@ def outbreak(rng: np.random.Generator) -> tuple[xr.Dataset, xr.Dataset]:
 def main(folder: Path) -> None:
     truth, observed = outbreak(np.random.default_rng(1))
     joint = fsf.load("sird")
-    at = {"contact_rate": DAYS, "infected": np.arange(41.0, 51.0), "recovered": np.arange(14.0, 28.0, 2.0)}
+    ahead = np.arange(41.0, 51.0)
+    at = {"contact_rate": DAYS, "infected": ahead, "recovered": np.arange(14.0, 28.0, 2.0), "deaths": ahead}
     draws = joint.condition(observed).sample(1000, at=at, seed=0)
 
     print(f"{'parameter':<18}{'truth':>7}{'median':>9}   90 % interval")
@@ -67,7 +68,9 @@ def main(folder: Path) -> None:
     print(f"the true contact rate lies in its 90 % band on {inside.sum()} of {len(DAYS)} days")
 
     draws.to_netcdf(folder / "sird_posterior.nc", engine="h5netcdf")
-    page = plots.figure(draws, held_out={name: truth[name].sel(time=at[name]) for name in ("infected", "recovered")})
+    page = plots.figure(
+        draws, held_out={name: truth[name].sel(time=at[name]) for name in ("infected", "recovered", "deaths")}
+    )
     for ax in page.axes:
         if ax.get_ylabel() == "contact rate":
             ax.plot(DAYS, contact_rate(DAYS), color=plots.INK, linewidth=1, linestyle="--")

@@ -3,6 +3,7 @@
 from fsimformer import simulators
 from fsimformer.convert import ObservationWarning
 from fsimformer.denoise import NoiseLevels
+from fsimformer.explicit import log_likelihood
 from fsimformer.joint import Conditional, Joint, load
 from fsimformer.learn import train
 from fsimformer.masks import MaskConfig
@@ -40,6 +41,7 @@ __all__ = [
     "Uniform",
     "Variable",
     "load",
+    "log_likelihood",
     "simulators",
     "train",
 ]

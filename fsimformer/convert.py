@@ -31,18 +31,22 @@ from fsimformer.query import query
 from fsimformer.schema import Index, Schema
 from fsimformer.tables import Table, read_tables
 from fsimformer.tokens import TokenSet
-from fsimformer.tree import to_tree, to_tree_many
+from fsimformer.tree import resampled, to_tree, to_tree_many
 from fsimformer.whiten import Whitening
 
 __all__ = [
     "Observation",
     "ObservationWarning",
     "Query",
+    "drawn_query",
+    "drawn_values",
+    "observed_points",
     "observed_tokens",
     "query",
     "query_tokens",
     "read",
     "read_many",
+    "resampled",
     "to_tree",
     "to_tree_many",
 ]
@@ -172,6 +176,12 @@ def _points(
     return Points(component, index_values, labels, shape, table.label_attrs)
 
 
+def observed_points(channel: Channel) -> tuple[np.ndarray, np.ndarray]:
+    """Index (n,) in its units and values (n,) of the finite readings of a series on one index dim."""
+    finite = np.isfinite(channel.value)
+    return channel.points.index[finite, 0], channel.value[finite]
+
+
 def observed_tokens(schema: Schema, whitening: Whitening, observation: Observation) -> TokenSet:
     """The finite readings as observed tokens, whitened in float64; float32 out.
 
@@ -198,6 +208,45 @@ def query_tokens(schema: Schema, query: Query) -> TokenSet:
     places = [_places(schema, name, points) for name, points in query.points.items()]
     value = [torch.zeros(len(p)) for p in query.points.values()]
     return _token_set(schema, [p[0] for p in places], [p[1] for p in places], value, condition=False)
+
+
+def drawn_query(schema: Schema, observation: Observation, group: xr.Dataset) -> Query:
+    """The query that a group of draws answers, its variables at the points where the group holds them.
+
+    Raises:
+        KeyError: a variable that is none of the model's.
+        ValueError: an unobserved scalar or vector parameter is missing.
+    """
+    at: dict[str, Any] = {}
+    for name, draws in group.data_vars.items():
+        if name in schema and schema.is_function(str(name)):
+            columns = {d: draws.coords[d if d in draws.coords else f"{d}_{name}"] for d in schema.index_dims(str(name))}
+            at[str(name)] = columns if len(columns) > 1 else next(iter(columns.values()))
+        else:
+            at[str(name)] = None
+    out = query(schema, observation, at)
+    if lacking := [name for name in out.points if name not in group]:
+        raise ValueError(f"The draws lack {lacking}: expected every parameter that was not observed.")
+    return out
+
+
+def drawn_values(whitening: Whitening, query: Query, group: xr.Dataset) -> tuple[Tensor, Tensor]:
+    """Whitened draws (n, len(query)) in the query's order, and Σ log |dx/dz| (n,); float64.
+
+    Raises:
+        ValueError: a variable of another size than asked, or a value off its support.
+    """
+    columns, log_det = [], torch.zeros(())
+    for name, points in query.points.items():
+        x = group[name].transpose("chain", "draw", ...).to_numpy().astype(np.float64)
+        if x[0, 0].size != len(points):
+            raise ValueError(f"{name!r}: expected {len(points)} values a draw, got {x[0, 0].size}.")
+        z = whitening[name].forward(torch.from_numpy(x.reshape(-1, len(points))))
+        if not bool(torch.isfinite(z).all()):
+            raise ValueError(f"{name!r}: some draws are NaN, or lie at or off an end of their support.")
+        columns.append(z)
+        log_det = log_det + whitening[name].log_det(z).sum(1)
+    return torch.cat(columns, 1), log_det
 
 
 def _places(schema: Schema, name: str, points: Points) -> tuple[np.ndarray, np.ndarray]:

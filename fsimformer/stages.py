@@ -15,7 +15,7 @@ do batch-mates or the size of memory chunks.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from fsimformer.denoise import Denoiser
 from fsimformer.noise import WhiteNoise
 from fsimformer.sample import SamplerConfig, sample_active
 from fsimformer.seeds import generator_at
-from fsimformer.tokens import Dial, TokenSet, collate, split
+from fsimformer.tokens import Dial, TokenSet, collate, join, split, take
 
 _SAMPLING = 4  # first number of the path, seeds.py
 
@@ -171,7 +171,7 @@ def _draw_first(
     denoiser: Denoiser, group: list[_Task], config: SamplerConfig, n_active_observed: Dial, budget: Budget
 ) -> None:
     """Stage 1 of several data sets; all draws of one share its context."""
-    batch = collate([_join(t.observed, _take(t.query, t.stages[0])) for t in group])
+    batch = collate([join(t.observed, take(t.query, t.stages[0])) for t in group])
     streams, device = split(batch, n_active_observed), denoiser.device
     with torch.no_grad():
         encoded = denoiser.encode(streams.to(device))
@@ -201,9 +201,9 @@ def _draw_given(
 ) -> None:
     """A later stage of one data set: every draw has its own context, the observation and its own stage 1."""
     first, stage = task.stages[0], task.stages[number]
-    known = _take(task.query, first)
+    known = take(task.query, first)
     known = replace(known, condition_mask=torch.ones_like(known.condition_mask))
-    row = collate([_join(task.observed, known, _take(task.query, stage))])
+    row = collate([join(task.observed, known, take(task.query, stage))])
     n_observed, length = len(task.observed), row.shape[1]
     given = slice(n_observed, n_observed + len(first))
     for draws in _chunks(len(task.out), budget.max_tokens // length):
@@ -230,11 +230,3 @@ def _draw_given(
 def _chunks(n: int, size: int) -> list[slice]:
     size = max(1, size)
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
-
-
-def _take(tokens: TokenSet, which: Tensor) -> TokenSet:
-    return TokenSet(*(getattr(tokens, f.name)[which] for f in fields(tokens)))
-
-
-def _join(*sets: TokenSet) -> TokenSet:
-    return TokenSet(*(torch.cat([getattr(s, f.name) for s in sets]) for f in fields(TokenSet)))

@@ -41,6 +41,16 @@ class TokenSet:
         return self.variable.shape[0]
 
 
+def take(tokens: TokenSet, which: Tensor) -> TokenSet:
+    """The chosen tokens of a row."""
+    return TokenSet(*(getattr(tokens, f.name)[which] for f in fields(tokens)))
+
+
+def join(*sets: TokenSet) -> TokenSet:
+    """One row with the tokens of all."""
+    return TokenSet(*(torch.cat([getattr(s, f.name) for s in sets]) for f in fields(TokenSet)))
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """Padded rows: `variable` (B, L), `index` (B, L, D), `value` (B, L), `condition_mask` (B, L), `valid` (B, L)."""

@@ -119,6 +119,25 @@ def to_tree_many(
     return _assemble(groups, sample_stats, n_draws, batch)
 
 
+def resampled(tree: xr.DataTree, chosen: np.ndarray, stats: Mapping[str, Any]) -> xr.DataTree:
+    """The tree with the chosen draws in the place of its own, in every group; `stats` joins `sample_stats`.
+
+    Args:
+        chosen: (n_draws,) positions among the draws, chain after chain.
+    """
+    out = {}
+    for name, node in tree.children.items():
+        data = node.to_dataset()
+        if {"chain", "draw"} <= set(data.dims):
+            shape = (data.sizes["chain"], data.sizes["draw"])
+            chain, draw = (
+                xr.DataArray(i.reshape(shape), dims=("chain", "draw")) for i in np.unravel_index(chosen, shape)
+            )
+            data = data.isel(chain=chain, draw=draw).assign_coords(chain=data["chain"].values, draw=data["draw"].values)
+        out[f"/{name}"] = data.assign(stats) if name == "sample_stats" else data
+    return xr.DataTree.from_dict(out)
+
+
 def _n_draws(queries: Sequence[Query], zs: Sequence[Any]) -> int:
     counts = {len(z) for z in zs}
     if len(counts) != 1 or (n_draws := counts.pop()) % 2:

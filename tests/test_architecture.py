@@ -32,7 +32,7 @@ EVERYTHING = {
         "readings",
     ),
     *("noise", "denoise", "sample", "constraints", "likelihood", "train", "simulators", "simulations", "archive"),
-    *("diagnostics", "model_file", "stages"),
+    *("diagnostics", "model_file", "stages", "importance", "explicit"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "priors": set(),
@@ -55,6 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages": {"tokens", "noise", "denoise", "sample", "seeds"},
     "constraints": {"tokens", "denoise", "sample", "stages", "seeds"},
     "likelihood": {"tokens", "noise", "denoise", "seeds"},
+    "importance": set(),
+    "explicit": {"schema", "convert", "readings", "simulators"},
     "checkpoint": set(),
     "train": {"tokens", "masks", "readings", "denoise", "seeds", "checkpoint"},
     "simulators": {"priors", "schema", "whiten"},
@@ -85,7 +87,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 XARRAY = {
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
-    *("joint", "files", "plots", "cli", "sbi"),
+    *("joint", "explicit", "files", "plots", "cli", "sbi"),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}

@@ -11,6 +11,7 @@ as many sub-steps as each row needs; rows that miss the tolerance are NaN.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -98,13 +99,18 @@ class HareLynx:
         Populations below 1e-300 are returned as 1e-300, the edge of float64.
         """
         draws = draw_priors(self.schema, n, generator)
+        return {**draws, **self.clean(draws)}
+
+    def clean(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Clean series (n, grid_points) for given parameters, each (n,); all float64. NaN where the solver gave up."""
+        n = len(parameters["alpha"])
         hare = torch.empty(n, self.grid_points, dtype=torch.float64)
         lynx = torch.empty_like(hare)
         for rows in torch.split(torch.arange(n), _ROWS):
-            path = self.solve_log(torch.stack([draws[k][rows] for k in _DYNAMICS]))  # (T, 2, m)
+            path = self.solve_log(torch.stack([parameters[k][rows] for k in _DYNAMICS]))  # (T, 2, m)
             path = path.clamp(min=_SMALLEST_LOG).exp()
             hare[rows], lynx[rows] = path[:, 0].T, path[:, 1].T
-        return {**draws, "hare": hare, "lynx": lynx}
+        return {"hare": hare, "lynx": lynx}
 
     def solve_log(self, parameters: Tensor) -> Tensor:
         """Log populations on the grid, (T, 2, n) float64; `parameters` (6, n): alpha … delta, the two starts."""

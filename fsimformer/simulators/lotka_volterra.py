@@ -9,6 +9,7 @@ are as precise as the peaks. H = δ e^p − γ p + β e^q − α q is conserved.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -74,12 +75,16 @@ class LotkaVolterra:
     def simulate(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         """n draws; parameters float64 (n,), clean series float32 (n, grid_points)."""
         draws = draw_priors(self.schema, n, generator)
-        prey = torch.empty(n, self.grid_points)
-        predator = torch.empty(n, self.grid_points)
+        return {**draws, **self.clean(draws)}
+
+    def clean(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Clean series float32 (n, grid_points) for given parameters, each (n,) float64."""
+        n = len(parameters["alpha"])
+        prey, predator = torch.empty(n, self.grid_points), torch.empty(n, self.grid_points)
         for rows in torch.split(torch.arange(n), _ROWS):
-            path = self.solve(torch.stack([draws[k][rows] for k in _PARAMETERS]))  # (T, 2, m)
+            path = self.solve(torch.stack([parameters[k][rows] for k in _PARAMETERS]))  # (T, 2, m)
             prey[rows], predator[rows] = path[:, 0].T.float(), path[:, 1].T.float()
-        return {**draws, "prey": prey, "predator": predator}
+        return {"prey": prey, "predator": predator}
 
     def solve(self, parameters: Tensor) -> Tensor:
         """Populations on the grid, (T, 2, n) float64, for alpha, beta, gamma, delta in (4, n) float64."""

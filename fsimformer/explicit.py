@@ -1,0 +1,117 @@
+"""The likelihood of a simulator whose paths follow from its scalar parameters and whose noise the schema states.
+
+    log p(readings | θ) = Σ_i log N(u(x_i); u(f_θ(t_i)), sd²) + log |u'(x_i)|,   u = log for log-normal noise, else x.
+
+What `Conditional.refine` weighs draws with. f_θ comes from the simulator's optional method
+`clean(parameters) -> paths on its grid`, and is read between the grid's points as training reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from fsimformer.convert import observed_points, read
+from fsimformer.readings import interpolate
+from fsimformer.schema import Index, Schema
+from fsimformer.simulators.protocol import natural_functions
+
+LogLikelihood = Callable[[xr.Dataset], xr.DataArray]
+
+
+@runtime_checkable
+class Explicit(Protocol):
+    """A simulator that also gives the paths of chosen parameters."""
+
+    @property
+    def schema(self) -> Schema: ...
+
+    def clean(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scalar parameters, each (n,) float64 -> clean paths (n, T) by name; NaN where one could not be computed."""
+        ...
+
+
+def log_likelihood(simulator: Explicit, observed: Any, *, origin: Any = None) -> LogLikelihood:
+    """The log likelihood of an observation, as a function of draws of the parameters.
+
+    Args:
+        simulator: has the method `clean`; every parameter is a scalar, every observed series lies on one index dim and
+            has a `Noise`.
+        observed, origin: as for `Joint.condition`; observed parameters are held fixed.
+
+    Returns:
+        A function of a Dataset of draws (dims chain, draw) to log likelihoods, one a draw; −inf where the path failed.
+
+    Raises:
+        TypeError: the simulator has no `clean`.
+        ValueError: a parameter that is no scalar, a series without noise, no readings at all.
+    """
+    if not isinstance(simulator, Explicit):
+        raise TypeError(f"log_likelihood: {type(simulator).__name__} has no method clean(parameters) -> paths.")
+    schema = simulator.schema
+    if wide := [v.name for v in schema.variables if v.role == "parameter" and v.dims]:
+        raise ValueError(f"log_likelihood: expected scalar parameters only, {wide} have dims.")
+    observation = read(schema, observed, origin=origin)
+    fixed = {k: float(c.value[0]) for k, c in observation.channels.items() if not schema[k].dims}
+    series = {k: observed_points(c) for k, c in observation.channels.items() if schema.is_function(k)}
+    for name in series:
+        if schema[name].noise is None or len(schema.index_dims(name)) != 1 or len(schema[name].dims) != 1:
+            raise ValueError(f"log_likelihood: {name!r} needs a Noise and one index dim.")
+    if not any(len(x) for _, x in series.values()):
+        raise ValueError("log_likelihood: the observation holds no readings of a series.")
+    natural = natural_functions(simulator)  # type: ignore[arg-type]
+
+    def of(draws: xr.Dataset) -> xr.DataArray:
+        names = [v.name for v in schema.variables if v.role == "parameter"]
+        if lacking := [k for k in names if k not in draws and k not in fixed]:
+            raise ValueError(f"log_likelihood: the draws lack {lacking}; expected every parameter.")
+        like = draws[next(k for k in names if k in draws)].transpose("chain", "draw")
+        n = like.size
+        parameters = {
+            k: torch.from_numpy(draws[k].transpose("chain", "draw").to_numpy().reshape(-1).astype(np.float64))
+            if k in draws
+            else torch.full((n,), fixed[k], dtype=torch.float64)
+            for k in names
+        }
+        paths = simulator.clean(parameters)
+        total = torch.zeros(n, dtype=torch.float64)
+        for name, (points, values) in series.items():
+            total += _series(schema, name, paths[name].double(), parameters, points, values, name in natural)
+        total = torch.where(torch.isnan(total), -torch.inf, total)
+        return xr.DataArray(total.numpy().reshape(like.shape), dims=("chain", "draw"), coords=like.coords)
+
+    return of
+
+
+def _series(
+    schema: Schema,
+    name: str,
+    path: Tensor,
+    parameters: Mapping[str, Tensor],
+    points: np.ndarray,
+    values: np.ndarray,
+    natural: bool,
+) -> Tensor:
+    """(n,) log density of one series' readings; points (m,) in index units, values (m,)."""
+    noise, dim = schema[name].noise, schema.dim(schema.index_dims(name)[0])
+    assert noise is not None and isinstance(dim, Index)
+    n, log = len(path), noise.kind == "lognormal"
+    at = torch.from_numpy(2 * (points - dim.lower) / (dim.upper - dim.lower) - 1).expand(n, -1)[..., None]
+    rows = torch.arange(n)
+    if log and not natural:
+        clean = interpolate(path.log(), rows, at)
+    else:
+        clean = interpolate(path, rows, at, within=natural)
+        clean = clean.log() if log else clean
+    x = torch.from_numpy(values)
+    u = x.log() if log else x
+    sd = parameters[noise.sd] if isinstance(noise.sd, str) else torch.full((n,), float(noise.sd), dtype=torch.float64)
+    z = (u - clean) / sd[:, None]
+    density = -0.5 * z**2 - sd.log()[:, None] - 0.5 * math.log(2 * math.pi)
+    return (density - (x.log() if log else 0.0)).sum(1)
