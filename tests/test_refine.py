@@ -143,7 +143,7 @@ def test_refining_a_wide_and_shifted_posterior_gives_the_exact_one() -> None:
 
 def test_a_narrow_posterior_is_not_trusted() -> None:
     mean, sd = POSTERIOR
-    narrow = conditional(mean, 0.4 * sd)
+    narrow = conditional(mean, 0.25 * sd)
     with pytest.warns(ObservationWarning, match="the weights are uneven .Pareto k 0"):
         narrow.refine(narrow.sample(2000, quality="exact"), likelihood)
 
