@@ -258,21 +258,28 @@ class Conditional:
         return self._log_prob(draws, whitened=False)
 
     def refine(
-        self, draws: xr.DataTree, log_likelihood: Callable[[xr.Dataset], xr.DataArray], *, seed: int = 0
+        self,
+        draws: xr.DataTree,
+        log_likelihood: Callable[[xr.Dataset], xr.DataArray],
+        n: int | None = None,
+        *,
+        seed: int = 0,
     ) -> xr.DataTree:
         """The same draws, resampled by the weights p(x | θ) p(θ) / q(θ | x): from the network's posterior to the exact.
 
         Wherever the likelihood can be computed, the network is the proposal of an importance sampler. Data variables
-        that were drawn beside keep the network's law given θ. Draw with quality="exact", many more than you need.
+        that were drawn beside keep the network's law given θ. Draw with quality="exact", several times as many as are
+        to be kept: draws repeat where there are more of them than the weights are worth.
 
         Args:
             draws: a DataTree that `sample` returned for this conditional.
             log_likelihood: a Dataset of parameters (dims chain, draw) to log p(x | θ), one a draw; for a simulator with
                 known noise `fsimformer.log_likelihood(simulator, observed)`.
+            n: draws to keep, an even number; by default as many as the weights are worth (ess), at most all.
             seed: of the resampling.
 
         Returns:
-            The tree with as many draws, some of them repeated; `sample_stats` says ess and pareto_k.
+            The tree with n draws; `sample_stats` says ess and pareto_k.
 
         Raises:
             KeyError, ValueError: draws of other parameters or of several data sets; a parameter without a prior in the
@@ -300,7 +307,8 @@ class Conditional:
                 ObservationWarning,
                 stacklevel=2,
             )
-        chosen = resample(weights.weight, likelihood.size, np.random.default_rng(seed))
+        worth = min(likelihood.size, max(2, 2 * int(weights.ess / 2)))
+        chosen = resample(weights.weight, _even(worth if n is None else n), np.random.default_rng(seed))
         return resampled(draws, chosen, {"method": "importance", "ess": weights.ess, "pareto_k": weights.pareto_k})
 
     def _only(self) -> Observation:
@@ -323,6 +331,12 @@ class Conditional:
         coords = {d: group[d].values for d in ("chain", "draw") if d in group.coords}
         shape = (group.sizes["chain"], group.sizes["draw"])
         return xr.DataArray(value.reshape(shape), dims=("chain", "draw"), coords=coords, name="log_prob")
+
+
+def _even(n: int) -> int:
+    if n < 2 or n % 2:
+        raise ValueError(f"refine: expected an even number of draws >= 2 (two chains), got {n}.")
+    return n
 
 
 def _parameters(draws: xr.DataTree) -> xr.Dataset:

@@ -123,17 +123,15 @@ def resampled(tree: xr.DataTree, chosen: np.ndarray, stats: Mapping[str, Any]) -
     """The tree with the chosen draws in the place of its own, in every group; `stats` joins `sample_stats`.
 
     Args:
-        chosen: (n_draws,) positions among the draws, chain after chain.
+        chosen: (n,) positions among the draws, chain after chain; n even, the first half becomes chain 0.
     """
     out = {}
     for name, node in tree.children.items():
         data = node.to_dataset()
         if {"chain", "draw"} <= set(data.dims):
-            shape = (data.sizes["chain"], data.sizes["draw"])
-            chain, draw = (
-                xr.DataArray(i.reshape(shape), dims=("chain", "draw")) for i in np.unravel_index(chosen, shape)
-            )
-            data = data.isel(chain=chain, draw=draw).assign_coords(chain=data["chain"].values, draw=data["draw"].values)
+            pairs = np.unravel_index(chosen, (data.sizes["chain"], data.sizes["draw"]))
+            at = {d: xr.DataArray(i.reshape(2, -1), dims=("chain", "draw")) for d, i in zip(("chain", "draw"), pairs)}
+            data = data.isel(at).assign_coords(chain=np.arange(2), draw=np.arange(len(chosen) // 2))
         out[f"/{name}"] = data.assign(stats) if name == "sample_stats" else data
     return xr.DataTree.from_dict(out)
 

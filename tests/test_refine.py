@@ -127,7 +127,7 @@ def test_refining_a_wide_and_shifted_posterior_gives_the_exact_one() -> None:
     draws = wrong.sample(8000, quality="exact")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        refined = wrong.refine(draws, likelihood)
+        refined = wrong.refine(draws, likelihood, 8000)
     before, z = (np.log(d["posterior"]["theta"].values.ravel()) - 0.3 for d in (draws, refined))
     before, z = before / 0.5, z / 0.5
     assert before.mean() == pytest.approx(mean + 0.4 * sd, abs=0.05) and before.std() == pytest.approx(
@@ -138,21 +138,25 @@ def test_refining_a_wide_and_shifted_posterior_gives_the_exact_one() -> None:
     assert 0.4 * 8000 < stats_group["ess"] < 0.9 * 8000 and stats_group["pareto_k"] < 0.5
     assert str(stats_group["method"].item()) == "importance"
     assert refined["posterior"].sizes == draws["posterior"].sizes
+    short = wrong.refine(draws, likelihood)
+    assert dict(short["posterior"].sizes) == {"chain": 2, "draw": int(stats_group["ess"] / 2)}
     assert refined["observed_data"].identical(draws["observed_data"])
 
 
-def test_a_narrow_posterior_is_not_trusted() -> None:
+def test_a_posterior_that_lies_elsewhere_is_not_trusted() -> None:
     mean, sd = POSTERIOR
-    narrow = conditional(mean, 0.25 * sd)
-    with pytest.warns(ObservationWarning, match="the weights are uneven .Pareto k 0"):
-        narrow.refine(narrow.sample(2000, quality="exact"), likelihood)
+    elsewhere = conditional(mean + 5 * sd, sd)
+    with pytest.warns(ObservationWarning, match=r"the weights are uneven .Pareto k [1-9]"):
+        elsewhere.refine(elsewhere.sample(2000, quality="exact"), likelihood)
 
 
 def test_what_refine_cannot_weigh_is_refused() -> None:
     posterior = conditional(0.0, 1.0)
-    draws = posterior.sample(10)
+    draws = posterior.sample(100)
     with pytest.raises(ValueError, match=r"a log likelihood for each \(chain, draw\), got \(2, 1\)"):
         posterior.refine(draws, lambda d: likelihood(d).isel(draw=[0]))
+    with pytest.raises(ValueError, match="an even number of draws >= 2 .two chains., got 3"):
+        posterior.refine(draws, likelihood, 3)
     with pytest.raises(KeyError, match="no group 'posterior' or 'prior'"):
         posterior.refine(xr.DataTree.from_dict({"/predictions": xr.Dataset()}), likelihood)
     with pytest.raises(ValueError, match=r"The draws lack \['theta'\]"):
