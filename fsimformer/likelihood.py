@@ -40,6 +40,7 @@ def log_prob(
     """
     path = TrigSchedule()
     latent = encoded.active.latent[:, None].to(x.dtype)
+    columns = encoded.active.latent.any(0).nonzero()[:, 0].tolist()  # riders are observed: nothing flows there
     grid = time_grid(path, n_steps, log_min, log_max, power).flip(0).to(x)  # from the data to the noise
 
     def flow(x_t: Tensor, t: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ def log_prob(
                 divergence = (torch.autograd.grad(v, x_t, z)[0] * z).sum(-1)
             else:
                 divergence = torch.zeros_like(state[1])
-                for k in range(x_t.shape[-1]):
+                for k in columns:
                     (g,) = torch.autograd.grad(v[..., k].sum(), x_t, retain_graph=True)
                     divergence = divergence + g[..., k]
         return v.detach(), divergence.detach()

@@ -170,8 +170,10 @@ class Rotary(nn.Module):
 
 def _queries_keys_values(qkv: Tensor, n_heads: int, phases: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """qkv (B, …, n, 3W) -> three of (B, H, …, n, W/H), queries and keys turned by `phases` (B, …, n, 1, H, pairs)."""
-    x = rearrange(qkv, "... (three h d) -> ... three h d", three=3, h=n_heads)
-    both, v = x[..., :2, :, :], x[..., 2, :, :]
+    width = qkv.shape[-1] // 3
+    both, v = qkv.split([2 * width, width], dim=-1)  # the gradient of a split is one cat; slices would fill zeros
+    both = rearrange(both, "... (two h d) -> ... two h d", two=2, h=n_heads)
+    v = rearrange(v, "... (h d) -> ... h d", h=n_heads)
     if phases is not None:  # as complex numbers: one product, half the time of cosines and sines
         pairs = torch.view_as_complex(both.unflatten(-1, (-1, 2)))
         both = torch.view_as_real(pairs * phases).flatten(-2)
@@ -232,8 +234,9 @@ class Layer(nn.Module):
         folded = rearrange(q, "b h r n d -> b h (r n) d")
         shared = (folded @ keys.transpose(-1, -2)).view(b, self.n_heads, r, n, n_f) + context_bias
         weights = torch.cat([shared, own], dim=-1).softmax(dim=-1)
-        from_context = weights[..., :n_f].reshape(b, self.n_heads, r * n, n_f) @ values
-        a = weights[..., n_f:] @ v + from_context.view(b, self.n_heads, r, n, -1)
+        on_context, on_own = weights.split([n_f, n], dim=-1)
+        from_context = on_context.reshape(b, self.n_heads, r * n, n_f) @ values
+        a = on_own @ v + from_context.view(b, self.n_heads, r, n, -1)
         h = h + self.attention_out(rearrange(a, "b h r n d -> b r n (h d)"))
         return h + self.mlp_out(gelu(self.mlp_in(self._norm(h, scale_2, shift_2))))
 
