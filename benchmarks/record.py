@@ -25,6 +25,14 @@ def processor() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
+def budget(card: dict[str, Any]) -> dict[str, Any]:
+    """Simulations, and steps and CPU seconds of all trainings that the weights have behind them."""
+    steps, seconds, at = 0, 0.0, card
+    while at is not None:
+        steps, seconds, at = steps + at["steps"], seconds + at["cpu_seconds"], at.get("initial")
+    return {"simulations": card["simulations"], "steps": steps, "train_cpu_seconds": round(seconds, 1)}
+
+
 def save(name: str, seed: int, results: Any) -> Path:
     """Write `results/<name>.json`; `results` holds the figures, each with its n and its Monte-Carlo floor."""
     git = ["git", "-C", str(ROOT)]

@@ -50,15 +50,17 @@ def sampler_error(r: dict[str, Any]) -> list[str]:
 
 
 def lotka_volterra(r: dict[str, Any]) -> list[str]:
-    rows = [(i + 1, d["c2st_rf"], d["floor_rf"]) for i, d in enumerate(r["data_sets"])]
-    rows.append(("mean", r["mean"]["c2st_rf"], r["mean"]["floor_rf"]))
+    keys = ("c2st_rf", "floor_rf", "network_c2st_rf_half", "refined_c2st_rf_half", "ess", "pareto_k")
+    rows: list[tuple[object, ...]] = [(i + 1, *(d[k] for k in keys)) for i, d in enumerate(r["data_sets"])]
+    rows.append(("mean", *(r["mean"].get(k, "") for k in keys)))
     budget = f"{r['simulations']} simulations, {r['steps']} steps, {r['train_cpu_seconds']} CPU s of training"
-    dials = [(k, sum(x) / len(x)) for k, x in r["c2st_by_dial"].items()]
+    n, mean = r["n"], r["mean"]
+    half = f"n = {n // 2}"
+    head = ["data set", f"RF C2ST, n = {n}", "floor", f"network, {half}", f"refined, {half}", "ESS", "Pareto k"]
     return [
-        f"{budget}, n = {r['n']}. Goal .52, at most .56.\n",
-        *table(["data set", "RF C2ST", "floor"], rows),
-        "Mean RF C2ST by observed tokens in the active stream:\n",
-        *table(["dial", "RF C2ST"], dials),
+        f"{budget}. Goal .52, at most .56. Mean absolute error of a mean {mean['absolute_mean_error_sd']:.3f} sd, mean "
+        f"sd ratio {mean['sd_ratio']:.3f}. Refined from {r['proposals']} draws.\n",
+        *table(head, rows),
     ]
 
 
@@ -70,6 +72,13 @@ def hare_lynx(r: dict[str, Any]) -> list[str]:
         rows = [(p, *(x[k] for k in keys)) for p, x in r[name].items()]
         out += [
             f"`{name}`\n",
+            *table(["parameter", "NUTS mean", "NUTS sd", "mean", "sd", "error (sd)", "sd ratio"], rows),
+        ]
+        refined = r[name + "_refined"]
+        rows = [(p, *(x[k] for k in keys)) for p, x in refined["parameters"].items()]
+        out += [
+            f"`{name}`, refined: worth {refined['ess']:.0f} of {r['n']} draws, Pareto k {refined['pareto_k']:.2f} "
+            "(trust it below 0.7)\n",
             *table(["parameter", "NUTS mean", "NUTS sd", "mean", "sd", "error (sd)", "sd ratio"], rows),
         ]
     return out
