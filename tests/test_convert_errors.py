@@ -81,6 +81,7 @@ def test_unknown_variables(observed: Any, message: str) -> None:
         (hare([], []), r"'hare' has length zero, \{'time': 0\}; leave it out"),
         (hare([1.0, np.inf]), r"'hare': 1 of 2 values are infinite; mark missing readings NaN"),
         (hare([1.0, -2.0]), r"'hare': 1 of 2 values lie outside its support \(0, inf\), the first is -2; mark missing"),
+        (hare([1.0, 0.0]), r"the first is 0; mark missing readings NaN; a positive variable is never 0"),
         ({"alpha": 1.5}, r"'alpha': 1 of 1 values lie outside its support \(0, 1\), the first is 1.5"),
         (hare(["a", "b"]), r"'hare': expected (real )?numbers, got dtype"),
         (
