@@ -295,7 +295,7 @@ def _checked(schema: Schema, name: str, table: Table) -> Table:
     wrong = np.isfinite(value) & ~support.contains(value)
     if wrong.any():
         zeros = support.lower == 0 and bool((value[wrong] == 0).all())
-        hint = "; a positive variable is never 0: if a zero was counted, give half of the smallest count" if zeros else ""
+        hint = "; a positive variable is never 0: for a counted zero give half of the smallest count" if zeros else ""
         raise ValueError(
             f"{name!r}: {int(wrong.sum())} of {value.size} values lie outside its support {support}, the first is "
             f"{value[wrong][0]:g}; mark missing readings NaN{hint}."
