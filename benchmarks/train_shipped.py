@@ -68,7 +68,7 @@ RECIPES: dict[str, tuple[Recipe, Recipe]] = {
     ),
     "sird": (
         first(SIRD(), 150_000, 9_000),
-        second(SIRD(), 150_000, 6_000, MaskConfig(), WIDE),
+        second(SIRD(), 150_000, 7_500, MaskConfig(), WIDE),
     ),
 }
 
