@@ -52,7 +52,7 @@ def main() -> None:
         reference = np.load(folder / f"{name}.npz")
         posterior = joint.condition(data)
         ours = posterior.sample(args.n)
-        proposals = posterior.sample(args.n, quality="exact", seed=1)
+        proposals = posterior.sample(args.n, at={}, quality="exact", seed=1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", fsf.ObservationWarning)  # Pareto k is in the table
             refined = posterior.refine(proposals, fsf.log_likelihood(HareLynx(), data), args.n)

@@ -52,7 +52,7 @@ def main() -> None:
         x, mean, sd = values(posterior.sample(n, seed=i)), draws.mean(0), draws.std(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", fsf.ObservationWarning)  # Pareto k is in the table
-            proposals = posterior.sample(args.proposals, quality="exact", seed=1000 + i)
+            proposals = posterior.sample(args.proposals, at={}, quality="exact", seed=1000 + i)
             refined = posterior.refine(proposals, fsf.log_likelihood(LotkaVolterra(), observed), half)
         stats = refined["sample_stats"]
         rows.append({

@@ -1,17 +1,20 @@
 """Rebuilds a model that ships: `python benchmarks/train_shipped.py lotka_volterra`. The seed and the budget stand here.
 
-Two trainings a model, the second from the weights of the first (`runs/NAME_first_model`, kept between calls). One
-process, one thread a model; a killed run resumes from its checkpoint. CPU seconds are in the model's card.
+Two trainings a model, the second from the weights of the first (`runs/NAME_first_model`, kept between calls and checked
+against the recipe). One process, one thread a model; a killed run resumes from its checkpoint. CPU seconds are in the
+model's card.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -73,6 +76,15 @@ RECIPES: dict[str, tuple[Recipe, Recipe]] = {
 }
 
 
+def require_recipe(card: dict[str, Any], recipe: Recipe, path: Path) -> None:
+    """The model that stands there was trained as the recipe says."""
+    settings = {"train": recipe.config, "masks": recipe.masks, "levels": recipe.levels}
+    wanted = {k: json.loads(json.dumps(asdict(v))) for k, v in settings.items()}
+    wanted["simulations"] = recipe.simulations
+    if wrong := [k for k, v in wanted.items() if json.loads(json.dumps(card[k])) != v]:
+        raise SystemExit(f"{path} was trained with another {wrong} than the recipe says; move it away.")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=sorted(RECIPES))
@@ -95,8 +107,9 @@ def main() -> None:
     joint = None
     for name, recipe in zip((f"{args.model}_first", args.model), RECIPES[args.model], strict=True):
         saved = args.runs / f"{name}_model"
-        if saved.exists():
+        if joint is None and saved.exists():
             joint = fsf.load(saved)
+            require_recipe(joint.provenance, recipe, saved)
             continue
         joint = fsf.train(
             recipe.simulator,
@@ -112,7 +125,8 @@ def main() -> None:
             callback=report,
             provenance={"script": "benchmarks/train_shipped.py", "commit": commit},
         )
-        joint.save(saved)
+        if saved.name.endswith("_first_model"):
+            joint.save(saved)
     assert joint is not None
     joint.save(args.out / args.model)
 

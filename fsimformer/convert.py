@@ -230,7 +230,7 @@ def drawn_query(schema: Schema, observation: Observation, group: xr.Dataset) -> 
     return out
 
 
-def drawn_values(whitening: Whitening, query: Query, group: xr.Dataset) -> tuple[Tensor, Tensor]:
+def drawn_values(schema: Schema, whitening: Whitening, query: Query, group: xr.Dataset) -> tuple[Tensor, Tensor]:
     """Whitened draws (n, len(query)) in the query's order, and Σ log |dx/dz| (n,); float64.
 
     Raises:
@@ -238,7 +238,9 @@ def drawn_values(whitening: Whitening, query: Query, group: xr.Dataset) -> tuple
     """
     columns, log_det = [], torch.zeros(())
     for name, points in query.points.items():
-        x = group[name].transpose("chain", "draw", ...).to_numpy().astype(np.float64)
+        own = [next((a for a in (d, f"{d}_{name}") if a in group[name].dims), None) for d in schema[name].dims]
+        dims = ["chain", "draw", *(d for d in own if d is not None), ...]  # `point` stays where it is
+        x = group[name].transpose(*dims).to_numpy().astype(np.float64)
         if x[0, 0].size != len(points):
             raise ValueError(f"{name!r}: expected {len(points)} values a draw, got {x[0, 0].size}.")
         z = whitening[name].forward(torch.from_numpy(x.reshape(-1, len(points))))

@@ -31,6 +31,9 @@ class Explicit(Protocol):
 
     @property
     def schema(self) -> Schema: ...
+    @property
+    def grid(self) -> dict[str, Tensor]: ...
+    def simulate(self, n: int, generator: torch.Generator, /) -> dict[str, Tensor]: ...
 
     def clean(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scalar parameters, each (n,) float64 -> clean paths (n, T) by name; NaN where one could not be computed."""
@@ -50,22 +53,26 @@ def log_likelihood(simulator: Explicit, observed: Any, *, origin: Any = None) ->
 
     Raises:
         TypeError: the simulator has no `clean`.
-        ValueError: a parameter that is no scalar, a series without noise, no readings at all.
+        ValueError: a parameter that is no scalar; an observed data variable that is no series with noise on one index;
+            readings beyond the simulator's grid, or none at all.
     """
-    if not isinstance(simulator, Explicit):
-        raise TypeError(f"log_likelihood: {type(simulator).__name__} has no method clean(parameters) -> paths.")
+    if not isinstance(simulator, Explicit) or getattr(simulator, "paths", simulator) is None:
+        raise TypeError(f"log_likelihood: this {type(simulator).__name__} has no clean(parameters) -> paths.")
     schema = simulator.schema
     if wide := [v.name for v in schema.variables if v.role == "parameter" and v.dims]:
         raise ValueError(f"log_likelihood: expected scalar parameters only, {wide} have dims.")
     observation = read(schema, observed, origin=origin)
-    fixed = {k: float(c.value[0]) for k, c in observation.channels.items() if not schema[k].dims}
-    series = {k: observed_points(c) for k, c in observation.channels.items() if schema.is_function(k)}
-    for name in series:
-        if schema[name].noise is None or len(schema.index_dims(name)) != 1 or len(schema[name].dims) != 1:
-            raise ValueError(f"log_likelihood: {name!r} needs a Noise and one index dim.")
-    if not any(len(x) for _, x in series.values()):
+    given = {k: c for k, c in observation.channels.items() if np.isfinite(c.value).any()}
+    fixed = {k: float(c.value[0]) for k, c in given.items() if schema[k].role == "parameter"}
+    on_one_index = [v.name for v in schema.variables if len(v.dims) == 1 and schema.is_function(v.name) and v.noise]
+    series = {k: observed_points(c) for k, c in given.items() if k in on_one_index}
+    if unread := [k for k in given if k not in fixed and k not in series]:
+        raise ValueError(f"log_likelihood: expected observed series with a Noise on one index dim, {unread} are not.")
+    if not series:
         raise ValueError("log_likelihood: the observation holds no readings of a series.")
-    natural = natural_functions(simulator)  # type: ignore[arg-type]
+    for name, (points, _) in series.items():
+        _require_covered(schema, name, points)
+    natural = natural_functions(simulator)
 
     def of(draws: xr.Dataset) -> xr.DataArray:
         names = [v.name for v in schema.variables if v.role == "parameter"]
@@ -80,13 +87,28 @@ def log_likelihood(simulator: Explicit, observed: Any, *, origin: Any = None) ->
             for k in names
         }
         paths = simulator.clean(parameters)
+        failed = torch.zeros(n, dtype=torch.bool)  # as in training: one bad value fails the whole simulation
+        for path in paths.values():
+            failed |= ~torch.isfinite(path).all(1)
         total = torch.zeros(n, dtype=torch.float64)
         for name, (points, values) in series.items():
             total += _series(schema, name, paths[name].double(), parameters, points, values, name in natural)
-        total = torch.where(torch.isnan(total), -torch.inf, total)
+        total = torch.where(failed, -torch.inf, total)
         return xr.DataArray(total.numpy().reshape(like.shape), dims=("chain", "draw"), coords=like.coords)
 
     return of
+
+
+def _require_covered(schema: Schema, name: str, points: np.ndarray) -> None:
+    """The paths reach all readings: beyond their grid nothing is known of them."""
+    dim = schema.dim(schema.index_dims(name)[0])
+    assert isinstance(dim, Index)
+    slack = 1e-9 * (dim.upper - dim.lower)
+    if beyond := [float(t) for t in points if not dim.lower - slack <= t <= dim.upper + slack]:
+        raise ValueError(
+            f"log_likelihood: {len(beyond)} readings of {name!r} lie outside the simulator's {dim.name!r}, "
+            f"[{dim.lower:g}, {dim.upper:g}]; the first is at {beyond[0]:g}."
+        )
 
 
 def _series(

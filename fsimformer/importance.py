@@ -27,7 +27,7 @@ class Weights:
     Args:
         weight: (n,), sums to 1.
         ess: effective number of draws, 1/Σw².
-        pareto_k: shape of the tail of the raw weights; inf where there are too few to fit.
+        pareto_k: shape of the tail of the raw weights; inf where there are too few to fit, −inf where all are equal.
     """
 
     weight: Array
@@ -51,7 +51,7 @@ def smoothed_weights(log_ratio: Array) -> Weights:
         raise ValueError("importance: not one of the draws has a positive likelihood.")
     w = np.exp(log_ratio - log_ratio.max())
     n_tail = int(min(0.2 * len(w), 3 * len(w) ** 0.5))
-    k = np.inf
+    k = np.inf if np.ptp(w) > 0 else -np.inf
     if n_tail >= 5:
         order = np.argsort(w)
         tail, cut = order[-n_tail:], w[order[-n_tail - 1]]

@@ -16,22 +16,18 @@ import xarray as xr
 from fsimformer.convert import (
     Observation,
     ObservationWarning,
-    drawn_query,
-    drawn_values,
     observed_tokens,
     query,
     query_tokens,
     read_many,
-    resampled,
     to_tree,
     to_tree_many,
 )
 from fsimformer.convert import (
     read as read_observation,
 )
-from fsimformer.importance import TRUSTED_K, resample, smoothed_weights
-from fsimformer.likelihood import query_log_prob
 from fsimformer.model_file import Model, load_model, save_model
+from fsimformer.refine import log_prob, refine
 from fsimformer.sample import SamplerConfig, quality_named
 from fsimformer.schema import Schema
 from fsimformer.stages import Budget, draw
@@ -125,21 +121,25 @@ class Joint:
             batch_dim: a dim (or a frame's column) along which independent, ragged data sets lie.
             origin: date that index 0 stands for; default: the schema's, else the earliest coordinate.
             n_active_observed: observed tokens that attend with the noise level (accuracy against cost, design.md D1);
-                default: the model's; None = all of them; "few" = all of them in data sets that have at most 8.
+                default: the model's; None = all of them; "few" = all of them in data sets that have at most 8. How well
+                a setting does depends on whether training had it (`joint.provenance["train"]["dial"]`).
 
         Raises:
             KeyError: unknown variable; ValueError: values outside a support, infinite, or of no numeric type.
+
+        Warns:
+            ObservationWarning: more readings than training had, or values and places that it did not observe.
         """
         schema = self.schema
         if batch_dim is None:
             labels, observations = None, [read_observation(schema, observed, origin=origin)]
         else:
             labels, observations = read_many(schema, observed, batch_dim, origin=origin)
-        self._warn_many(observations)
+        self._warn_many(observations, labels)
         dial = self.model.n_active_observed if n_active_observed == DEFAULT_DIAL else n_active_observed
         return Conditional(self, tuple(observations), labels, batch_dim, require_dial(dial))
 
-    def _warn_many(self, observations: list[Observation]) -> None:
+    def _warn_many(self, observations: list[Observation], labels: xr.DataArray | None) -> None:
         for name, most in self.model.max_readings.items():
             n = max(
                 (int(np.isfinite(o.channels[name].value).sum()) for o in observations if name in o.channels), default=0
@@ -150,17 +150,22 @@ class Joint:
                     ObservationWarning,
                     stacklevel=3,
                 )
-        for name, (lower, upper) in self.model.value_range.items():
-            parts = [o.channels[name].value for o in observations if name in o.channels]
-            values = np.concatenate([x[np.isfinite(x)] for x in parts]) if parts else np.zeros(0)
-            outside = values[(values < lower) | (values > upper)]
-            if len(outside) > 0.01 * len(values):  # one reading in a thousand lies outside where all is well
-                warnings.warn(
-                    f"{len(outside)} of {len(values)} readings of {name!r} lie outside what training observed, "
-                    f"{lower:.3g} to {upper:.3g}; the first is {outside[0]:.6g}. Are the units those of the model?",
-                    ObservationWarning,
-                    stacklevel=3,
-                )
+        for name, ends in self.model.value_range.items():
+            for i, o in enumerate(observations):
+                values = o.channels[name].value if name in o.channels else np.zeros(0)
+                self._warn_values(name, values[np.isfinite(values)], ends, None if labels is None else labels.values[i])
+
+    def _warn_values(self, name: str, values: np.ndarray, ends: tuple[float, float], label: Any) -> None:
+        """Of readings that training never observed: any off a plausible range, else more than chance would have."""
+        outside = values[(values < ends[0]) | (values > ends[1])]
+        if len(outside) > (0 if name in self.model.plausible else max(1, 0.01 * len(values))):
+            where = "" if label is None else f" of {label}"
+            warnings.warn(
+                f"{len(outside)} of {len(values)} readings of {name!r}{where} lie outside what training observed, "
+                f"{ends[0]:.3g} to {ends[1]:.3g}; the first is {outside[0]:.6g}. Are the units those of the model?",
+                ObservationWarning,
+                stacklevel=4,
+            )
 
 
 @dataclass(frozen=True, repr=False)
@@ -240,11 +245,9 @@ class Conditional:
     def log_prob(self, draws: xr.DataTree) -> xr.DataArray:
         """Log density of the parameters of draws given the observation, on the original scale.
 
-            log q(θ | x) = log q(z | x) − Σ log |dθ/dz|,   z whitened.
-
         The joint density of everything in the group `posterior` (or `prior`), functions at the points drawn there. Data
-        variables that were drawn beside are integrated out. The divergence of the flow is exact, its solver is good to
-        some hundredths of a nat.
+        variables that were drawn beside are integrated out. The flow's divergence is exact, its solver good to about a
+        tenth of a nat, nearly the same for all draws.
 
         Args:
             draws: a DataTree that `sample` returned for one data set.
@@ -253,9 +256,10 @@ class Conditional:
             (chain, draw).
 
         Raises:
-            KeyError, ValueError: draws of other parameters, or of several data sets.
+            KeyError, ValueError: draws of other parameters, of several data sets, or of so many values that `sample`
+                draws them in stages.
         """
-        return self._log_prob(draws, whitened=False)
+        return log_prob(self.joint.model, self._only(), self.n_active_observed, draws)
 
     def refine(
         self,
@@ -265,83 +269,33 @@ class Conditional:
         *,
         seed: int = 0,
     ) -> xr.DataTree:
-        """The same draws, resampled by the weights p(x | θ) p(θ) / q(θ | x): from the network's posterior to the exact.
+        """Draws resampled by the weights p(x | θ) p(θ) / q(θ | x): from the network's posterior to the exact one.
 
-        Wherever the likelihood can be computed, the network is the proposal of an importance sampler. Data variables
-        that were drawn beside keep the network's law given θ. Draw with quality="exact", several times as many as are
-        to be kept: draws repeat where there are more of them than the weights are worth.
+        Wherever the likelihood can be computed, the network is the proposal of an importance sampler (arXiv
+        1507.02646 for the smoothing of its weights). Sample with at={} and quality="exact", several times as many draws
+        as are to be kept: they repeat where there are more of them than the weights are worth.
 
         Args:
-            draws: a DataTree that `sample` returned for this conditional.
+            draws: a DataTree that `sample` returned for this conditional, parameters only.
             log_likelihood: a Dataset of parameters (dims chain, draw) to log p(x | θ), one a draw; for a simulator with
                 known noise `fsimformer.log_likelihood(simulator, observed)`.
             n: draws to keep, an even number; by default as many as the weights are worth (ess), at most all.
             seed: of the resampling.
 
         Returns:
-            The tree with n draws; `sample_stats` says ess and pareto_k.
+            The tree with n draws; `sample_stats` says method, ess and pareto_k.
 
         Raises:
-            KeyError, ValueError: draws of other parameters or of several data sets; a parameter without a prior in the
-                schema; log likelihoods of another shape, NaN, or all −inf.
+            KeyError, ValueError: draws of other parameters, of another observation, of several data sets, of data
+                beside, or refined before; a parameter that is a function, has parents or has no prior in the schema
+                (the others are taken to be independent a priori); log likelihoods of another shape, NaN, or all −inf.
 
         Warns:
             ObservationWarning: the weights cannot be trusted (Pareto k above 0.7).
         """
-        schema, group = self.joint.schema, _parameters(draws)
-        asked = drawn_query(schema, self._only(), group)
-        variables = [schema[name] for name in asked.points]
-        if bare := [v.name for v in variables if v.prior is None or v.parents or schema.is_function(v.name)]:
-            raise ValueError(f"refine: expected scalars and vectors with a prior and no parents, got {bare}.")
-        likelihood = log_likelihood(group).transpose("chain", "draw").to_numpy().astype(np.float64)
-        if likelihood.shape != (group.sizes["chain"], group.sizes["draw"]):
-            raise ValueError(f"refine: expected a log likelihood for each (chain, draw), got {likelihood.shape}.")
-        z, _ = drawn_values(self.joint.model.whitening, asked, group)
-        prior = -0.5 * (z**2).sum(1).numpy()  # whitened by its CDF a parameter is N(0, 1); constants cancel
-        density = self._log_prob(draws, whitened=True).to_numpy().reshape(-1)
-        weights = smoothed_weights(likelihood.reshape(-1) + prior - density)
-        if not weights.pareto_k <= TRUSTED_K:
-            warnings.warn(
-                f"refine: the weights are uneven (Pareto k {weights.pareto_k:.2f}, {weights.ess:.0f} effective draws "
-                f"of {likelihood.size}): more draws are needed, or the network is too far from the posterior.",
-                ObservationWarning,
-                stacklevel=2,
-            )
-        worth = min(likelihood.size, max(2, 2 * int(weights.ess / 2)))
-        chosen = resample(weights.weight, _even(worth if n is None else n), np.random.default_rng(seed))
-        return resampled(draws, chosen, {"method": "importance", "ess": weights.ess, "pareto_k": weights.pareto_k})
+        return refine(self.joint.model, self._only(), self.n_active_observed, draws, log_likelihood, n, seed)
 
     def _only(self) -> Observation:
         if self.labels is not None or len(self.observations) != 1:
             raise ValueError("log_prob and refine take one data set: condition on one of them without batch_dim.")
         return self.observations[0]
-
-    def _log_prob(self, draws: xr.DataTree, whitened: bool) -> xr.DataArray:
-        model, schema, group = self.joint.model, self.joint.schema, _parameters(draws)
-        asked = drawn_query(schema, self._only(), group)
-        z, log_det = drawn_values(model.whitening, asked, group)
-        density = query_log_prob(
-            model.denoiser,
-            observed_tokens(schema, model.whitening, self._only()),
-            query_tokens(schema, asked),
-            z,
-            self.n_active_observed,
-        )
-        value = (density if whitened else density - log_det).numpy()
-        coords = {d: group[d].values for d in ("chain", "draw") if d in group.coords}
-        shape = (group.sizes["chain"], group.sizes["draw"])
-        return xr.DataArray(value.reshape(shape), dims=("chain", "draw"), coords=coords, name="log_prob")
-
-
-def _even(n: int) -> int:
-    if n < 2 or n % 2:
-        raise ValueError(f"refine: expected an even number of draws >= 2 (two chains), got {n}.")
-    return n
-
-
-def _parameters(draws: xr.DataTree) -> xr.Dataset:
-    """The group of parameters of a tree of draws."""
-    for name in ("posterior", "prior"):
-        if name in draws.children:
-            return draws[name].to_dataset()
-    raise KeyError(f"The draws hold no group 'posterior' or 'prior'; they hold {list(draws.children)}.")

@@ -47,6 +47,7 @@ def value_ranges(
             continue
         mine = rows.valid & torch.isin(rows.variable, torch.tensor(schema.ids(v.name)))
         z = rows.value[mine].double()
+        z = z[:: len(z) // 1_000_000 + 1]  # torch.quantile is limited to 16 M entries
         if v.name in plausible:
             out[v.name] = plausible[v.name]
         elif len(z):
@@ -183,6 +184,7 @@ def train(
     initial_weights = {} if initial is None else {"initial_weights": _digest(initial.model.denoiser)}
     rows: Rows = fresh if simulations is None else stored
     masks, levels = masks or MaskConfig(), levels or NoiseLevels()
+    ranges = value_ranges(schema, whitening, plausible, rows(2_000, generator_at(config.seed, 0, 0, 0)))
     before = time.process_time() - started
     run = fit(
         denoiser,
@@ -232,7 +234,8 @@ def train(
         dial,
         max_readings,
         config.max_latents,
-        value_ranges(schema, whitening, plausible, held_out(2_000, generator_at(config.seed, 1, 2))),
+        ranges,
+        tuple(plausible),
         card,
     )
     return Joint(model)

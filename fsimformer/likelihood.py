@@ -78,16 +78,19 @@ def query_log_prob(
     n_active_observed: Dial,
     *,
     n_steps: int = 12,
+    log_min: float = -6.9,
     max_tokens: int = 4_096,
 ) -> Tensor:
     """Joint log density of draws of one query given one observation, (n,) float64.
 
-    The divergence is exact. Twelve steps leave an error that is nearly the same for all draws (benchmarks, hare_lynx):
-    fit for ratios of densities; take more where the number itself counts.
+    The divergence is exact. What twelve steps leave of the solver's error is nearly the same for all draws: fit for
+    ratios of densities (tests/test_refine.py); take more where the number itself counts.
 
     Args:
         observed, query: tokens of one data set.
         z: (n, len(query)) whitened values.
+        log_min: as in the sampler that drew: draws of quality "exact" are blurred by exp(−6.9), and a density that is
+            blurred more would make weights too narrow.
         max_tokens: draws × latents in one network call; bounds memory.
     """
     streams = split(collate([join(observed, query)]), n_active_observed).to(denoiser.device)
@@ -100,5 +103,5 @@ def query_log_prob(
         part = z[start : start + size].to(denoiser.device, torch.float32)
         x = torch.zeros(1, len(part), len(latent), device=denoiser.device)
         x[0][:, latent] = part
-        out[start : start + size] = log_prob(denoiser, encoded, x, n_steps=n_steps)[0].double().cpu()
+        out[start : start + size] = log_prob(denoiser, encoded, x, n_steps=n_steps, log_min=log_min)[0].double().cpu()
     return out

@@ -45,6 +45,7 @@ class Model:
         max_latents: latents a row had at most in training.
         value_range: data variable -> lowest and highest reading that training observed: what the simulator calls
             plausible, else all but one reading in a thousand.
+        plausible: names of the former; not one reading outside was observed.
     """
 
     schema: Schema
@@ -56,6 +57,7 @@ class Model:
     max_readings: dict[str, int]
     max_latents: int
     value_range: dict[str, tuple[float, float]]
+    plausible: tuple[str, ...]
     provenance: dict[str, Any]
 
 
@@ -113,6 +115,7 @@ def save_model(model: Model, path: str | Path) -> None:
         "max_readings": model.max_readings,
         "max_latents": model.max_latents,
         "value_range": model.value_range,
+        "plausible": list(model.plausible),
         "provenance": model.provenance,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,6 +179,7 @@ def _read(card: Any, path: Path) -> Model:
         card["max_readings"],
         card["max_latents"],
         {k: (float(lower), float(upper)) for k, (lower, upper) in card["value_range"].items()},
+        tuple(card["plausible"]),
         card["provenance"],
     )
 
@@ -191,6 +195,10 @@ def _check_card(card: Any, path: Path) -> None:
     latents, readings = card["max_latents"], card["max_readings"]
     if not all(isinstance(n, int) and n >= 0 for n in (latents - 1, *readings.values())):
         raise ValueError(f"{path / CARD}: expected counts in max_latents and max_readings, got {latents}, {readings}.")
+    names = {v["name"] for v in card["schema"]["variables"]}
+    ranges = card["value_range"]
+    if not {*ranges, *card["plausible"]} <= names or not all(len(ends) == 2 for ends in ranges.values()):
+        raise ValueError(f"{path / CARD}: expected value_range as name -> two ends, of {sorted(names)}, got {ranges}.")
     try:
         require_dial(card["n_active_observed"])
     except ValueError as error:

@@ -168,11 +168,11 @@ def select(mask: Tensor, priority: Tensor | None = None) -> tuple[Tensor, Tensor
 Dial = int | Literal["few"] | None
 """Which observed tokens ride in the active stream: as many of a row, all of them in rows that have few, or all."""
 
-FEW = 8
+FEW = 8  # part of the format of a model's file: "few" means this number there
 
 
-def require_dial(dial: object) -> Dial:
-    """The dial, checked.
+def require_dial(dial: object, where: str = "n_active_observed") -> Dial:
+    """The dial, checked; `where` is its name in the caller's words.
 
     Raises:
         ValueError: with the choices.
@@ -180,7 +180,7 @@ def require_dial(dial: object) -> Dial:
     if dial is None or dial == "few":
         return dial
     if isinstance(dial, bool) or not isinstance(dial, int) or dial < 0:
-        raise ValueError(f"n_active_observed: expected an integer >= 0, 'few' or None (all), got {dial!r}.")
+        raise ValueError(f"{where}: expected an integer >= 0, 'few' or None (all), got {dial!r}.")
     return dial
 
 

@@ -95,7 +95,7 @@ class TrainConfig:
             if not ok:
                 raise ValueError(f"TrainConfig: expected {name}, got {getattr(self, name.split()[-3])}.")
         for riders, _ in self.dial:
-            require_dial(riders)
+            require_dial(riders, "TrainConfig, dial")
         shares = [p for _, p in self.dial]
         if min(shares, default=-1) < 0 or sum(shares) <= 0:
             raise ValueError(f"TrainConfig: expected pairs (dial, frequency >= 0), got {self.dial}.")
@@ -133,26 +133,26 @@ def observed_rows(
     Args:
         limits: (n_ids, 2) lowest and highest value that may be observed. A row that observes another is drawn again:
             whether a row is kept depends on its observed tokens alone, so that p(latent | observed) stays what it was.
+            The kinds of mask keep their frequencies; within a kind, rows that observe much are lost more often.
 
     Raises:
         ValueError: hardly a row observes values within `limits`.
     """
     parts: list[TokenBatch] = []
-    have = tried = 0
-    while have < n:
-        batch = rows(n, generator)
-        kinds = draw_kinds(n, masks, generator)
+    kinds = torch.zeros(n, dtype=torch.long)
+    for attempt in range(200):
+        batch = rows(len(kinds), generator)
+        kinds = draw_kinds(n, masks, generator) if attempt == 0 else kinds
         batch = batch.replace(condition_mask=draw_condition_masks(batch, is_parameter, kinds, generator))
-        if limits is not None:
-            lower, upper = limits[batch.variable].unbind(-1)
-            inside = (batch.value >= lower) & (batch.value <= upper)
-            batch = batch.rows((inside | ~batch.observed).all(1).nonzero()[:, 0])
-        parts.append(batch)
-        have, tried = have + batch.shape[0], tried + n
-        if tried >= 100 * n and have < n:
-            raise ValueError(f"train: {have} of {tried} rows observe plausible values; widen the simulator's range.")
-    batch = parts[0] if len(parts) == 1 else concatenate(parts).rows(slice(n))
-    return thin_latents(batch, n_latent, generator, keep)
+        if limits is None:
+            return thin_latents(batch, n_latent, generator, keep)
+        lower, upper = limits[batch.variable].unbind(-1)
+        kept = (((batch.value >= lower) & (batch.value <= upper)) | ~batch.observed).all(1)
+        parts.append(batch.rows(kept.nonzero()[:, 0]))
+        kinds = kinds[~kept]
+        if not len(kinds):
+            return thin_latents(concatenate(parts), n_latent, generator, keep)
+    raise ValueError(f"train: {len(kinds)} of {n} rows found no plausible observation in 200 draws; widen the range.")
 
 
 def micro_batches(batch: TokenBatch, n_micro: int) -> list[TokenBatch]:

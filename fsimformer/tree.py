@@ -132,7 +132,8 @@ def resampled(tree: xr.DataTree, chosen: np.ndarray, stats: Mapping[str, Any]) -
             pairs = np.unravel_index(chosen, (data.sizes["chain"], data.sizes["draw"]))
             at = {d: xr.DataArray(i.reshape(2, -1), dims=("chain", "draw")) for d, i in zip(("chain", "draw"), pairs)}
             data = data.isel(at).assign_coords(chain=np.arange(2), draw=np.arange(len(chosen) // 2))
-        out[f"/{name}"] = data.assign(stats) if name == "sample_stats" else data
+        out[f"/{name}"] = data
+    out["/sample_stats"] = out.get("/sample_stats", xr.Dataset()).assign(stats)
     return xr.DataTree.from_dict(out)
 
 

@@ -32,7 +32,7 @@ EVERYTHING = {
         "readings",
     ),
     *("noise", "denoise", "sample", "constraints", "likelihood", "train", "simulators", "simulations", "archive"),
-    *("diagnostics", "model_file", "stages", "importance", "explicit"),
+    *("diagnostics", "model_file", "stages", "importance", "explicit", "refine"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "priors": set(),
@@ -57,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "likelihood": {"tokens", "noise", "denoise", "seeds"},
     "importance": set(),
     "explicit": {"schema", "convert", "readings", "simulators"},
+    "refine": {"points", "convert", "tokens", "importance", "likelihood", "model_file"},
     "checkpoint": set(),
     "train": {"tokens", "masks", "readings", "denoise", "seeds", "checkpoint"},
     "simulators": {"priors", "schema", "whiten"},
@@ -87,7 +88,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 XARRAY = {
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
-    *("joint", "explicit", "files", "plots", "cli", "sbi"),
+    *("joint", "explicit", "refine", "files", "plots", "cli", "sbi"),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}

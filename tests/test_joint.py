@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fsimformer.joint import Joint
 from fsimformer.model_file import CARD, WEIGHTS
 from fsimformer.sample import SamplerConfig
 from fsimformer.stages import Budget
+from fsimformer.tokens import FEW, Dial
 
 QUICK = SamplerConfig("ab2", 4)
 DAYS = pd.date_range("2021-03-01", periods=6, freq="D")
@@ -103,9 +105,12 @@ def batch_of(sets: list[xr.Dataset]) -> xr.Dataset:
     )
 
 
-def test_a_batch_is_a_loop_and_mates_do_not_matter() -> None:
+@pytest.mark.parametrize("dial", [2, "few", None])
+def test_a_batch_is_a_loop_and_mates_do_not_matter(dial: Dial) -> None:
     """The first of a batch equals the data set alone; the second does not depend on the first's content."""
-    model, a, b, c = joint(), observed(5, 1), observed(9, 2), observed(3, 3)
+    model, a, b, c = joint(n_active_observed=dial), observed(5, 1), observed(11, 2), observed(3, 3)
+    readings = [int(ds["y"].notnull().sum()) for ds in (a, b, c)]
+    assert min(readings) <= FEW < max(readings)  # with "few", all of one ride and none of another
     at = {"rate": [2.0, 5.0, 11.0]}
 
     def draws(sets: list[xr.Dataset]) -> dict[str, np.ndarray]:
@@ -129,6 +134,8 @@ def test_the_dial_changes_the_cost_not_the_tokens() -> None:
         for k in ({}, {"n_active_observed": 2}, {"n_active_observed": 0}, {"n_active_observed": None})
     )
     assert_close(default, two, exact=True)
+    few = flat(model.condition(ds, n_active_observed="few").sample(4, quality=QUICK))
+    np.testing.assert_allclose(few["posterior/a"], every["posterior/a"], atol=2e-5)  # four readings: all ride
     assert none.keys() == every.keys() == two.keys() and not np.allclose(none["posterior/a"], every["posterior/a"])
 
 
@@ -159,13 +166,27 @@ def test_too_many_readings_warn_with_the_trained_range() -> None:
         model.condition(observed(11))  # one of them is missing
 
 
+def y(*values: float) -> xr.DataArray:
+    return xr.DataArray(list(values), {"time": np.arange(1.0, 1.0 + len(values))}, "time", name="y")
+
+
 def test_readings_that_training_never_observed_warn_of_units() -> None:
     model = joint()
     with pytest.warns(ObservationWarning, match="2 of 3 readings of 'y' lie outside .*0.001 to 1e.03; the first is 4"):
-        model.condition({"y": xr.DataArray([4000.0, 2.0, 5e-4], {"time": [1.0, 2.0, 3.0]}, "time")})
+        model.condition({"y": y(4000.0, 2.0, 5e-4)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.condition({"y": xr.DataArray([400.0, 2.0, np.nan], {"time": [1.0, 2.0, 3.0]}, "time")})
+        model.condition({"y": y(400.0, 2.0, np.nan)})
+        model.condition({"y": y(4000.0, 2.0)})  # one in a thousand lies outside where all is well
+    stated = Joint(replace(model.model, plausible=("y",)))
+    with pytest.warns(ObservationWarning, match="1 of 2 readings of 'y'"):
+        stated.condition({"y": y(4000.0, 2.0)})
+    regions = xr.concat(
+        [y(1.0, 2.0), y(4000.0, 3000.0)], xr.DataArray(["north", "south"], dims="region", name="region")
+    )
+    with pytest.warns(ObservationWarning, match="2 of 2 readings of 'y' of south lie outside") as caught:
+        model.condition(regions, batch_dim="region")
+    assert len(caught) == 1 and caught[0].filename == __file__  # the others are fine; the caller's line
 
 
 @pytest.mark.parametrize(

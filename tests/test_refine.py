@@ -37,7 +37,7 @@ def test_weights_are_those_of_pareto_smoothed_importance_sampling(sd: float) -> 
     log_weight, k = az.psislw(ratio)
     if sd == 1:  # all weights are equal: there is no tail to fit
         np.testing.assert_allclose(ours.weight, 1 / 2000)
-        assert ours.ess == pytest.approx(2000)
+        assert ours.ess == pytest.approx(2000) and ours.pareto_k == -np.inf  # nothing to distrust
         return
     assert ours.pareto_k == pytest.approx(float(k), abs=0.02)
     np.testing.assert_allclose(ours.weight, np.exp(log_weight), rtol=0.05, atol=1e-7)
@@ -102,7 +102,7 @@ class Wrong:
 def conditional(mean: float, sd: float) -> fsf.Conditional:
     whitening = Whitening({v.name: Transform(v.prior, v.support) for v in SCHEMA.variables})
     denoiser = cast(Any, Wrong(mean, sd))
-    model = Model(SCHEMA, whitening, denoiser, "trig", "dense", "few", {}, 8, {"y": (-9.0, 9.0)}, {})
+    model = Model(SCHEMA, whitening, denoiser, "trig", "dense", "few", {}, 8, {"y": (-9.0, 9.0)}, (), {})
     return Joint(model).condition({"y": Y})
 
 
@@ -150,15 +150,43 @@ def test_a_posterior_that_lies_elsewhere_is_not_trusted() -> None:
         elsewhere.refine(elsewhere.sample(2000, quality="exact"), likelihood)
 
 
+def test_a_sharp_posterior_is_not_narrowed() -> None:
+    """The density must be blurred as little as the draws are: a perfect proposal has equal weights."""
+    sharp = conditional(0.5, 0.02)
+    draws = sharp.sample(4000, quality="exact")
+
+    def same(d: xr.Dataset) -> xr.DataArray:
+        z = (np.log(d["theta"]) - 0.3) / 0.5
+        return xr.DataArray(stats.norm.logpdf(z, 0.5, 0.02) + 0.5 * z**2, dims=("chain", "draw"))
+
+    refined = sharp.refine(draws, same, 4000)
+    assert refined["sample_stats"]["ess"] > 0.98 * 4000
+    before, after = (float(np.log(d["posterior"]["theta"]).std()) for d in (draws, refined))
+    assert after == pytest.approx(before, rel=0.02)
+
+
 def test_what_refine_cannot_weigh_is_refused() -> None:
     posterior = conditional(0.0, 1.0)
     draws = posterior.sample(100)
-    with pytest.raises(ValueError, match=r"a log likelihood for each \(chain, draw\), got \(2, 1\)"):
+    refined = posterior.refine(draws, likelihood)
+    with pytest.raises(ValueError, match="refined before; weights apply once"):
+        posterior.refine(refined, likelihood)
+    beside = xr.DataTree.from_dict({**{f"/{k}": v.to_dataset() for k, v in draws.children.items()},
+                                    "/predictions": xr.Dataset()})  # fmt: skip
+    with pytest.raises(ValueError, match=r"the draws hold \['predictions'\].* Sample with at=\{\}"):
+        posterior.refine(beside, likelihood)
+    with pytest.raises(ValueError, match="not conditioned on these readings of 'y'"):
+        posterior.joint.condition({"y": Y + 1}).refine(draws, likelihood)
+    with pytest.raises(ValueError, match=r"as a DataArray \(chain, draw\), got ndarray"):
+        posterior.refine(draws, lambda d: likelihood(d).to_numpy())  # type: ignore[arg-type, return-value]
+    with pytest.raises(ValueError, match="100 of 100 log likelihoods are NaN"):
+        posterior.refine(draws, lambda d: likelihood(d) * np.nan)
+    with pytest.raises(ValueError, match=r"a log likelihood for each \(chain, draw\), .* got \(2, 1\)"):
         posterior.refine(draws, lambda d: likelihood(d).isel(draw=[0]))
     with pytest.raises(ValueError, match="an even number of draws >= 2 .two chains., got 3"):
         posterior.refine(draws, likelihood, 3)
     with pytest.raises(KeyError, match="no group 'posterior' or 'prior'"):
-        posterior.refine(xr.DataTree.from_dict({"/predictions": xr.Dataset()}), likelihood)
+        posterior.refine(xr.DataTree.from_dict({"/observed_data": xr.Dataset()}), likelihood)
     with pytest.raises(ValueError, match=r"The draws lack \['theta'\]"):
         posterior.log_prob(xr.DataTree.from_dict({"/posterior": xr.Dataset()}))
     many = replace(posterior, labels=xr.DataArray([0]), batch_dim="region")
@@ -182,6 +210,11 @@ class Decay:
         ),
         (fsf.Index("time", 0.0, 10.0),),
     )
+
+    grid = {"time": TIMES}  # noqa: RUF012
+
+    def simulate(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        raise NotImplementedError
 
     def clean(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         drift = -parameters["rate"][:, None] * TIMES
@@ -210,14 +243,40 @@ def test_the_explicit_likelihood_is_the_product_over_the_readings(known_sd: floa
     np.testing.assert_allclose(got.to_numpy(), expected, rtol=1e-6)
 
 
+def at(time: float, value: float = 3.0) -> xr.DataArray:
+    return xr.DataArray([value], {"time": [time]}, "time")
+
+
 def test_an_explicit_likelihood_that_cannot_be_is_refused() -> None:
-    with pytest.raises(TypeError, match="two_moons|FunctionSimulator has no method clean"):
+    with pytest.raises(TypeError, match="this FunctionSimulator has no clean"):
         fsf.log_likelihood(cast(Any, fsf.simulators.two_moons()), None)
+    with pytest.raises(TypeError, match="made without `paths`"):
+        fsf.simulators.two_moons().clean({})
     with pytest.raises(ValueError, match="the observation holds no readings of a series"):
         fsf.log_likelihood(cast(Any, Decay()), {"sd": 0.3})
-    of = fsf.log_likelihood(cast(Any, Decay()), {"level": xr.DataArray([3.0], {"time": [1.0]}, "time")})
+    with (
+        pytest.warns(ObservationWarning),
+        pytest.raises(ValueError, match=r"1 readings of 'level' lie outside .*0, 10"),
+    ):
+        fsf.log_likelihood(cast(Any, Decay()), {"level": at(10.5)})
+    of = fsf.log_likelihood(cast(Any, Decay()), {"level": at(1.0), "sd": np.nan})
     with pytest.raises(ValueError, match=r"the draws lack \['sd'\]"):
         of(xr.Dataset({"rate": (("chain", "draw"), np.ones((2, 2)))}))
+
+
+def test_observed_data_outside_the_likelihood_are_refused() -> None:
+    """What the network was conditioned on and the likelihood would leave out."""
+    schema = fsf.Schema(
+        (*Decay.schema.variables, fsf.Variable("total", "data"), fsf.Variable("v", "data", ("part",))),
+        (*Decay.schema.dims, fsf.Components("part", 2)),
+    )
+    simulator = fsf.simulators.FunctionSimulator(schema, lambda n, g: {}, {"time": TIMES}, paths=Decay().clean)
+    for more in ({"total": 9.0}, {"v": xr.DataArray([1.0, 2.0], dims="part")}):
+        with pytest.raises(ValueError, match="expected observed series with a Noise on one index dim, .* are not"):
+            fsf.log_likelihood(simulator, {"level": at(1.0)} | more)
+    draws = xr.Dataset({"rate": (("chain", "draw"), [[0.2], [0.3]]), "sd": (("chain", "draw"), [[0.2], [0.3]])})
+    own = fsf.log_likelihood(cast(Any, Decay()), {"level": at(1.0)})(draws)
+    assert fsf.log_likelihood(simulator, {"level": at(1.0)})(draws).identical(own)
 
 
 def test_shipped_simulators_give_the_paths_of_their_own_draws() -> None:

@@ -219,7 +219,9 @@ def test_plausible_ranges_become_limits_and_stand_in_the_card() -> None:
         ({"k": (0.0, 1.0)}, r"a mapping from data variables, \['y'\], to ranges; got"),
         (("y",), "a mapping from data variables"),
         ({"y": (2.0, 1.0)}, "lower < upper within .* for 'y', got 2.0, 1.0"),
-        ({"y": (0.0, 1.0)}, "lower < upper within .* for 'y', got 0.0, 1.0"),
+        ({"y": (-1.0, 1.0)}, "lower < upper within .* for 'y', got -1.0, 1.0"),
+        ({"y": (0.5, math.inf)}, "lower < upper within .* for 'y', got 0.5, inf"),
+        ({"y": 3.0}, "expected two ends for 'y', got 3.0"),
     ],
 )
 def test_plausible_ranges_that_make_no_sense_are_refused(wrong: Any, message: str) -> None:

@@ -209,7 +209,7 @@ def test_wrong_settings_are_refused() -> None:
         TrainConfig(steps=0)
     with pytest.raises(ValueError, match="expected an even n_micro >= 2, got 3"):
         TrainConfig(n_micro=3)
-    with pytest.raises(ValueError, match="expected an integer >= 0, 'few' or None .all., got -1"):
+    with pytest.raises(ValueError, match="TrainConfig, dial: expected an integer >= 0, 'few' or None .all., got -1"):
         TrainConfig(dial=((-1, 1),))
     with pytest.raises(ValueError, match=r"expected pairs \(dial, frequency >= 0\), got \(\(8, -1\),\)"):
         TrainConfig(dial=((8, -1),))
@@ -233,8 +233,11 @@ def test_rows_with_implausible_observations_are_drawn_again_and_posteriors_stay(
     nothing = MaskConfig(0, 0, 0, 0, 0, 0, 0, 1)
     latent = observed_rows(gaussian_rows, 2_000, IS_PARAMETER, nothing, 32, seeded(4), limits=limits)
     assert float(latent.value[:, 2].min()) < -0.5 and float(latent.value[:, 2].max()) > 2  # latents may be anything
+    half = MaskConfig(1, 0, 0, 0, 1, 0, 0, 0)  # posterior and likelihood rows, equally often
+    both = observed_rows(gaussian_rows, 8_000, IS_PARAMETER, half, 32, seeded(5), limits=limits)
+    assert both.condition_mask[:, 2].double().mean() == pytest.approx(0.5, abs=0.02)  # and so they stay
     limits[2] = torch.tensor([50.0, 51.0])
-    with pytest.raises(ValueError, match="0 of 800 rows observe plausible values; widen the simulator's range"):
+    with pytest.raises(ValueError, match="8 of 8 rows found no plausible observation in 200 draws"):
         observed_rows(gaussian_rows, 8, IS_PARAMETER, posterior, 32, seeded(4), limits=limits)
 
 

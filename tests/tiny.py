@@ -14,7 +14,7 @@ from fsimformer.model_file import Model, build_denoiser
 from fsimformer.nn import Context, Network, NetworkConfig
 from fsimformer.priors import POSITIVE, LogNormal, Normal, Uniform
 from fsimformer.schema import Components, Index, Noise, Schema, Variable
-from fsimformer.tokens import Streams, TokenBatch, TokenSet
+from fsimformer.tokens import Dial, Streams, TokenBatch, TokenSet
 from fsimformer.whiten import Standardise, Transform, Whitening
 
 # ids 0, 1: scalars; 2: a function of the first index dim; 3: of both; 4: of the second
@@ -95,7 +95,7 @@ def denoiser(schedule: str = "trig", seed: int = 0, schema: Schema = SCHEMA, dep
     return out.eval()
 
 
-def joint(seed: int = 0, n_active_observed: int | None = 2, max_latents: int = 12) -> Joint:
+def joint(seed: int = 0, n_active_observed: Dial = 2, max_latents: int = 12) -> Joint:
     """A Joint of SCHEMA with random weights: draws mean nothing, and their invariances everything."""
     whitening = Whitening(
         {v.name: Transform(v.prior, v.support, Standardise(0.3, 0.8, 3.0)) for v in SCHEMA.variables if not v.prior}
@@ -112,6 +112,7 @@ def joint(seed: int = 0, n_active_observed: int | None = 2, max_latents: int = 1
         readings,
         max_latents,
         {"y": (1e-3, 1e3), "x": (-1e3, 1e3)},
+        (),
         {"seed": seed},
     )
     return Joint(model)

@@ -13,11 +13,11 @@ nothing on wilder observations, and a warning meets those who bring one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,6 +59,8 @@ class FunctionSimulator:
         grid: name of an `Index` dim -> its evenly spaced grid, float64.
         natural: functions that are interpolated as they are, not after their support's bijection.
         plausible: name of a data variable -> lowest and highest reading that is ever taken.
+        paths: (parameters, each (n,) float64) -> clean paths (n, *grid) by name, where they follow from the parameters;
+            what `log_likelihood` reads.
     """
 
     schema: Schema
@@ -66,6 +68,17 @@ class FunctionSimulator:
     grid: dict[str, Tensor] = field(default_factory=dict)
     natural: tuple[str, ...] = ()
     plausible: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    paths: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+
+    def clean(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Clean paths for given parameters.
+
+        Raises:
+            TypeError: the simulator was made without `paths`.
+        """
+        if self.paths is None:
+            raise TypeError("FunctionSimulator: made without `paths`; expected a function parameters -> clean paths.")
+        return self.paths(parameters)
 
 
 def natural_functions(simulator: Simulator) -> tuple[str, ...]:
@@ -92,11 +105,15 @@ def plausible_ranges(simulator: Simulator) -> dict[str, tuple[float, float]]:
     if not isinstance(plausible, Mapping) or not set(plausible) <= set(names):
         raise ValueError(f"plausible: expected a mapping from data variables, {names}, to ranges; got {plausible!r}.")
     out = {}
-    for name, (lower, upper) in plausible.items():
+    for name, ends in plausible.items():
         support = schema[name].support
-        if not (lower < upper and support.contains(np.array([lower, upper])).all()):
+        try:
+            lower, upper = (float(x) for x in ends)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"plausible: expected two ends for {name!r}, got {ends!r}.") from error
+        if not support.lower <= lower < upper <= support.upper or math.isinf(lower) or math.isinf(upper):
             raise ValueError(f"plausible: expected lower < upper within {support} for {name!r}, got {lower}, {upper}.")
-        out[name] = (float(lower), float(upper))
+        out[name] = (lower, upper)
     return out
 
 

@@ -1,0 +1,141 @@
+"""The density of draws on the original scale, and importance weights from the network's posterior to the exact one.
+
+    log q(θ | x) = log q(z | x) − Σ log |dθ/dz|,   z whitened,
+    w ∝ p(x | θ) p(θ) / q(θ | x) = p(x | θ) N(z; 0, I) / q(z | x),
+
+the second line because a parameter is whitened by its prior's CDF: its z is N(0, 1) under the prior, and the Jacobians
+cancel. One data set at a time; what the methods of `Conditional` call.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import xarray as xr
+from torch import Tensor
+
+from fsimformer.convert import (
+    Observation,
+    ObservationWarning,
+    drawn_query,
+    drawn_values,
+    observed_tokens,
+    query_tokens,
+    resampled,
+)
+from fsimformer.importance import TRUSTED_K, resample, smoothed_weights
+from fsimformer.likelihood import query_log_prob
+from fsimformer.model_file import Model
+from fsimformer.points import Query
+from fsimformer.tokens import Dial
+
+LogLikelihood = Callable[[xr.Dataset], xr.DataArray]
+
+
+def log_prob(model: Model, observation: Observation, dial: Dial, draws: xr.DataTree) -> xr.DataArray:
+    """Log density of the group of parameters, (chain, draw); see `Conditional.log_prob`."""
+    group = parameters(draws)
+    query, z, log_det = _asked(model, observation, group)
+    value = _density(model, observation, dial, query, z) - log_det.numpy()
+    return xr.DataArray(value.reshape(_shape(group)), dims=("chain", "draw"), coords=_labels(group), name="log_prob")
+
+
+def refine(
+    model: Model,
+    observation: Observation,
+    dial: Dial,
+    draws: xr.DataTree,
+    log_likelihood: LogLikelihood,
+    n: int | None,
+    seed: int,
+) -> xr.DataTree:
+    """Draws resampled by their weights; see `Conditional.refine`."""
+    if n is not None and (n < 2 or n % 2):
+        raise ValueError(f"refine: expected an even number of draws >= 2 (two chains), got {n}.")
+    group = parameters(draws)
+    _require_proposals(observation, draws)
+    query, z, _ = _asked(model, observation, group)
+    variables = [model.schema[name] for name in query.points]
+    if bare := [v.name for v in variables if v.prior is None or v.parents or model.schema.is_function(v.name)]:
+        raise ValueError(f"refine: expected scalars and vectors with a prior and no parents, got {bare}.")
+    likelihood = _likelihoods(log_likelihood(group), _shape(group))
+    prior = -0.5 * (z**2).sum(1).numpy()  # constants cancel
+    weights = smoothed_weights(likelihood + prior - _density(model, observation, dial, query, z))
+    if not weights.pareto_k <= TRUSTED_K:
+        warnings.warn(
+            f"refine: the weights are uneven (Pareto k {weights.pareto_k:.2f}, {weights.ess:.0f} effective draws "
+            f"of {len(likelihood)}): more draws are needed, or the network is too far from the posterior.",
+            ObservationWarning,
+            stacklevel=3,
+        )
+    worth = min(len(likelihood), max(2, 2 * int(weights.ess / 2)))
+    chosen = resample(weights.weight, worth if n is None else n, np.random.default_rng(seed))
+    return resampled(draws, chosen, {"method": "importance", "ess": weights.ess, "pareto_k": weights.pareto_k})
+
+
+def parameters(draws: xr.DataTree) -> xr.Dataset:
+    """The group of parameters of a tree of draws.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for name in ("posterior", "prior"):
+        if name in draws.children:
+            return draws[name].to_dataset()
+    raise KeyError(f"The draws hold no group 'posterior' or 'prior'; they hold {list(draws.children)}.")
+
+
+def _asked(model: Model, observation: Observation, group: xr.Dataset) -> tuple[Query, Tensor, Tensor]:
+    """The query that the draws answer, their whitened values (n, L) and log determinants (n,)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ObservationWarning)  # `sample` has warned of these points already
+        query = drawn_query(model.schema, observation, group)
+    if len(query) > model.max_latents:
+        raise ValueError(
+            f"log_prob: {len(query)} values a draw; beyond {model.max_latents} the network draws in stages, and their "
+            "joint density is not to be had from one solve."
+        )
+    return query, *drawn_values(model.schema, model.whitening, query, group)
+
+
+def _density(model: Model, observation: Observation, dial: Dial, query: Query, z: Tensor) -> np.ndarray:
+    observed, latents = observed_tokens(model.schema, model.whitening, observation), query_tokens(model.schema, query)
+    density: np.ndarray = query_log_prob(model.denoiser, observed, latents, z, dial).numpy()
+    return density
+
+
+def _require_proposals(observation: Observation, draws: xr.DataTree) -> None:
+    """The draws are the network's own, of the parameters alone, given this observation."""
+    if beside := [name for name in ("posterior_predictive", "predictions") if name in draws.children]:
+        raise ValueError(
+            f"refine: the draws hold {beside}; parameters drawn beside data have another law than those weighed here. "
+            "Sample with at={}."
+        )
+    if "sample_stats" in draws.children and "method" in draws["sample_stats"]:
+        raise ValueError("refine: these draws were refined before; weights apply once.")
+    held = draws["observed_data"].to_dataset() if "observed_data" in draws.children else xr.Dataset()
+    for name, channel in observation.channels.items():
+        values = channel.value[np.isfinite(channel.value)]
+        if len(values) and not (name in held and np.array_equal(held[name].to_numpy().reshape(-1), values)):
+            raise ValueError(f"refine: the draws were not conditioned on these readings of {name!r}.")
+
+
+def _likelihoods(value: xr.DataArray, shape: tuple[int, int]) -> np.ndarray:
+    if not isinstance(value, xr.DataArray) or set(value.dims) != {"chain", "draw"}:
+        raise ValueError(f"refine: expected log likelihoods as a DataArray (chain, draw), got {type(value).__name__}.")
+    array = value.transpose("chain", "draw").to_numpy().astype(np.float64)
+    if array.shape != shape:
+        raise ValueError(f"refine: expected a log likelihood for each (chain, draw), {shape}, got {array.shape}.")
+    if wrong := int((np.isnan(array) | np.isposinf(array)).sum()):
+        raise ValueError(f"refine: {wrong} of {array.size} log likelihoods are NaN or +inf; −inf means impossible.")
+    return array.reshape(-1)
+
+
+def _shape(group: xr.Dataset) -> tuple[int, int]:
+    return group.sizes["chain"], group.sizes["draw"]
+
+
+def _labels(group: xr.Dataset) -> dict[str, np.ndarray]:
+    return {d: group[d].to_numpy() for d in ("chain", "draw") if d in group.coords}
