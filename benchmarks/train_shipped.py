@@ -1,7 +1,7 @@
 """Rebuilds a model that ships: `python benchmarks/train_shipped.py lotka_volterra`. The seed and the budget stand here.
 
-Two trainings a model, the second from the weights of the first (`runs/NAME_first_model`, kept between calls and checked
-against the recipe). One process, one thread a model; a killed run resumes from its checkpoint. CPU seconds are in the
+Several trainings a model, each from the weights of the one before (`runs/NAME_1_model`, ..., kept between calls and
+checked against the recipe). One process, one thread a model; a killed run resumes from its checkpoint. CPU seconds are in the
 model's card.
 """
 
@@ -33,7 +33,7 @@ NETWORK = NetworkConfig(width=64, depth=5, n_heads=4)
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training: the second goes on from the first, at half its rates and on noise levels near the posteriors."""
+    """One training; later ones go on from it at lower rates, on noise levels near the posteriors."""
 
     simulator: Simulator
     simulations: int
@@ -48,10 +48,13 @@ def first(simulator: Simulator, simulations: int, steps: int) -> Recipe:
     return Recipe(simulator, simulations, config, MaskConfig(), NoiseLevels())
 
 
-def second(simulator: Simulator, simulations: int, steps: int, masks: MaskConfig, levels: NoiseLevels) -> Recipe:
+def later(
+    simulator: Simulator, simulations: int, steps: int, masks: MaskConfig, levels: NoiseLevels, rate: float = 0.5
+) -> Recipe:
+    """`rate`: share of the first training's learning rates at the peak."""
     config = TrainConfig(
-        steps=steps, batch_size=64, n_micro=4, seed=1, dial=(("few", 1.0),), learning_rate=1e-3, matrix_rate=2.5e-3,
-        validate_every=1000,
+        steps=steps, batch_size=64, n_micro=4, seed=1, dial=(("few", 1.0),), learning_rate=2e-3 * rate,
+        matrix_rate=5e-3 * rate, validate_every=1000,
     )  # fmt: skip
     return Recipe(simulator, simulations, config, masks, levels)
 
@@ -60,18 +63,19 @@ def second(simulator: Simulator, simulations: int, steps: int, masks: MaskConfig
 MORE_POSTERIORS = MaskConfig(0.5, 0.16, 0.1, 0.06, 0.05, 0.05, 0.06, 0.02)
 NEAR, WIDE = NoiseLevels(-1.5, 1.4), NoiseLevels(-1.9, 1.7)
 
-RECIPES: dict[str, tuple[Recipe, Recipe]] = {
+RECIPES: dict[str, tuple[Recipe, ...]] = {
     "lotka_volterra": (
         first(LotkaVolterra(), 100_000, 13_000),
-        second(LotkaVolterra(), 100_000, 16_000, MORE_POSTERIORS, NEAR),
+        later(LotkaVolterra(), 100_000, 16_000, MORE_POSTERIORS, NEAR),
     ),
     "hare_lynx": (
         first(HareLynx(fewest=1e-300, most=1e300), 150_000, 13_000),
-        second(HareLynx(), 150_000, 15_000, MORE_POSTERIORS, NEAR),
+        later(HareLynx(), 150_000, 15_000, MORE_POSTERIORS, NEAR),
+        later(HareLynx(), 150_000, 9_000, MORE_POSTERIORS, NEAR, rate=0.3),
     ),
     "sird": (
         first(SIRD(), 150_000, 9_000),
-        second(SIRD(), 150_000, 7_500, MaskConfig(), WIDE),
+        later(SIRD(), 150_000, 7_500, MaskConfig(), WIDE),
     ),
 }
 
@@ -105,9 +109,11 @@ def main() -> None:
 
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     joint = None
-    for name, recipe in zip((f"{args.model}_first", args.model), RECIPES[args.model], strict=True):
+    last = len(RECIPES[args.model])
+    for number, recipe in enumerate(RECIPES[args.model], start=1):
+        name = f"{args.model}_{number}"
         saved = args.runs / f"{name}_model"
-        if joint is None and saved.exists():
+        if number < last and saved.exists():
             joint = fsf.load(saved)
             require_recipe(joint.provenance, recipe, saved)
             continue
@@ -125,7 +131,7 @@ def main() -> None:
             callback=report,
             provenance={"script": "benchmarks/train_shipped.py", "commit": commit},
         )
-        if saved.name.endswith("_first_model"):
+        if number < last:
             joint.save(saved)
     assert joint is not None
     joint.save(args.out / args.model)
