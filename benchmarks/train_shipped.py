@@ -1,8 +1,8 @@
 """Rebuilds a model that ships: `python benchmarks/train_shipped.py lotka_volterra`. The seed and the budget stand here.
 
 Several trainings a model, each from the weights of the one before (`runs/NAME_1_model`, ..., kept between calls and
-checked against the recipe). One process, one thread a model; a killed run resumes from its checkpoint. CPU seconds are in the
-model's card.
+checked against the recipe). One process, one thread a model; a killed run resumes from its checkpoint. CPU seconds are
+in the model's card.
 """
 
 from __future__ import annotations
