@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model's directory")
 
-    simulate = _command(commands, "simulate", _simulate, "write draws of a simulator's joint distribution")
+    simulate = _command(commands, "simulate", _simulate, "write draws of a simulator, clean paths without noise")
     simulate.add_argument("simulator", help=_SIMULATOR_HELP)
     simulate.add_argument("--n", type=int, default=100, help="how many (default: %(default)s)")
     simulate.add_argument("--seed", type=int, default=0)

@@ -57,7 +57,10 @@ def log_likelihood(simulator: Explicit, observed: Any, *, origin: Any = None) ->
             readings beyond the simulator's grid, or none at all.
     """
     if not isinstance(simulator, Explicit) or getattr(simulator, "paths", simulator) is None:
-        raise TypeError(f"log_likelihood: this {type(simulator).__name__} has no clean(parameters) -> paths.")
+        raise TypeError(
+            f"log_likelihood: expected a simulator with clean(parameters) -> paths, such as LotkaVolterra() or "
+            f"FunctionSimulator(..., paths=f); this {type(simulator).__name__} has none."
+        )
     schema = simulator.schema
     if wide := [v.name for v in schema.variables if v.role == "parameter" and v.dims]:
         raise ValueError(f"log_likelihood: expected scalar parameters only, {wide} have dims.")

@@ -28,7 +28,8 @@ def read_observations(path: Path, indexes: Sequence[str]) -> xr.Dataset | pd.Dat
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: an unknown ending; a table without its index column or with text that is no date.
+        ValueError: an unknown ending; nothing but groups, as in a saved result; a table without its index column or
+            with text that is no date.
         ImportError: netCDF or Zarr without the extra that reads it.
     """
     if not path.exists():
@@ -41,10 +42,13 @@ def read_observations(path: Path, indexes: Sequence[str]) -> xr.Dataset | pd.Dat
         require_netcdf(path)
         try:
             with xr.open_dataset(path, engine="h5netcdf") as data:
-                return data.load()
+                found = data.load()
         except ValueError:  # "years since 1900": no calendar for xarray, but `convert` reads such units itself
             with xr.open_dataset(path, engine="h5netcdf", decode_times=False) as data:
-                return data.load()
+                found = data.load()
+        if not found.variables:
+            raise ValueError(f"{path}: no variables at its root; is it a result? Observations are wanted.")
+        return found
     if path.suffix in ZARR:
         return xr.open_zarr(path).load()
     raise ValueError(f"{path}: unknown ending {path.suffix!r}. Choices: {', '.join(ENDINGS)}.")

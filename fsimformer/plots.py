@@ -105,7 +105,7 @@ def bands(
         color: of the bands.
 
     Raises:
-        KeyError, ValueError: as `quantiles`; a level outside (0, 1).
+        KeyError, ValueError: as `quantiles`; a level outside (0, 1); dates on one side, numbers on the other.
     """
     widest_first = sorted(levels, reverse=True)
     if not all(0 < p < 1 for p in widest_first):
@@ -114,15 +114,23 @@ def bands(
     index, q = quantiles(tree, variable, [0.5, *tails])
     ax = Figure(figsize=(5, 2.6), layout="constrained").subplots() if ax is None else ax
     x = _plottable(index.to_numpy())
+    seen = _observed(tree, variable) if observed else None
+    for readings in (seen, held_out):
+        where = None if readings is None else index_of(readings)
+        if where is not None and (_plottable(where.to_numpy()).dtype.kind == "M") != (x.dtype.kind == "M"):
+            raise ValueError(f"{variable!r}: dates on one side and numbers on the other; ask for dates in `at`.")
     for i, p in enumerate(widest_first):
-        shade = 0.18 + 0.3 * (i / max(len(widest_first) - 1, 1))
-        ax.fill_between(x, q[1 + 2 * i], q[2 + 2 * i], color=color, alpha=shade, linewidth=0, label=f"{100 * p:g} %")
-    ax.plot(x, q[0], color=color, linewidth=1.4, label="median")
+        shade, label = 0.18 + 0.3 * (i / max(len(widest_first) - 1, 1)), f"{100 * p:g} %"
+        if len(x) == 1:  # a band of no width
+            ax.vlines(x, q[1 + 2 * i], q[2 + 2 * i], color=color, alpha=shade, linewidth=6, label=label)
+        else:
+            ax.fill_between(x, q[1 + 2 * i], q[2 + 2 * i], color=color, alpha=shade, linewidth=0, label=label)
+    ax.plot(x, q[0], color=color, linewidth=1.4, marker="_" if len(x) == 1 else None, markersize=12, label="median")
     if x.dtype.kind == "M":  # whole dates would run into each other
         locator = AutoDateLocator(maxticks=7)
         ax.xaxis.set_major_locator(locator)
         ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    if observed and (seen := _observed(tree, variable)) is not None:
+    if seen is not None:
         _dots(ax, seen, label="observed", facecolor=INK)
     if held_out is not None:
         _dots(ax, held_out, label="held out", facecolor="white")

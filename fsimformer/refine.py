@@ -65,8 +65,9 @@ def refine(
     weights = smoothed_weights(likelihood + prior - _density(model, observation, dial, query, z))
     if not weights.pareto_k <= TRUSTED_K:
         warnings.warn(
-            f"refine: the weights are uneven (Pareto k {weights.pareto_k:.2f}, {weights.ess:.0f} effective draws "
-            f"of {len(likelihood)}): more draws are needed, or the network is too far from the posterior.",
+            f"refine: the weights are uneven (Pareto k {weights.pareto_k:.2f}, effective draws {weights.ess:.0f} "
+            f"of {len(likelihood)}): do not use them. More draws are needed, or the network is too far from the "
+            "posterior, or the data are unlike anything that the prior produces.",
             ObservationWarning,
             stacklevel=3,
         )

@@ -113,6 +113,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_observations(written(tmp_path / "a.csv", "day,hare\n1,2\n"), ["time"])
     with pytest.raises(ValueError, match="column 'time' holds neither numbers nor ISO dates"):
         read_observations(written(tmp_path / "a.csv", "time,hare\nMonday,2\n"), ["time"])
+    xr.DataTree.from_dict({"/posterior": xr.Dataset({"a": 1.0})}).to_netcdf(tmp_path / "r.nc", engine="h5netcdf")
+    with pytest.raises(ValueError, match="no variables at its root; is it a result"):
+        read_observations(tmp_path / "r.nc", ["time"])
 
 
 def test_table_prints_median_and_interval_of_scalars() -> None:

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.collections import PathCollection, PolyCollection
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.dates import num2date
 from matplotlib.figure import Figure
 
@@ -47,6 +47,25 @@ def test_band_edges_are_the_quantiles_of_the_draws(level: float) -> None:
         at = corners[corners[:, 0] == t, 1]
         np.testing.assert_allclose([at.min(), at.max()], [low[i], high[i]])
     np.testing.assert_allclose(ax.lines[0].get_xydata(), np.stack([TIMES, median], 1))
+
+
+def test_one_point_is_a_bar_of_its_quantiles() -> None:
+    tree = a_tree()
+    tree["predictions"] = xr.DataTree(tree["predictions"].to_dataset().isel(time_cases=[0]))
+    del tree["posterior_predictive"]
+    ax = plots.bands(tree, "cases", levels=[0.9], observed=False)
+    (bar,) = [c for c in ax.collections if isinstance(c, LineCollection)]
+    low, high = np.quantile(tree["predictions"]["cases"], [0.05, 0.95])
+    np.testing.assert_allclose(bar.get_segments()[0], [[2.0, low], [2.0, high]])
+
+
+def test_dates_and_numbers_share_no_axis() -> None:
+    tree = a_tree()
+    data = tree["observed_data"].to_dataset()
+    days = np.array(["2020-01-01", "2020-01-03"], dtype="datetime64[ns]")
+    tree["observed_data"] = xr.DataTree(data.assign_coords(time_cases=days))
+    with pytest.raises(ValueError, match="'cases': dates on one side and numbers on the other; ask for dates in `at`"):
+        plots.bands(tree, "cases")
 
 
 def test_wider_bands_lie_behind_narrower_ones() -> None:

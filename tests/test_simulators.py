@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -344,6 +345,36 @@ def test_check_names_the_mistake(changes: dict[str, object], error: type[Excepti
     check(line())
     with pytest.raises(error, match=message):
         check(line(**changes))
+
+
+def test_check_finds_randomness_that_no_seed_repeats() -> None:
+    calls = iter(range(9))
+
+    def simulate(n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        return {**line().simulate(n, generator), "height": torch.full((n, 5, 2), 1.0 + next(calls))}
+
+    with pytest.raises(ValueError, match="'height' differs for one seed; draw all randomness from the generator"):
+        check(replace(line(), simulate=simulate))
+
+
+@pytest.mark.parametrize(
+    ("factor", "shape", "message"),
+    [
+        (1.0, (5, 2), None),
+        (1.1, (5, 2), "'height' differs from what simulate"),
+        (1.0, (5, 1), r"got 'height' \(3, 5, 1\)"),
+    ],
+)
+def test_check_compares_paths_with_draws(factor: float, shape: tuple[int, int], message: str | None) -> None:
+    def paths(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        rise = parameters["slope"][:, None] * torch.linspace(0.0, 2.0, 5, dtype=torch.float64)
+        return {"height": factor * (1 + rise)[:, :, None].expand(-1, *shape)}
+
+    simulator = replace(line(), paths=paths)
+    if message is None:
+        return check(simulator)
+    with pytest.raises(ValueError, match=message):
+        check(simulator)
 
 
 def test_check_rejects_what_is_no_simulator() -> None:

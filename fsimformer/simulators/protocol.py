@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -131,7 +131,8 @@ def check(simulator: Simulator, n: int = 3, seed: int = 0) -> None:
 
     Raises:
         TypeError: an attribute of the protocol is missing, or a value is not a floating-point tensor.
-        ValueError: the grid or a draw has another name or shape than the schema says, or values off their support.
+        ValueError: the grid or a draw has another name or shape than the schema says, or values off their support;
+            draws that differ for one seed; `paths` that are not those of the draws.
     """
     missing = [a for a in ("schema", "grid", "simulate") if not hasattr(simulator, a)]
     if missing:
@@ -140,12 +141,27 @@ def check(simulator: Simulator, n: int = 3, seed: int = 0) -> None:
     natural_functions(simulator)
     plausible_ranges(simulator)
     _check_grid(schema, simulator.grid)
-    draws = simulator.simulate(n, torch.Generator().manual_seed(seed))
+    draws, again = (simulator.simulate(n, torch.Generator().manual_seed(seed)) for _ in range(2))
     if set(draws) != set(schema.names):
         absent, unknown = sorted(set(schema.names) - set(draws)), sorted(set(draws) - set(schema.names))
         raise ValueError(f"simulate(): expected every variable of the schema. Missing: {absent}, unknown: {unknown}.")
     for v in schema.variables:
         _check_draw(schema, v, simulator.grid, draws[v.name], n)
+        if not torch.equal(torch.nan_to_num(draws[v.name]), torch.nan_to_num(again[v.name])):
+            raise ValueError(f"simulate(): {v.name!r} differs for one seed; draw all randomness from the generator.")
+    if getattr(simulator, "paths", None) is not None:
+        _check_paths(schema, simulator, draws)
+
+
+def _check_paths(schema: Schema, simulator: Any, draws: dict[str, Tensor]) -> None:
+    """`clean` gives the paths of the simulator's own draws."""
+    parameters = {v.name: draws[v.name].double() for v in schema.variables if v.role == "parameter"}
+    for name, path in simulator.clean(parameters).items():
+        if name not in draws or path.shape != draws[name].shape:
+            shapes = {k: tuple(x.shape) for k, x in draws.items() if k not in parameters}
+            raise ValueError(f"paths: expected {shapes} as simulate() returns them, got {name!r} {tuple(path.shape)}.")
+        if not torch.allclose(path.double(), draws[name].double(), rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise ValueError(f"paths: {name!r} differs from what simulate() returns for the same parameters.")
 
 
 def _check_grid(schema: Schema, grid: dict[str, Tensor]) -> None:
