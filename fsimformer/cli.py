@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fsimformer.train import Progress
 
 SIMULATORS = {"hare_lynx": "HareLynx", "lotka_volterra": "LotkaVolterra", "sird": "SIRD"}
+_MOST_ROWS = 20
 _SIMULATOR_HELP = f"{', '.join(SIMULATORS)}, or your own: MODULE:NAME or FILE.py:NAME"
 
 
@@ -181,18 +182,31 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def table(tree: xr.DataTree, schema: Schema, level: float = 0.9) -> str:
-    """Median and equal-tailed interval of every scalar (and of a vector's components), then what else was sampled."""
+    """Median and equal-tailed interval of scalars, components and predictions, then what else was sampled.
+
+    Up to `_MOST_ROWS` points of a variable have rows of their own.
+    """
     rows, others = [("parameter", "median", f"{100 * level:g} % interval")], []
     for group in ("posterior", "prior", "posterior_predictive", "predictions"):
         for name, draws in tree[group].data_vars.items() if group in tree.children else ():
-            if schema.is_function(str(name)):
+            along = [c for c in draws.coords.values() if c.dims == draws.dims[2:]] if draws.ndim == 3 else []
+            listed = len(along) == 1 and group != "posterior_predictive" and along[0].size <= _MOST_ROWS
+            if schema.is_function(str(name)) and not listed:
                 others.append(f"{name}: {draws[0, 0].size} points ({group})")
                 continue
             q = draws.quantile([(1 - level) / 2, 0.5, (1 + level) / 2], ("chain", "draw")).to_numpy()
             for i, (low, median, high) in enumerate(q.reshape(3, -1).T):
                 label = f"{name}[{i}]" if draws.ndim > 2 else str(name)
+                if schema.is_function(str(name)):
+                    label = f"{name}({_place(along[0].to_numpy()[i])})"
                 rows.append((label, f"{median:.4g}", f"[{low:.4g}, {high:.4g}]"))
     return "\n".join([*([_columns(rows)] if len(rows) > 1 else []), *others])
+
+
+def _place(label: Any) -> str:
+    """An index point as it is printed: dates to the day where that is all they hold."""
+    text = str(label)
+    return text.removesuffix(".000000000").removesuffix(".000000").removesuffix("T00:00:00") if "T" in text else text
 
 
 def parse_at(text: str) -> tuple[str, np.ndarray | slice | None]:

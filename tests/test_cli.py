@@ -123,8 +123,14 @@ def test_table_prints_median_and_interval_of_scalars() -> None:
     sample = ("chain", "draw")
     posterior = xr.Dataset({"x": (sample, x), "v": ((*sample, "k"), np.stack([x, -x], -1))}, {"k": [0, 1]})
     predictions = xr.Dataset({"f": ((*sample, "time"), np.zeros((2, 101, 4)))}, {"time": np.arange(4)})
+    predictions["g"] = (*sample, "time_g"), np.zeros((2, 101, 21))
     schema = Schema(
-        (Variable("x", "parameter"), Variable("v", "parameter", ("k",)), Variable("f", "data", ("time",))),
+        (
+            Variable("x", "parameter"),
+            Variable("v", "parameter", ("k",)),
+            Variable("f", "data", ("time",)),
+            Variable("g", "data", ("time",)),
+        ),
         (Components("k", 2), Index("time", 0, 3)),
     )
     lines = table(xr.DataTree.from_dict({"posterior": posterior, "predictions": predictions}), schema).splitlines()
@@ -133,7 +139,8 @@ def test_table_prints_median_and_interval_of_scalars() -> None:
         ["x", "50", "[5,", "95]"],
         ["v[0]", "50", "[5,", "95]"],
         ["v[1]", "-50", "[-95,", "-5]"],
-        ["f:", "4", "points", "(predictions)"],
+        *([f"f({k})", "0", "[0,", "0]"] for k in range(4)),
+        ["g:", "21", "points", "(predictions)"],
     ]
 
 
@@ -169,18 +176,19 @@ def test_infer_is_condition_and_sample(model: Path, tmp_path: Path, capsys: pyte
     assert main(["infer", str(model), str(data), *at, *options]) == 0
     printed, error = capsys.readouterr()
     assert error == ""
-    assert [line.split()[0] for line in printed.splitlines()] == ["parameter", "a", "w[0]", "w[1]", "rate:", "y:"]
+    rates, days = [f"rate({t})" for t in (0.0, 5.0, 10.0, 15.0, 20.0)], ["y(2020-01-03)", "y(2020-01-15T12:00:00)"]
+    assert [x.split()[0] for x in printed.splitlines()] == ["parameter", "a", "w[0]", "w[1]", *rates, *days]
     assert plot.read_bytes().startswith(b"\x89PNG")
 
     observed = read_observations(data, ["time"])
-    days = pd.DatetimeIndex(["2020-01-03T00:00", "2020-01-15T12:00"]).to_numpy()
-    points = {"rate": np.linspace(0, 20, 5), "y": days}
+    dates = pd.DatetimeIndex(["2020-01-03T00:00", "2020-01-15T12:00"]).to_numpy()
+    points = {"rate": np.linspace(0, 20, 5), "y": dates}
     expected = tiny.joint().condition(observed, origin="2020-01-01").sample(10, points, seed=4)
     with xr.open_datatree(out, engine="h5netcdf") as tree:
         assert set(tree.children) == set(expected.children)
         for group in expected.children:
             xr.testing.assert_equal(tree[group].to_dataset(), expected[group].to_dataset())
-        np.testing.assert_array_equal(tree["predictions"]["time"], days)
+        np.testing.assert_array_equal(tree["predictions"]["time"], dates)
 
 
 def test_info_tells_all(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
