@@ -1,7 +1,7 @@
 """Hudson's Bay hare and lynx, 1900–1920, with seven counts knocked out.
 
-Prints the posterior of the eight parameters and what the model says about the knocked-out counts; writes all draws to
-hare_lynx_posterior.nc and a picture to hare_lynx.png.
+Prints the posterior of the eight parameters, the network's and the same refined to the exact one, and what the network
+says about the knocked-out counts; writes its draws to hare_lynx_posterior.nc and a picture to hare_lynx.png.
 
     python examples/hare_lynx.py [FOLDER]
 """
@@ -17,6 +17,7 @@ import xarray as xr
 import fsimformer as fsf
 from fsimformer import plots
 
+PROPOSALS = 1500
 KNOCKED_OUT = {"hare": [1905, 1906, 1912], "lynx": [1904, 1911, 1912, 1917]}
 
 
@@ -34,12 +35,23 @@ def main(folder: Path) -> None:
 
     joint = fsf.load("hare_lynx")
     twice_a_year = np.arange("1900-01", "1925-01", 6, dtype="datetime64[M]").astype("datetime64[ns]")
-    draws = joint.condition(observed).sample(1000, at={"hare": twice_a_year, "lynx": twice_a_year}, seed=0)
+    posterior = joint.condition(observed)
+    draws = posterior.sample(1000, at={"hare": twice_a_year, "lynx": twice_a_year}, seed=0)
+    proposals = posterior.sample(PROPOSALS, at={}, quality="exact", seed=1)
+    refined = posterior.refine(proposals, fsf.log_likelihood(fsf.simulators.HareLynx(), observed))
 
-    print(f"{'parameter':<14}{'median':>9}   90 % interval")
-    quantiles = draws["posterior"].to_dataset().quantile([0.05, 0.5, 0.95], ("chain", "draw"))
-    for name, (low, median, high) in quantiles.items():
-        print(f"{name:<14}{median:>9.3f}   [{low:.3f}, {high:.3f}]")
+    print(f"{'parameter':<14}{'network':>9}   {'90 % interval':<18}{'refined':>9}   90 % interval")
+    tables = [
+        tree["posterior"].to_dataset().quantile([0.05, 0.5, 0.95], ("chain", "draw")) for tree in (draws, refined)
+    ]
+    for name in tables[0].data_vars:
+        cells = [
+            f"{median:>9.3f}   {f'[{low:.3f}, {high:.3f}]':<18}" for low, median, high in (t[name] for t in tables)
+        ]
+        print(f"{name:<14}{''.join(cells)}".rstrip())
+    weights = refined["sample_stats"]
+    print(f"refined: weighed by the simulator's likelihood, {weights['ess']:.0f} effective draws of {PROPOSALS}, "
+          f"Pareto k {weights['pareto_k']:.2f} (trust it below 0.7)")  # fmt: skip
 
     held_out = counts.where(np.isnan(observed))
     print("\nknocked-out counts, thousand pelts")
