@@ -17,7 +17,7 @@ import xarray as xr
 import fsimformer as fsf
 from fsimformer import plots
 
-PROPOSALS = 1500
+PROPOSALS = 1000
 KNOCKED_OUT = {"hare": [1905, 1906, 1912], "lynx": [1904, 1911, 1912, 1917]}
 
 
