@@ -85,7 +85,7 @@ def require_recipe(card: dict[str, Any], recipe: Recipe, path: Path) -> None:
     settings = {"train": recipe.config, "masks": recipe.masks, "levels": recipe.levels}
     wanted = {k: json.loads(json.dumps(asdict(v))) for k, v in settings.items()}
     wanted["simulations"] = recipe.simulations
-    if wrong := [k for k, v in wanted.items() if json.loads(json.dumps(card[k])) != v]:
+    if wrong := [k for k, v in wanted.items() if card[k] != v]:
         raise SystemExit(f"{path} was trained with another {wrong} than the recipe says; move it away.")
 
 

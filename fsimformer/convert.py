@@ -258,7 +258,7 @@ def _places(schema: Schema, name: str, points: Points) -> tuple[np.ndarray, np.n
     for j, d in enumerate(schema.index_dims(name)):
         dim = schema.dim(d)
         assert isinstance(dim, Index)
-        scaled[:, column[d]] = 2 * (points.index[:, j] - dim.lower) / (dim.upper - dim.lower) - 1
+        scaled[:, column[d]] = dim.scaled(points.index[:, j])
     return schema.ids(name)[0] + points.component, scaled
 
 

@@ -127,7 +127,7 @@ def _series(
     noise, dim = schema[name].noise, schema.dim(schema.index_dims(name)[0])
     assert noise is not None and isinstance(dim, Index)
     n, log = len(path), noise.kind == "lognormal"
-    at = torch.from_numpy(2 * (points - dim.lower) / (dim.upper - dim.lower) - 1).expand(n, -1)[..., None]
+    at = torch.from_numpy(dim.scaled(points)).expand(n, -1)[..., None]
     rows = torch.arange(n)
     if log and not natural:
         clean = interpolate(path.log(), rows, at)

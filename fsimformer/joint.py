@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from fsimformer.convert import (
     read as read_observation,
 )
 from fsimformer.model_file import Model, load_model, save_model
-from fsimformer.refine import log_prob, refine
+from fsimformer.refine import LogLikelihood, log_prob, refine
 from fsimformer.sample import SamplerConfig, quality_named
 from fsimformer.schema import Schema
 from fsimformer.stages import Budget, draw
@@ -264,7 +264,7 @@ class Conditional:
     def refine(
         self,
         draws: xr.DataTree,
-        log_likelihood: Callable[[xr.Dataset], xr.DataArray],
+        log_likelihood: LogLikelihood,
         n: int | None = None,
         *,
         seed: int = 0,

@@ -41,6 +41,10 @@ class Index:
         if not (math.isfinite(self.lower) and math.isfinite(self.upper) and self.lower < self.upper):
             raise ValueError(f"Index {self.name!r}: expected finite lower < upper, got [{self.lower}, {self.upper}].")
 
+    def scaled(self, x: np.ndarray) -> np.ndarray:
+        """Values in `units` to [−1, 1] over the trained range, as tokens carry them."""
+        return 2 * (x - self.lower) / (self.upper - self.lower) - 1
+
 
 @dataclass(frozen=True)
 class Components:
