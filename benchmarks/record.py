@@ -34,7 +34,7 @@ def budget(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def save(name: str, seed: int, results: Any) -> Path:
-    """Write `results/<name>.json`; `results` holds the figures, each with its n and its Monte-Carlo floor."""
+    """Write `results/<name>.json` (a name may hold a folder); `results` holds the figures, each with its n and its Monte-Carlo floor."""
     git = ["git", "-C", str(ROOT)]
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     dirty = subprocess.run([*git, "status", "--porcelain", "fsimformer"], capture_output=True, text=True).stdout.strip()
@@ -53,7 +53,7 @@ def save(name: str, seed: int, results: Any) -> Path:
         | {p: version(p) for p in ("torch", "numpy", "scipy", "xarray", "scikit-learn")},
         "results": results,
     }
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     return path

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from markdown import table
 from record import RESULTS
+from tables_sbibm import sbibm
 
 OUT = Path(__file__).resolve().parent / "README.md"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return [*lines, *("| " + " | ".join(map(cell, row)) + " |" for row in rows), ""]
-
-
-def cell(x: object) -> str:
-    return f"{x:.3f}" if isinstance(x, float) else str(x)
 
 
 def source(record: dict[str, Any]) -> str:
@@ -139,6 +131,10 @@ def main() -> None:
     lines += ["## dial", "", first_paragraph("dial"), ""]
     records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("dial_*.json"))]
     lines += dial(records) if records else ["Not run yet.", ""]
+    for name, section, pattern in ((sbibm.__name__, sbibm, "sbibm/*.json"),):
+        lines += [f"## {name}", "", first_paragraph(name), ""]
+        records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(pattern))]
+        lines += section([r["results"] for r in records]) if records else ["Not run yet.", ""]
     OUT.write_text("\n".join(lines).rstrip() + "\n")
 
 

@@ -1,0 +1,192 @@
+"""The field's benchmark: sbibm's tasks, and tasks of which every conditional is asked. One configuration for all.
+
+A cell is a task, a budget of simulations, a seed and a variant of the configuration. It trains one network, draws 1,000
+posterior draws for each of sbibm's ten observations, and for tree, hmm, two_moons and slcp 1,000 draws of 100 random
+conditionals (conditionals.py). Reported: C2ST by random forest and by sbibm's network at n = 1,000, each with its floor
+(reference draws against other reference draws), and CPU seconds of training on one thread.
+
+Nothing is chosen on these figures: `VARIANTS["default"]` was chosen by validation loss and on simulations of our own
+(benchmarks/README.md), and serves all tasks; only the length of a training depends on the budget.
+
+    python benchmarks/sbibm.py two_moons 10000 --seed 0                    # one cell
+    python benchmarks/sbibm.py --all --seeds 0 1 2                         # what is missing, cheap cells first
+    python benchmarks/sbibm.py --all --variants dense flow --budgets 1000 10000 --tasks slcp hmm
+
+sbibm's reference draws are read from its installed files: pip install --no-deps sbibm==1.1.0
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from conditionals import draw_problems
+from conditionals import reference as conditional_reference
+from record import RESULTS, ROOT, save
+from references import sbibm_observations
+
+import fsimformer as fsf
+from fsimformer.diagnostics import c2st
+from fsimformer.sample import quality_named
+from fsimformer.simulators import (
+    Simulator,
+    bernoulli_glm,
+    gaussian_linear,
+    gaussian_mixture,
+    hmm,
+    slcp,
+    tree,
+    two_moons,
+)
+from fsimformer.stages import Budget, draw
+from fsimformer.tokens import TokenSet
+from fsimformer.train import TrainConfig
+
+SIMULATORS: dict[str, Callable[[], Simulator]] = {
+    "gaussian_mixture": gaussian_mixture, "two_moons": two_moons, "tree": tree, "slcp": slcp,
+    "gaussian_linear": gaussian_linear, "bernoulli_glm": bernoulli_glm, "hmm": hmm,
+}  # fmt: skip
+POSTERIOR = ("gaussian_linear", "gaussian_mixture", "two_moons", "slcp", "bernoulli_glm")
+CONDITIONALS = ("tree", "hmm", "two_moons", "slcp")
+BUDGETS = (1_000, 10_000, 100_000)
+STEPS = {1_000: 2_000, 10_000: 4_000, 100_000: 8_000}
+N, N_PROBLEMS = 1_000, 100
+MASKS = fsf.MaskConfig(
+    posterior=0.45, imputation=0, forecast=0, gap=0, likelihood=0.05, variable=0.4, token=0, joint=0.1
+)
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "dense": {"dependency": "dense"},
+    "flow": {"schedule": "rectified"},
+    "vp": {"schedule": "vp"},
+}
+
+
+def settings(budget: int, seed: int, variant: str) -> dict[str, Any]:
+    """The arguments of `fsimformer.train` of a cell; `train` entries of a variant change its TrainConfig."""
+    changes = dict(VARIANTS[variant])
+    config: dict[str, Any] = {
+        "steps": STEPS[budget], "batch_size": 256, "seed": seed, "n_micro": 2, "max_levels": 2, "level_tokens": 32,
+        "warmup": 100, "validate_every": STEPS[budget] // 20, "patience": 6, "dial": (("few", 1.0),),
+    }  # fmt: skip
+    return {
+        "simulations": budget,
+        "network": fsf.NetworkConfig(width=64, depth=4, n_heads=4),
+        "masks": MASKS,
+        "dependency": "undirected",
+        **changes,
+        "config": TrainConfig(**(config | changes.pop("train", {}))),
+    }
+
+
+def train_cell(task: str, budget: int, seed: int, variant: str = "default") -> fsf.Joint:
+    """The network of a cell, trained on one thread."""
+    torch.set_num_threads(1)
+    return fsf.train(SIMULATORS[task](), **settings(budget, seed, variant))
+
+
+def posterior_draws(joint: fsf.Joint, x: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """(n, parameters) draws given the whole of x, which lists the data variables in the order of the schema."""
+    schema, at, observed = joint.schema, 0, {}
+    for v in schema.variables:
+        if v.role == "data":
+            values = x[at : at + schema.n_components(v.name)]
+            observed[v.name] = xr.DataArray(values if v.dims else values[0], dims=v.dims)
+            at += len(values)
+    draws = joint.condition(observed).sample(n, seed=seed)["posterior"]
+    names = [v.name for v in schema.variables if v.role == "parameter"]
+    return np.concatenate([draws[name].values.reshape(n, -1) for name in names], axis=1)
+
+
+def conditional_draws(joint: fsf.Joint, observed: np.ndarray, value: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """(n, latents) draws of all ids that are not observed; `observed` and `value` (ids,) on the original scale."""
+    schema, model = joint.schema, joint.model
+    transforms = [model.whitening[schema.variable_of(i).name] for i in range(schema.n_ids)]
+    z = torch.stack([t.forward(torch.tensor(float(v))) for t, v in zip(transforms, value)])
+
+    def tokens(which: np.ndarray, is_observed: bool) -> TokenSet:
+        ids = torch.from_numpy(np.flatnonzero(which))
+        return TokenSet(ids, torch.zeros(len(ids), 0), z[ids].float(), torch.full((len(ids),), is_observed))
+
+    out = draw(
+        model.denoiser, [tokens(observed, True)], [tokens(~observed, False)], torch.zeros(schema.n_ids).bool(), n,
+        quality_named("fast"), seed, model.n_active_observed, Budget(n_joint=model.max_latents),
+    )[0].double()  # fmt: skip
+    ids = np.flatnonzero(~observed)
+    return np.stack([transforms[i].inverse(out[:, k]).numpy() for k, i in enumerate(ids)], axis=1)
+
+
+def scores(pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]], classifiers: tuple[str, ...]) -> dict[str, Any]:
+    """C2ST and floors of (reference, other reference, ours) draws; mean and standard error over the pairs."""
+    out: dict[str, Any] = {"n": N, "n_pairs": len(pairs)}
+    for name in classifiers:
+        ours = [c2st(reference, draws, classifier=name) for reference, _, draws in pairs]  # type: ignore[arg-type]
+        floor = [c2st(reference, other, classifier=name) for reference, other, _ in pairs]  # type: ignore[arg-type]
+        out[f"c2st_{name}"] = {
+            "mean": float(np.mean(ours)), "standard_error": float(np.std(ours, ddof=1) / len(ours) ** 0.5),
+            "floor": float(np.mean(floor)), "each": [round(x, 4) for x in ours],
+        }  # fmt: skip
+    return out
+
+
+def name_of(task: str, budget: int, seed: int, variant: str) -> str:
+    return f"sbibm/{task}_{budget}_{variant}_{seed}"
+
+
+def cell(task: str, budget: int, seed: int, variant: str) -> None:
+    joint = train_cell(task, budget, seed, variant)
+    joint.save(ROOT / "runs" / name_of(task, budget, seed, variant))
+    card = joint.provenance
+    results: dict[str, Any] = {
+        "task": task, "simulations": budget, "variant": variant, "steps": card["steps"], "best_step": card["best_step"],
+        "best_validation_loss": card["best_validation_loss"], "train_cpu_seconds": card["cpu_seconds"],
+        "n_parameters": card["n_parameters"],
+    }  # fmt: skip
+    if task in POSTERIOR:
+        pairs = [
+            (reference[:N], reference[N : 2 * N], posterior_draws(joint, x, N, seed))
+            for x, reference in sbibm_observations(task)
+        ]
+        results["posterior"] = scores(pairs, ("rf", "mlp"))
+    if task in CONDITIONALS:
+        pairs = []
+        for i, problem in enumerate(draw_problems(task, N_PROBLEMS, seed=0)):
+            exact = conditional_reference(task, problem, 2 * N, seed=i)
+            ours = conditional_draws(joint, problem.observed, problem.value, N, seed)
+            pairs.append((exact[:N], exact[N:], ours))
+        results["conditionals"] = scores(pairs, ("rf",))
+    print(save(name_of(task, budget, seed, variant), seed, results), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=SIMULATORS, nargs="?")
+    parser.add_argument("budget", type=int, choices=BUDGETS, nargs="?")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--variant", choices=VARIANTS, default="default")
+    parser.add_argument("--all", action="store_true", help="every missing cell of the lists below")
+    parser.add_argument("--tasks", choices=SIMULATORS, nargs="+", default=list(SIMULATORS))
+    parser.add_argument("--budgets", type=int, choices=BUDGETS, nargs="+", default=list(BUDGETS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=["default"])
+    args = parser.parse_args()
+    if not args.all:
+        if args.task is None or args.budget is None:
+            parser.error("name a task and a budget, or --all")
+        cell(args.task, args.budget, args.seed, args.variant)
+        return
+    for seed in args.seeds:
+        for variant in args.variants:
+            for budget in args.budgets:
+                for task in args.tasks:
+                    if not (RESULTS / f"{name_of(task, budget, seed, variant)}.json").exists():
+                        cell(task, budget, seed, variant)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The section of benchmarks/README.md on the field's tasks: ours beside the published table, and the variants."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from markdown import table
+
+BUDGETS = (1_000, 10_000, 100_000)
+KINDS = {
+    "posterior": ("gaussian_linear", "gaussian_mixture", "two_moons", "slcp", "bernoulli_glm"),
+    "conditionals": ("tree", "hmm", "two_moons", "slcp"),
+}
+# RF C2ST as printed, one seed, at 1k / 10k / 100k simulations (arXiv 2404.09636 and its repository); shared/tasks.md
+PUBLISHED: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
+    "posterior": {
+        "NPE (NSF)": {
+            "gaussian_linear": (0.770, 0.600, 0.533), "gaussian_mixture": (0.691, 0.557, 0.519),
+            "two_moons": (0.761, 0.576, 0.530), "slcp": (0.972, 0.872, 0.745),
+        },
+        "NSPE": {
+            "gaussian_linear": (0.705, 0.572, 0.507), "gaussian_mixture": (0.613, 0.528, 0.502),
+            "two_moons": (0.570, 0.513, 0.502), "slcp": (0.988, 0.831, 0.630),
+        },
+        "Simformer, dense": {
+            "gaussian_linear": (0.732, 0.635, 0.505), "gaussian_mixture": (0.574, 0.515, 0.506),
+            "two_moons": (0.611, 0.525, 0.506), "slcp": (0.924, 0.784, 0.703),
+        },
+        "Simformer, undirected, VESDE": {
+            "gaussian_linear": (0.540, 0.507, 0.503), "gaussian_mixture": (0.572, 0.515, 0.504),
+            "two_moons": (0.611, 0.525, 0.505), "slcp": (0.831, 0.646, 0.569),
+        },
+        "Simformer, undirected, VPSDE": {
+            "gaussian_linear": (0.538, 0.505, 0.501), "gaussian_mixture": (0.547, 0.529, 0.503),
+            "two_moons": (0.804, 0.648, 0.565), "slcp": (0.886, 0.638, 0.554),
+        },
+        "goal": {
+            "gaussian_linear": (0.53, 0.503, 0.50), "gaussian_mixture": (0.54, 0.51, 0.50),
+            "two_moons": (0.56, 0.51, 0.50), "slcp": (0.80, 0.60, 0.53),
+        },
+    },
+    "conditionals": {
+        "Simformer, undirected, better SDE": {
+            "tree": (0.582, 0.536, 0.527), "hmm": (0.581, 0.534, 0.524), "two_moons": (0.601, 0.526, 0.510),
+            "slcp": (0.729, 0.598, 0.555),
+        },
+        "goal": {"tree": (0.52,), "hmm": (0.52,), "two_moons": (0.515,), "slcp": (0.57,)},
+    },
+}  # fmt: skip
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """Mean ± spread (sd) over seeds; one seed has none."""
+    if not values:
+        return ""
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
+
+
+def published(kind: str, task: str) -> list[list[object]]:
+    """Rows of the published table; the goal of the conditionals is stated for 10k alone."""
+    rows: list[list[object]] = []
+    for method, values in PUBLISHED[kind].items():
+        if task in values:
+            v = values[task]
+            cells = ["", f"{v[0]:.3f}", ""] if len(v) == 1 else [f"{x:.3f}" for x in v]
+            rows.append([method, "RF", *cells, "", ""])
+    return rows
+
+
+def sbibm(records: list[dict[str, Any]]) -> list[str]:
+    """All cells of `sbibm.py`."""
+    cells: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for r in records:
+        cells[r["task"], r["variant"]][r["simulations"]].append(r)
+    variants = sorted({v for _, v in cells}, key=lambda v: (v != "default", v))
+    out = []
+    for kind, tasks in KINDS.items():
+        what = "ten observations of sbibm" if kind == "posterior" else "100 random conditionals"
+        out.append(f"### {kind.capitalize()}: C2ST at n = 1,000, mean over {what}, ± spread over seeds\n")
+        for task in tasks:
+            rows: list[list[object]] = published(kind, task)
+            for variant in variants:
+                by_budget = cells.get((task, variant), {})
+                for classifier in ("rf", "mlp"):
+                    key = f"c2st_{classifier}"
+                    found = {b: [r[kind][key] for r in by_budget.get(b, []) if key in r.get(kind, {})] for b in BUDGETS}
+                    if not any(found.values()):
+                        continue
+                    floor = [x["floor"] for xs in found.values() for x in xs]
+                    seconds = [[r["train_cpu_seconds"] for r in by_budget.get(b, [])] for b in BUDGETS]
+                    cost = " / ".join(f"{np.mean(s):.0f}" if s else "–" for s in seconds)
+                    values = [over_seeds([x["mean"] for x in found[b]]) for b in BUDGETS]
+                    rows.append([f"ours, {variant}", classifier.upper(), *values, f"{np.mean(floor):.3f}", cost])
+            if len(rows) > len(PUBLISHED[kind]):
+                head = ["method", "C2ST", "1k", "10k", "100k", "floor", "training, CPU s"]
+                out += [f"`{task}`\n", *table(head, rows)]
+    return out
