@@ -34,7 +34,7 @@ def budget(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def save(name: str, seed: int, results: Any) -> Path:
-    """Write `results/<name>.json` (a name may hold a folder); `results` holds the figures, each with its n and its Monte-Carlo floor."""
+    """Write `results/<name>.json`; `results` holds the figures, each with its n and its Monte-Carlo floor."""
     git = ["git", "-C", str(ROOT)]
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     dirty = subprocess.run([*git, "status", "--porcelain", "fsimformer"], capture_output=True, text=True).stdout.strip()
