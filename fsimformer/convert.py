@@ -192,7 +192,7 @@ def observed_tokens(schema: Schema, whitening: Whitening, observation: Observati
     for name, channel in observation.channels.items():
         finite = np.isfinite(channel.value)
         x = torch.from_numpy(channel.value[finite])
-        z = whitening[name].forward(x).to(torch.float32)
+        z = whitening.forward(name, x, channel.points.component[finite]).to(torch.float32)
         if not bool(torch.isfinite(z).all()):
             wrong = float(x[~torch.isfinite(z)][0])
             raise ValueError(f"{name!r}: {wrong!r} lies too near the end of its support {schema[name].support}.")
@@ -243,11 +243,11 @@ def drawn_values(schema: Schema, whitening: Whitening, query: Query, group: xr.D
         x = group[name].transpose(*dims).to_numpy().astype(np.float64)
         if x[0, 0].size != len(points):
             raise ValueError(f"{name!r}: expected {len(points)} values a draw, got {x[0, 0].size}.")
-        z = whitening[name].forward(torch.from_numpy(x.reshape(-1, len(points))))
+        z = whitening.forward(name, torch.from_numpy(x.reshape(-1, len(points))), points.component)
         if not bool(torch.isfinite(z).all()):
             raise ValueError(f"{name!r}: some draws are NaN, or lie at or off an end of their support.")
         columns.append(z)
-        log_det = log_det + whitening[name].log_det(z).sum(1)
+        log_det = log_det + whitening.log_det(name, z, points.component).sum(1)
     return torch.cat(columns, 1), log_det
 
 

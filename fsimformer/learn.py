@@ -46,12 +46,13 @@ def value_ranges(
         if v.role != "data":
             continue
         mine = rows.valid & torch.isin(rows.variable, torch.tensor(schema.ids(v.name)))
-        z = rows.value[mine].double()
-        z = z[:: len(z) // 1_000_000 + 1]  # torch.quantile is limited to 16 M entries
+        z, component = rows.value[mine].double(), rows.variable[mine] - schema.ids(v.name)[0]
+        some = slice(None, None, len(z) // 1_000_000 + 1)  # torch.quantile is limited to 16 M entries
         if v.name in plausible:
             out[v.name] = plausible[v.name]
         elif len(z):
-            ends = whitening[v.name].inverse(torch.quantile(z, z.new_tensor([0.0005, 0.9995])))
+            x = whitening.inverse(v.name, z[some], component[some])
+            ends = torch.quantile(x, x.new_tensor([0.0005, 0.9995]))
             out[v.name] = (float(ends[0]), float(ends[1]))
     return out
 
@@ -64,7 +65,8 @@ def whitened_limits(
         return None
     limits = torch.tensor([-torch.inf, torch.inf]).repeat(schema.n_ids, 1)
     for name, ends in plausible.items():
-        limits[list(schema.ids(name))] = whitening[name].forward(torch.tensor(ends, dtype=torch.float64)).float()
+        for c, id in enumerate(schema.ids(name)):
+            limits[id] = whitening.part(name, c).forward(torch.tensor(ends, dtype=torch.float64)).float()
     return limits
 
 

@@ -92,6 +92,11 @@ class Variable:
         support: where values may lie; taken from the prior where there is one.
         noise: measurement noise of a data variable whose simulator returns the clean path.
         parents: names of the variables it depends on directly, for dependency masks.
+        blocks: a vector's components fall into this many equal, consecutive blocks that are independent given its
+            parents; 1: they all hang together. Four draws of two numbers each: size 8, blocks 4.
+        blockwise: those of the parents of which block i hangs on block i alone, both cut into `blocks` parts; on any
+            other parent every block hangs as a whole. x_i ~ N(θ_i, s²): `parents=("theta", "s"), blocks=size,
+            blockwise=("theta",)`.
     """
 
     name: str
@@ -101,10 +106,18 @@ class Variable:
     support: Support = REAL
     noise: Noise | None = None
     parents: tuple[str, ...] = ()
+    blocks: int = 1
+    blockwise: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dims", tuple(self.dims))
-        object.__setattr__(self, "parents", tuple(self.parents))
+        for name in ("dims", "parents", "blockwise"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.blocks < 1:
+            raise ValueError(f"Variable {self.name!r}: expected blocks >= 1, got {self.blocks}.")
+        if self.blockwise and self.blocks == 1:
+            raise ValueError(f"Variable {self.name!r}: blockwise parents {self.blockwise} need blocks > 1.")
+        if strangers := [p for p in self.blockwise if p not in self.parents]:
+            raise ValueError(f"Variable {self.name!r}: blockwise names {strangers}, not among parents {self.parents}.")
         if self.role not in ("parameter", "data"):
             raise ValueError(f"Variable {self.name!r}: unknown role {self.role!r}. Choices: 'parameter', 'data'.")
         if self.prior is not None:
@@ -137,7 +150,7 @@ class Schema:
 
     Raises:
         ValueError: doubled names, unknown dims or parents, two `Components` dims in one variable, noise on a variable
-            that is no series.
+            that is no series, blocks of a variable that is no vector or that do not divide it or a blockwise parent.
     """
 
     variables: tuple[Variable, ...]
@@ -170,10 +183,19 @@ class Schema:
             for p in v.parents:
                 if p not in self.names:
                     raise ValueError(f"Variable {v.name!r}: unknown parent {p!r}. Variables: {list(self.names)}.")
+            self._check_blocks(v)
         first = 0
         for v in self.variables:
             self._first[v.name] = first
             first += self.n_components(v.name)
+
+    def _check_blocks(self, v: Variable) -> None:
+        if v.blocks > 1 and (self.component_dim(v.name) is None or self.is_function(v.name)):
+            raise ValueError(f"Variable {v.name!r}: only a vector has blocks, got {v.blocks} with dims {v.dims}.")
+        for name in (v.name, *v.blockwise):
+            if (size := self.n_components(name)) % v.blocks:
+                part = "its" if name == v.name else f"its blockwise parent {name!r} of"
+                raise ValueError(f"Variable {v.name!r}: {v.blocks} blocks do not divide {part} {size} component(s).")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -248,20 +270,22 @@ class Schema:
         """Bool (n_ids, n_ids): the moral graph of `parents` and of the noise's `sd`, True = may attend.
 
         An edge joins parent and child, and any two parents of one child; a variable sees itself (a function's readings
-        share one path), as do a vector's components. What may be no token in a row, data and functions between their
-        points, parts none of its neighbours: they are joined.
+        share one path), as do a vector's components within a block (`Variable.blocks`). What may be no token in a row,
+        data and functions between their points, parts none of its neighbours: they are joined.
         """
-        n = len(self.variables)
-        graph = np.eye(n, dtype=bool)
-        for child, v in enumerate(self.variables):
+        graph = np.eye(self.n_ids, dtype=bool)
+        for v in self.variables:
             sd = [v.noise.sd] if v.noise is not None and isinstance(v.noise.sd, str) else []
-            family = [child, *(self.names.index(p) for p in (*v.parents, *sd))]
-            graph[np.ix_(family, family)] = True
-        for i, v in enumerate(self.variables):
+            whole = [i for p in (*v.parents, *sd) if p not in v.blockwise for i in self.ids(p)]
+            cut = [np.split(np.array(self.ids(name)), v.blocks) for name in (v.name, *v.blockwise)]
+            for parts in zip(*cut):
+                family = [*np.concatenate(parts), *whole]
+                graph[np.ix_(family, family)] = True
+        for v in self.variables:
             if v.role == "data" or self.is_function(v.name):
-                graph |= np.outer(graph[i], graph[i])
-        owner = np.repeat(np.arange(n), [self.n_components(v.name) for v in self.variables])
-        return graph[np.ix_(owner, owner)]
+                for i in self.ids(v.name):
+                    graph |= np.outer(graph[i], graph[i])
+        return graph
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `Schema.from_dict` reads it back."""
@@ -281,7 +305,7 @@ class Schema:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Schema:
-        """Inverse of `to_dict`. An unknown key raises ValueError."""
+        """Inverse of `to_dict`; older files lack `blocks` and `blockwise`. An unknown key raises ValueError."""
         _check_keys("Schema", data, {"variables", "dims"})
         variables = []
         for entry in data["variables"]:

@@ -67,11 +67,12 @@ def build_store(
     ids, columns, series = [], [], []
     index_names = [i.name for i in schema.indexes]
     for v in schema.variables:
-        x, t = simulations[v.name].double(), whitening[v.name]
+        x = simulations[v.name].double()
         component = schema.component_dim(v.name)
         # one entry an id: the components come first
         x = x[None] if component is None else x.movedim(1 + v.dims.index(component), 0)
-        for id, values in zip(schema.ids(v.name), x, strict=True):
+        for c, (id, values) in enumerate(zip(schema.ids(v.name), x, strict=True)):
+            t = whitening.part(v.name, c)
             if not schema.is_function(v.name):
                 ids.append(id)
                 columns.append(t.forward(values).float())

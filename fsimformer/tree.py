@@ -182,7 +182,8 @@ def _draw_groups(
     for r, (observation, query, z) in enumerate(zip(observations, queries, zs, strict=True)):
         first, draws = 0, torch.as_tensor(z).detach().to("cpu", torch.float64)
         for name, points in query.points.items():
-            x = whitening[name].inverse(draws[:, first : first + len(points)]).numpy().reshape(2, -1, len(points))
+            own = draws[:, first : first + len(points)]
+            x = whitening.inverse(name, own, points.component).numpy().reshape(2, -1, len(points))
             first += len(points)
             again = query.replicate[name]
             if schema[name].role == "parameter":

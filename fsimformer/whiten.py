@@ -11,15 +11,18 @@ All maps are strictly increasing; `log_det` is log |dx/dz|, what a log density i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fsimformer.priors import LogitNormal, LogNormal, Normal, Prior, Support, TruncatedNormal, Uniform
 from fsimformer.schema import Schema
+
+Ints = Tensor | np.ndarray
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -194,38 +197,92 @@ class Transform:
 
 @dataclass(frozen=True)
 class Whitening:
-    """The transforms of all variables, by name."""
+    """The transforms of all variables, by name: one for all components, or a tuple with one for each."""
 
-    transforms: dict[str, Transform]
+    transforms: dict[str, Transform | tuple[Transform, ...]]
 
     def __getitem__(self, name: str) -> Transform:
-        return self.transforms[name]
+        """The one transform of a variable.
+
+        Raises:
+            TypeError: every component has its own; `part` gives them.
+        """
+        found = self.transforms[name]
+        if not isinstance(found, Transform):
+            raise TypeError(f"Whitening of {name!r}: its {len(found)} components have a transform each; use part().")
+        return found
+
+    def part(self, name: str, component: int) -> Transform:
+        """The transform of one component."""
+        found = self.transforms[name]
+        return found if isinstance(found, Transform) else found[component]
+
+    def forward(self, name: str, x: Tensor, component: Ints) -> Tensor:
+        """x -> z, (..., n); `component` (n,) says which component each entry is of."""
+        return self._each(name, lambda t, v: t.forward(v), x, component)
+
+    def inverse(self, name: str, z: Tensor, component: Ints) -> Tensor:
+        """z -> x, (..., n)."""
+        return self._each(name, lambda t, v: t.inverse(v), z, component)
+
+    def log_det(self, name: str, z: Tensor, component: Ints) -> Tensor:
+        """log |dx/dz| at z, (..., n)."""
+        return self._each(name, lambda t, v: t.log_det(v), z, component)
+
+    def _each(self, name: str, what: Callable[[Transform, Tensor], Tensor], v: Tensor, component: Ints) -> Tensor:
+        found = self.transforms[name]
+        if isinstance(found, Transform):
+            return what(found, v)
+        out, component = torch.empty_like(v), torch.as_tensor(component)
+        for c, t in enumerate(found):
+            out[..., component == c] = what(t, v[..., component == c])
+        return out
 
     @classmethod
     def fit(cls, schema: Schema, simulations: Mapping[str, Tensor]) -> Whitening:
-        """Fit the variables without a prior to simulations of them (any shape, clean or noisy)."""
-        out = {}
+        """Fit the variables without a prior to simulations of them (any shape, clean or noisy; a vector's components
+        where `Simulator.simulate` has them). Components are fitted one by one: they may differ in place and scale."""
+        out: dict[str, Transform | tuple[Transform, ...]] = {}
         for v in schema.variables:
-            t = Transform(v.prior, v.support)
-            if v.prior is None:
-                sd = v.noise.sd if v.noise is not None and not isinstance(v.noise.sd, str) else None
-                t = Transform(None, v.support, fit_standardise(t.unbound(simulations[v.name]), sd))
-            out[v.name] = t
+            whole = Transform(v.prior, v.support)
+            if v.prior is not None:
+                out[v.name] = whole
+                continue
+            sd = v.noise.sd if v.noise is not None and not isinstance(v.noise.sd, str) else None
+            dim, draws = schema.component_dim(v.name), simulations[v.name]
+            parts = [draws] if dim is None else draws.movedim(1 + v.dims.index(dim), 0)
+            fitted = tuple(Transform(None, v.support, fit_standardise(whole.unbound(x), sd)) for x in parts)
+            out[v.name] = fitted[0] if dim is None else fitted
         return cls(out)
 
     def to_dict(self) -> dict[str, Any]:
-        """What was fitted, as plain JSON types; priors and supports are the schema's."""
-        return {k: asdict(t.standardise) for k, t in self.transforms.items() if t.prior is None}
+        """What was fitted, as plain JSON types: an entry a variable, a list of them for a vector; priors and supports
+        are the schema's."""
+        return {
+            name: asdict(t.standardise) if isinstance(t, Transform) else [asdict(part.standardise) for part in t]
+            for name, t in self.transforms.items()
+            if not isinstance(t, Transform) or t.prior is None
+        }
 
     @classmethod
     def from_dict(cls, schema: Schema, data: dict[str, Any]) -> Whitening:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`; one entry for all components, as in older files, is read as well.
+
+        Raises:
+            ValueError: entries for other variables or components than the schema's.
+        """
         fitted = {v.name for v in schema.variables if v.prior is None}
         if set(data) != fitted:
             raise ValueError(f"Whitening: expected entries for {sorted(fitted)}, got {sorted(data)}.")
-        return cls(
-            {
-                v.name: Transform(v.prior, v.support, Standardise(**data[v.name]) if v.prior is None else Standardise())
-                for v in schema.variables
-            }
-        )
+        out: dict[str, Transform | tuple[Transform, ...]] = {}
+        for v in schema.variables:
+            entry, size = data.get(v.name), schema.n_components(v.name)
+            if isinstance(entry, list):
+                if schema.component_dim(v.name) is None or len(entry) != size:
+                    raise ValueError(
+                        f"Whitening of {v.name!r}: expected {size} component(s), got {len(entry)} in a list."
+                    )
+                out[v.name] = tuple(Transform(None, v.support, Standardise(**e)) for e in entry)
+            else:
+                out[v.name] = Transform(v.prior, v.support, Standardise(**(entry or {})))
+        return cls(out)

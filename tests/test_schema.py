@@ -100,8 +100,7 @@ def test_dependency_is_the_moral_graph_worked_by_hand() -> None:
         "x ": "1 1 0 0 0 0 1 0",
         "y ": "0 0 0 1 1 1 0 1",
     }
-    expected = np.array([[int(x) for x in r.split()] for r in rows.values()], dtype=bool)
-    np.testing.assert_array_equal(schema.dependency(), expected)
+    np.testing.assert_array_equal(schema.dependency(), graph_of(rows))
     np.testing.assert_array_equal(FULL.dependency(), FULL.dependency().T)
 
 
@@ -114,6 +113,107 @@ def test_what_may_be_no_token_parts_nothing() -> None:
     assert schema.dependency().all()
     scalar = Schema((Variable("f", "parameter"), Variable("s", "parameter"), *series), (Index("t", 0, 1),)).dependency()
     assert not scalar[2, 3] and not scalar[2, 1]  # given a scalar f they are independent
+
+
+def graph_of(rows: dict[str, str]) -> np.ndarray:
+    return np.array([[int(x) for x in r.split()] for r in rows.values()], dtype=bool)
+
+
+def vectors(*variables: Variable, **sizes: int) -> Schema:
+    return Schema(variables, tuple(Components(name, size) for name, size in sizes.items()))
+
+
+def test_an_elementwise_child_joins_pairs_only() -> None:
+    """θ_i → x_i, i = 1, 2, with independent θ_i: two pairs. With a scale s that both share, s joins all of them."""
+    theta = Variable("theta", "parameter", ("n",), blocks=2)
+    x = Variable("x", "data", ("m",), parents=("theta",), blocks=2, blockwise=("theta",))
+    pairs = {"θ1": "1 0 1 0", "θ2": "0 1 0 1", "x1": "1 0 1 0", "x2": "0 1 0 1"}
+    np.testing.assert_array_equal(vectors(theta, x, n=2, m=2).dependency(), graph_of(pairs))
+    s = Variable("s", "parameter")
+    x = Variable("x", "data", ("m",), parents=("theta", "s"), blocks=2, blockwise=("theta",))
+    expected = {"θ1": "1 0 1 1 0", "θ2": "0 1 1 0 1", "s ": "1 1 1 1 1", "x1": "1 0 1 1 0", "x2": "0 1 1 0 1"}
+    np.testing.assert_array_equal(vectors(theta, s, x, n=2, m=2).dependency(), graph_of(expected))
+    together = Variable("theta", "parameter", ("n",))  # a prior that ties θ1 to θ2 adds their edge and no other
+    expected = {"θ1": "1 1 1 0", "θ2": "1 1 0 1", "x1": "1 0 1 0", "x2": "0 1 0 1"}
+    x = Variable("x", "data", ("m",), parents=("theta",), blocks=2, blockwise=("theta",))
+    np.testing.assert_array_equal(vectors(together, x, n=2, m=2).dependency(), graph_of(expected))
+
+
+def test_blocks_part_repeated_draws_and_marry_their_parents() -> None:
+    """Two draws of two numbers each given all of θ: x1 x2 | x3 x4; θ1 and θ2 have a child in common."""
+    theta = Variable("theta", "parameter", ("n",), blocks=2)
+    schema = vectors(theta, Variable("x", "data", ("m",), parents=("theta",), blocks=2), n=2, m=4)
+    expected = {
+        "θ1": "1 1 1 1 1 1",
+        "θ2": "1 1 1 1 1 1",
+        "x1": "1 1 1 1 0 0",
+        "x2": "1 1 1 1 0 0",
+        "x3": "1 1 0 0 1 1",
+        "x4": "1 1 0 0 1 1",
+    }
+    np.testing.assert_array_equal(schema.dependency(), graph_of(expected))
+
+
+def test_blocks_are_the_zeros_of_the_exact_precision_of_a_gaussian() -> None:
+    """θ (4, independent), s; x_i on θ_i and s; y in two blocks of three on the halves of θ; w in two blocks on s.
+
+    v = B v + ε with ε ~ N(0, D): precision (I − B)ᵀ D⁻¹ (I − B); an edge is an entry that is not zero.
+    """
+    schema = vectors(
+        Variable("theta", "parameter", ("four",), blocks=4),
+        Variable("s", "parameter"),
+        Variable("x", "data", ("quad",), parents=("theta", "s"), blocks=4, blockwise=("theta",)),
+        Variable("y", "data", ("six",), parents=("theta",), blocks=2, blockwise=("theta",)),
+        Variable("w", "data", ("duo",), parents=("s",), blocks=2),
+        four=4,
+        quad=4,
+        six=6,
+        duo=2,
+    )
+    theta, s, x, y, w = (list(schema.ids(n)) for n in schema.names)
+    rng, n = np.random.default_rng(0), schema.n_ids
+    weights, noise = np.zeros((n, n)), np.eye(n)
+    for i in range(4):
+        weights[x[i], [theta[i], s[0]]] = rng.uniform(0.5, 2, 2)
+    for half, block in ((theta[:2], y[:3]), (theta[2:], y[3:])):
+        weights[np.ix_(block, half)] = rng.uniform(0.5, 2, (3, 2))
+        root = rng.standard_normal((3, 3))
+        noise[np.ix_(block, block)] += root @ root.T
+    weights[w, s[0]] = rng.uniform(0.5, 2, 2)
+    a = np.eye(n) - weights
+    precision = a.T @ np.linalg.inv(noise) @ a
+    np.testing.assert_array_equal(schema.dependency(), np.abs(precision) > 1e-12)
+
+
+def test_a_file_without_blocks_is_read_as_one_block() -> None:
+    data = FULL.to_dict()
+    for entry in data["variables"]:
+        assert (entry.pop("blocks"), entry.pop("blockwise")) == (1, [])
+    assert Schema.from_dict(data) == FULL
+    theta = Variable("theta", "parameter", ("n",), blocks=2)
+    x = Variable("x", "data", ("m",), parents=("theta",), blocks=2, blockwise=("theta",))
+    schema = vectors(theta, x, n=2, m=4)
+    assert Schema.from_dict(json.loads(json.dumps(schema.to_dict()))) == schema
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blocks": 0}, "'x': expected blocks >= 1, got 0"),
+        ({"blocks": 3}, r"'x': 3 blocks do not divide its 4 component\(s\)"),
+        ({"dims": (), "blocks": 2}, r"'x': only a vector has blocks, got 2 with dims \(\)"),
+        ({"dims": ("m", "t"), "blocks": 2}, r"'x': only a vector has blocks, got 2 with dims \('m', 't'\)"),
+        ({"blocks": 4, "blockwise": ("theta",)}, r"'x': 4 blocks do not divide its blockwise parent 'theta' of 2"),
+        ({"blocks": 2, "blockwise": ("s",)}, r"'x': 2 blocks do not divide its blockwise parent 's' of 1 component"),
+        ({"blockwise": ("theta",)}, r"'x': blockwise parents \('theta',\) need blocks > 1"),
+        ({"blocks": 2, "blockwise": ("u",)}, r"'x': blockwise names \['u'\], not among parents \('theta', 's'\)"),
+    ],
+)
+def test_blocks_that_mean_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
+    x = {"name": "x", "role": "data", "dims": ("m",), "parents": ("theta", "s"), **changes}
+    parents = (Variable("theta", "parameter", ("n",)), Variable("s", "parameter"))
+    with pytest.raises(ValueError, match=message):
+        Schema((*parents, Variable(**x)), (Components("n", 2), Components("m", 4), Index("t", 0, 1)))
 
 
 def test_supports_are_open() -> None:

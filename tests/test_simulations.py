@@ -96,7 +96,8 @@ def test_the_store_holds_whitened_draws_under_their_ids() -> None:
     expected = torch.stack([whitening["a"].forward(draws["a"]), *whitening["w"].forward(draws["w"]).unbind(1)], 1)
     torch.testing.assert_close(store.scalars, expected.float())
     assert [s.id for s in store.series] == [*SCHEMA.ids("rate"), *SCHEMA.ids("y"), *SCHEMA.ids("x")]
-    x = whitening["x"].forward(draws["x"]).float()
+    x = whitening.forward("x", draws["x"], torch.arange(2)).float()
+    torch.testing.assert_close(x.mean((0, 1)), torch.zeros(2), rtol=0, atol=1e-5)  # channel by channel
     for series, z in zip(
         store.series, (draws["rate"], whitening["y"].forward(draws["y"]), x[..., 0], x[..., 1]), strict=True
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -11,8 +12,9 @@ import scipy.stats as ss
 import torch
 from torch import Tensor
 
+from fsimformer.convert import drawn_values, observed_tokens, query, read, to_tree
 from fsimformer.priors import POSITIVE, REAL, LogitNormal, LogNormal, Normal, Support, TruncatedNormal, Uniform
-from fsimformer.schema import Index, Noise, Schema, Variable
+from fsimformer.schema import Components, Index, Noise, Schema, Variable
 from fsimformer.whiten import (
     Standardise,
     Transform,
@@ -182,6 +184,60 @@ def test_whitening_fits_what_has_no_prior_and_makes_the_json_round_trip() -> Non
     assert Whitening.from_dict(schema, w.to_dict()) == w
     with pytest.raises(ValueError, match=r"Whitening: expected entries for \['b', 'c'\], got \['b'\]"):
         Whitening.from_dict(schema, {"b": w.to_dict()["b"]})
+
+
+COUNTS = Schema((Variable("x", "data", ("n",), support=POSITIVE), Variable("s", "data")), (Components("n", 3),))
+
+
+def counts() -> Tensor:
+    """A vector whose components differ in place and scale, by whole orders."""
+    return (torch.stack([gaussian(), 0.1 * gaussian().flip(0) + 5, 2 * gaussian() - 3], 1)).exp()
+
+
+def test_components_are_whitened_one_by_one_forth_back_and_in_the_jacobian() -> None:
+    x = counts()
+    w = Whitening.fit(COUNTS, {"x": x, "s": gaussian()})
+    z = w.forward("x", x, np.arange(3))
+    torch.testing.assert_close(z.mean(0), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-9)
+    torch.testing.assert_close(z.std(0), torch.ones(3, dtype=torch.float64))
+    some = torch.tensor([2, 0, 2])  # tokens in any order, components more than once
+    torch.testing.assert_close(w.forward("x", x[:, some], some), z[:, some], rtol=0, atol=0)
+    torch.testing.assert_close(w.inverse("x", z[:, some], some), x[:, some])
+    at = z[:5, some].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(w.inverse("x", at, some).sum(), at)
+    torch.testing.assert_close(w.log_det("x", at.detach(), some), slope.log())
+    for c in range(3):
+        torch.testing.assert_close(w.part("x", c).forward(x[:, c]), z[:, c], rtol=0, atol=0)
+    assert Whitening.from_dict(COUNTS, json.loads(json.dumps(w.to_dict()))) == w
+    with pytest.raises(TypeError, match=r"Whitening of 'x': its 3 components have a transform each; use part\(\)"):
+        w["x"]
+
+
+def test_components_keep_their_whitening_from_the_data_to_the_draws() -> None:
+    """What is observed and what is drawn pass the same maps: tokens sent home as draws are the observation."""
+    x = counts()
+    w = Whitening.fit(COUNTS, {"x": x, "s": gaussian()})
+    seen = x[0].tolist()
+    z = observed_tokens(COUNTS, w, read(COUNTS, {"x": seen})).value.double()
+    torch.testing.assert_close(z, w.forward("x", x[0], torch.arange(3)), rtol=0, atol=1e-6)
+    nothing = read(COUNTS, None)
+    asked = query(COUNTS, nothing, {"x": None})
+    tree = to_tree(COUNTS, w, nothing, asked, torch.stack([z, z]), {})
+    np.testing.assert_allclose(tree["predictions"]["x"].values.reshape(2, 3), [seen, seen], rtol=1e-6)
+    back, log_det = drawn_values(COUNTS, w, asked, tree["predictions"].to_dataset())
+    torch.testing.assert_close(back, torch.stack([z, z]), rtol=0, atol=1e-9)
+    torch.testing.assert_close(log_det, w.log_det("x", back, torch.arange(3)).sum(1))
+
+
+def test_one_entry_for_all_components_is_read_and_a_wrong_number_refused() -> None:
+    one = {"loc": 1.0, "scale": 2.0, "tail": None}
+    w = Whitening.from_dict(COUNTS, {"x": one, "s": one})
+    assert w["x"] == Transform(None, POSITIVE, Standardise(1.0, 2.0)) == w.part("x", 2)
+    for name, entries in (("x", [one] * 2), ("s", [one])):
+        with pytest.raises(
+            ValueError, match=rf"Whitening of '{name}': expected [13] component\(s\), got {len(entries)}"
+        ):
+            Whitening.from_dict(COUNTS, {"x": one, "s": one, name: entries})
 
 
 def test_whitening_takes_the_noise_of_a_series_into_account() -> None:
