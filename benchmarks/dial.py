@@ -12,12 +12,8 @@ for 1,000 draws of the scalars of one data set on one thread, the fastest of thr
 from __future__ import annotations
 
 import argparse
-import bz2
-import csv
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +21,7 @@ import xarray as xr
 from lotka_volterra import PARAMETERS as LV_PARAMETERS
 from lotka_volterra import data_set as lv_data_set
 from record import RESULTS, ROOT, save
+from references import sbibm_observations
 from train_shipped import NETWORK
 
 import fsimformer as fsf
@@ -40,20 +37,6 @@ SIMULATIONS, N, N_SCORE = 10_000, 1_000, 250
 
 def simulator_named(task: str) -> Simulator:
     return {"two_moons": two_moons, "slcp": slcp, "lotka_volterra": LotkaVolterra, "sird": SIRD}[task]()
-
-
-def sbibm_observations(task: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Observation and reference draws 1 … 10 from the files of the installed package (pip install --no-deps sbibm)."""
-    spec = find_spec("sbibm")
-    if spec is None or spec.origin is None:
-        raise SystemExit("sbibm's files are missing: pip install --no-deps sbibm==1.1.0")
-    files = Path(spec.origin).parent / "tasks" / task / "files"
-    for i in range(1, 11):
-        folder = files / f"num_observation_{i}"
-        with open(folder / "observation.csv") as file:
-            x = np.array([[float(v) for v in row] for row in list(csv.reader(file))[1:]])[0]
-        with bz2.open(folder / "reference_posterior_samples.csv.bz2", "rt") as file:
-            yield x, np.array([[float(v) for v in row] for row in list(csv.reader(file))[1:]])
 
 
 def accuracy(joint: fsf.Joint, task: str, dial: int | None, seed: int) -> list[float]:

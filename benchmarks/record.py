@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -33,8 +34,11 @@ def budget(card: dict[str, Any]) -> dict[str, Any]:
     return {"simulations": card["simulations"], "steps": steps, "train_cpu_seconds": round(seconds, 1)}
 
 
-def save(name: str, seed: int, results: Any) -> Path:
-    """Write `results/<name>.json`; `results` holds the figures, each with its n and its Monte-Carlo floor."""
+def save(name: str, seed: int, results: Any, packages: Mapping[str, str] | None = None) -> Path:
+    """Write `results/<name>.json`; `results` holds the figures, each with its n and its Monte-Carlo floor.
+
+    `packages`: further versions, e.g. of a peer that ran in another environment.
+    """
     git = ["git", "-C", str(ROOT)]
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     dirty = subprocess.run([*git, "status", "--porcelain", "fsimformer"], capture_output=True, text=True).stdout.strip()
@@ -50,7 +54,8 @@ def save(name: str, seed: int, results: Any) -> Path:
             "threads": torch.get_num_threads(),
         },
         "versions": {"python": platform.python_version()}
-        | {p: version(p) for p in ("torch", "numpy", "scipy", "xarray", "scikit-learn")},
+        | {p: version(p) for p in ("torch", "numpy", "scipy", "xarray", "scikit-learn")}
+        | dict(packages or {}),
         "results": results,
     }
     path = RESULTS / f"{name}.json"

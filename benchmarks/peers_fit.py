@@ -1,0 +1,72 @@
+"""How a peer is run: in its own environment, from files to files, so that packages that exclude each other compare.
+
+    python peers_sbi.py METHOD IN.npz OUT.npz SEED
+
+IN holds `task`, `theta` (n, d_theta), `x` (n, d_x) and `observations` (m, d_x). OUT gets `draws` (k, 1000, d_theta),
+`train_cpu_seconds`, `sample_cpu_seconds` (k,) and `versions`, rewritten after each of the m observations: what stands
+there when a limit ends the process says how far it came. Seconds are of the process and its children, imports excluded,
+just-in-time compilation included. Needs numpy alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+
+N_DRAWS = 1_000
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One task's simulations: theta (n, d_theta) in [low, high]^d_theta, x (n, d_x)."""
+
+    task: str
+    theta: np.ndarray
+    x: np.ndarray
+    seed: int
+
+    @property
+    def bound(self) -> float:
+        """Both tasks have a uniform prior on a cube around 0 (sbibm)."""
+        return {"two_moons": 1.0, "slcp": 3.0}[self.task]
+
+
+Sampler = Callable[[np.ndarray, int], np.ndarray]
+"""observation (d_x,), n -> draws (n, d_theta)."""
+Fit = Callable[[Problem], Sampler]
+
+
+def cpu_seconds() -> float:
+    t = os.times()
+    return t.user + t.system + t.children_user + t.children_system
+
+
+def serve(methods: Mapping[str, Fit], packages: Sequence[str]) -> None:
+    """Reads the command line, trains, draws, writes OUT."""
+    _, method, source, target, seed = sys.argv
+    given = np.load(source)
+    problem = Problem(str(given["task"]), given["theta"], given["x"], int(seed))
+    start = cpu_seconds()
+    sample = methods[method](problem)
+    train = cpu_seconds() - start
+    print(f"{time.strftime('%X')} trained in {train:.1f} CPU s", flush=True)
+    draws, seconds = [], []
+    for observation in given["observations"]:
+        start = cpu_seconds()
+        drawn = np.asarray(sample(observation, N_DRAWS), dtype=np.float64)
+        seconds.append(cpu_seconds() - start)
+        if drawn.shape != (N_DRAWS, problem.theta.shape[1]):
+            raise ValueError(f"{method}: expected draws {(N_DRAWS, problem.theta.shape[1])}, got {drawn.shape}.")
+        draws.append(drawn)
+        np.savez(
+            target, draws=np.stack(draws), train_cpu_seconds=train, sample_cpu_seconds=np.array(seconds),
+            versions=json.dumps({p: version(p) for p in packages}),
+        )  # fmt: skip
+        print(f"{time.strftime('%X')} observation {len(draws)}: {seconds[-1]:.1f} CPU s", flush=True)
