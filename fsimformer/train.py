@@ -37,7 +37,8 @@ class TrainConfig:
         matrix_rate: learning rate of the layers' weight matrices, which Muon steps (orthogonalised momentum; update
             scaled to AdamW's size, arXiv 2502.16982); 0 = AdamW for them too.
         ema: decay of the averaged weights, which are what is validated and returned.
-        n_micro: batches of similar rows that a step is cut into (even); less padding against more overhead.
+        n_micro: batches of similar rows that a step is cut into (even), less padding against more overhead; 1 = the
+            rows as they come, best where all have the same few tokens.
         pool: steps whose rows are drawn and sorted together, so that batches of similar rows are similar indeed.
         level_tokens, max_levels: noise levels that share one encoded context: as many as keep levels × active tokens
             under `level_tokens`, at most `max_levels`.
@@ -81,8 +82,10 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig: expected {name} >= 1, got {getattr(self, name)}.")
-        if self.n_micro < 2 or self.n_micro % 2:
-            raise ValueError(f"TrainConfig: expected an even n_micro >= 2, got {self.n_micro}.")
+        if self.n_micro != 1 and (self.n_micro < 2 or self.n_micro % 2):
+            raise ValueError(f"TrainConfig: expected n_micro 1 or even, got {self.n_micro}.")
+        if self.n_micro == 1 and self.pool != 1:
+            raise ValueError(f"TrainConfig: expected pool 1 with n_micro 1 (rows are not sorted), got {self.pool}.")
         for name in ("warmup", "weight_decay", "matrix_rate", "level_tokens"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"TrainConfig: expected {name} >= 0, got {getattr(self, name)}.")
@@ -157,6 +160,8 @@ def observed_rows(
 
 def micro_batches(batch: TokenBatch, n_micro: int) -> list[TokenBatch]:
     """`n_micro` batches of similar rows, padding trimmed: halved by latents, each half cut by observed tokens."""
+    if n_micro == 1:
+        return [batch]
     out = []
     for half in batch.latent.sum(1).argsort(stable=True).chunk(2):
         order = half[batch.observed.sum(1)[half].argsort(stable=True)]

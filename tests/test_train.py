@@ -207,8 +207,10 @@ def test_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="TrainConfig: expected steps >= 1, got 0"):
         TrainConfig(steps=0)
-    with pytest.raises(ValueError, match="expected an even n_micro >= 2, got 3"):
+    with pytest.raises(ValueError, match="expected n_micro 1 or even, got 3"):
         TrainConfig(n_micro=3)
+    with pytest.raises(ValueError, match="expected pool 1 with n_micro 1"):
+        TrainConfig(n_micro=1, pool=2)
     with pytest.raises(ValueError, match="TrainConfig, dial: expected an integer >= 0, 'few' or None .all., got -1"):
         TrainConfig(dial=((-1, 1),))
     with pytest.raises(ValueError, match=r"expected pairs \(dial, frequency >= 0\), got \(\(8, -1\),\)"):
@@ -254,6 +256,7 @@ def test_noise_levels_are_stratified_quantiles_of_the_stated_law() -> None:
 
 def test_micro_batches_hold_every_row_once_sorted_and_trimmed() -> None:
     rows = observed_rows(gaussian_rows, 30, IS_PARAMETER, MaskConfig(), 3, seeded(2))
+    assert micro_batches(rows, 1) == [rows]
     parts = micro_batches(rows, 6)
     assert len(parts) == 6 and sum(p.shape[0] for p in parts) == 30
 
