@@ -93,7 +93,7 @@ XARRAY = {
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}
 GLOBAL_RANDOM = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "randn_like"}
-OWN_RANDOM = {"default_rng", "Generator", "SeedSequence"}
+OWN_RANDOM = {"default_rng", "Generator", "SeedSequence", "RandomState"}
 
 
 def room(path: Path) -> str:

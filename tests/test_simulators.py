@@ -23,11 +23,14 @@ from fsimformer.simulators import (
     HareLynx,
     LotkaVolterra,
     Simulator,
+    bernoulli_glm,
     check,
     gaussian_linear,
     gaussian_mixture,
+    hmm,
     hudson_bay,
     slcp,
+    tree,
     two_moons,
 )
 from fsimformer.simulators.lotka_volterra import log_field
@@ -43,6 +46,9 @@ ALL: list[Simulator] = [
     slcp(),
     gaussian_linear(),
     gaussian_mixture(),
+    bernoulli_glm(),
+    tree(),
+    hmm(),
 ]
 
 

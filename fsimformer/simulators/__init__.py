@@ -4,7 +4,8 @@ from fsimformer.simulators.hare_lynx import HareLynx, hudson_bay
 from fsimformer.simulators.lotka_volterra import LotkaVolterra
 from fsimformer.simulators.protocol import FunctionSimulator, Simulator, check
 from fsimformer.simulators.sird import SIRD
-from fsimformer.simulators.tasks import gaussian_linear, gaussian_mixture, slcp, two_moons
+from fsimformer.simulators.structured import hmm, tree
+from fsimformer.simulators.tasks import bernoulli_glm, gaussian_linear, gaussian_mixture, slcp, two_moons
 
 __all__ = [
     "SIRD",
@@ -12,10 +13,13 @@ __all__ = [
     "HareLynx",
     "LotkaVolterra",
     "Simulator",
+    "bernoulli_glm",
     "check",
     "gaussian_linear",
     "gaussian_mixture",
+    "hmm",
     "hudson_bay",
     "slcp",
+    "tree",
     "two_moons",
 ]
