@@ -18,6 +18,7 @@ sbibm's reference draws are read from its installed files: pip install --no-deps
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,7 @@ SIMULATORS: dict[str, Callable[[], Simulator]] = {
 POSTERIOR = ("gaussian_linear", "gaussian_mixture", "two_moons", "slcp", "bernoulli_glm")
 CONDITIONALS = ("tree", "hmm", "two_moons", "slcp")
 BUDGETS = (1_000, 10_000, 100_000)
-STEPS = {1_000: 2_000, 10_000: 4_000, 100_000: 8_000}
+STEPS = {1_000: 2_500, 10_000: 5_000, 100_000: 8_000}
 N, N_PROBLEMS = 1_000, 100
 MASKS = fsf.MaskConfig(
     posterior=0.45, imputation=0, forecast=0, gap=0, likelihood=0.05, variable=0.4, token=0, joint=0.1
@@ -71,7 +72,7 @@ def settings(budget: int, seed: int, variant: str) -> dict[str, Any]:
     """The arguments of `fsimformer.train` of a cell; `train` entries of a variant change its TrainConfig."""
     changes = dict(VARIANTS[variant])
     config: dict[str, Any] = {
-        "steps": STEPS[budget], "batch_size": 256, "seed": seed, "n_micro": 2, "max_levels": 2, "level_tokens": 32,
+        "steps": STEPS[budget], "batch_size": 256, "seed": seed, "n_micro": 2, "pool": 2, "max_levels": 1,
         "warmup": 100, "validate_every": STEPS[budget] // 20, "patience": 6, "dial": (("few", 1.0),),
     }  # fmt: skip
     return {
@@ -138,9 +139,18 @@ def name_of(task: str, budget: int, seed: int, variant: str) -> str:
     return f"sbibm/{task}_{budget}_{variant}_{seed}"
 
 
+def trained(task: str, budget: int, seed: int, variant: str) -> fsf.Joint:
+    """The network of a cell, from runs/ if it was trained before: scoring may be repeated without training."""
+    folder = ROOT / "runs" / name_of(task, budget, seed, variant)
+    if not folder.exists():
+        train_cell(task, budget, seed, variant).save(folder)
+    return fsf.load(folder)
+
+
 def cell(task: str, budget: int, seed: int, variant: str) -> None:
-    joint = train_cell(task, budget, seed, variant)
-    joint.save(ROOT / "runs" / name_of(task, budget, seed, variant))
+    """Train, score and write one cell."""
+    torch.set_num_threads(1)
+    joint = trained(task, budget, seed, variant)
     card = joint.provenance
     results: dict[str, Any] = {
         "task": task, "simulations": budget, "variant": variant, "steps": card["steps"], "best_step": card["best_step"],
@@ -170,6 +180,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variant", choices=VARIANTS, default="default")
     parser.add_argument("--all", action="store_true", help="every missing cell of the lists below")
+    parser.add_argument("--train-only", action="store_true", help="networks to runs/, to be scored later")
     parser.add_argument("--tasks", choices=SIMULATORS, nargs="+", default=list(SIMULATORS))
     parser.add_argument("--budgets", type=int, choices=BUDGETS, nargs="+", default=list(BUDGETS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -180,12 +191,11 @@ def main() -> None:
             parser.error("name a task and a budget, or --all")
         cell(args.task, args.budget, args.seed, args.variant)
         return
-    for seed in args.seeds:
-        for variant in args.variants:
-            for budget in args.budgets:
-                for task in args.tasks:
-                    if not (RESULTS / f"{name_of(task, budget, seed, variant)}.json").exists():
-                        cell(task, budget, seed, variant)
+    for seed, variant, budget, task in itertools.product(args.seeds, args.variants, args.budgets, args.tasks):
+        if args.train_only:
+            trained(task, budget, seed, variant)
+        elif not (RESULTS / f"{name_of(task, budget, seed, variant)}.json").exists():
+            cell(task, budget, seed, variant)
 
 
 if __name__ == "__main__":
