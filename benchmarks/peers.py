@@ -21,7 +21,6 @@ import os
 import resource
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ import torch
 from record import RESULTS, ROOT, save
 from references import sbibm_observations
 
-from fsimformer.diagnostics import c2st
+from fsimformer.diagnostics import Classifier, c2st
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import simulate
 from fsimformer.simulators import slcp, two_moons
@@ -40,6 +39,8 @@ SCRIPTS = {**dict.fromkeys(SBI, "peers_sbi.py"), "gensbi": "peers_gensbi.py", "f
 TASKS = ("two_moons", "slcp")
 BUDGETS = (1_000, 10_000)
 N = 1_000
+CLASSIFIERS: tuple[Classifier, ...] = ("rf", "mlp")
+WALL = 30  # wall seconds a CPU second may take: a core may be shared
 CACHE = ROOT / "runs" / "peers"
 ONE_THREAD = {
     **{f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")},
@@ -60,24 +61,11 @@ def simulations(task: str, budget: int, seed: int) -> Path:
     return path
 
 
-def c2st_mlp(x: np.ndarray, y: np.ndarray, seed: int = 1) -> float:
-    """sbibm's C2ST: two hidden layers of 10·dim, z-scored by x, five folds (arXiv 2101.04653)."""
-    from sklearn.model_selection import KFold, cross_val_score
-    from sklearn.neural_network import MLPClassifier
-
-    data = (np.concatenate([x, y]) - x.mean(0)) / x.std(0)
-    label = np.repeat([0, 1], len(x))
-    width = 10 * x.shape[1]
-    network = MLPClassifier((width, width), max_iter=10_000, random_state=seed)
-    folds = KFold(5, shuffle=True, random_state=seed)
-    return float(cross_val_score(network, data, label, cv=folds, scoring="accuracy").mean())
-
-
 def scores(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
     """Both C2STs of each (reference, draws), with mean and standard error over the observations."""
     out: dict[str, Any] = {}
-    for name, metric in (("rf", c2st), ("mlp", c2st_mlp)):
-        values = np.array([metric(a, b) for a, b in pairs])
+    for name in CLASSIFIERS:
+        values = np.array([c2st(a, b, classifier=name) for a, b in pairs])
         out[f"c2st_{name}"] = [round(float(v), 4) for v in values]
         out[f"c2st_{name}_mean"] = float(values.mean())
         out[f"c2st_{name}_se"] = float(values.std(ddof=1) / len(values) ** 0.5)
@@ -98,7 +86,7 @@ def run(method: str, task: str, budget: int, seed: int, python: str, limit: floa
     source, stem = simulations(task, budget, seed), CACHE / f"{task}_{budget}_{method}_{seed}"
     target = stem.with_suffix(".npz")
     target.unlink(missing_ok=True)
-    command = [python, str(Path(__file__).with_name(SCRIPTS[method])), method, str(source), str(target), str(seed)]
+    command = [python, str(Path(__file__).parent / SCRIPTS[method]), method, str(source), str(target), str(seed)]
 
     def limit_cpu() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 5))
@@ -107,17 +95,16 @@ def run(method: str, task: str, budget: int, seed: int, python: str, limit: floa
         try:
             done = subprocess.run(
                 command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | ONE_THREAD,
-                preexec_fn=limit_cpu, timeout=4 * limit, cwd=CACHE,
+                preexec_fn=limit_cpu, timeout=WALL * limit, cwd=CACHE,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            return f"over the limit of {4 * limit / 60:.0f} wall minutes", target
+            return f"over the limit of {WALL * limit / 60:.0f} wall minutes", target
     if done.returncode == 0:
         return None, target
     lines = stem.with_suffix(".log").read_text().strip().splitlines()
     if done.returncode in (-24, -9):  # SIGXCPU; SIGKILL five seconds later
-        trained = any("trained in" in line for line in lines)
-        far = f"after {len(np.load(target)['draws'])} of 10 observations" if target.exists() else "while drawing"
-        return f"over the limit of {limit / 60:.0f} CPU minutes {far if trained else 'while training'}", target
+        far = f"after {len(np.load(target)['draws'])} of 10 observations" if target.exists() else "while training"
+        return f"over the limit of {limit / 60:.0f} CPU minutes {far}", target
     return "failed: " + (lines[-1][:300] if lines else f"exit code {done.returncode}"), target
 
 
@@ -157,7 +144,6 @@ def main() -> None:
     parser.add_argument("--jax-python", default=os.environ.get("PEERS_JAX_PYTHON", sys.executable))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # scikit-learn's remark on a network that has not converged
     if args.all:
         cells = [(m, t, b) for b in BUDGETS for t in TASKS for m in SCRIPTS]
         cells = [c for c in cells if not (RESULTS / f"peers_{c[1]}_{c[2]}_{c[0]}_{args.seed}.json").exists()]

@@ -3,9 +3,9 @@
     python peers_sbi.py METHOD IN.npz OUT.npz SEED
 
 IN holds `task`, `theta` (n, d_theta), `x` (n, d_x) and `observations` (m, d_x). OUT gets `draws` (k, 1000, d_theta),
-`train_cpu_seconds`, `sample_cpu_seconds` (k,) and `versions`, rewritten after each of the m observations: what stands
-there when a limit ends the process says how far it came. Seconds are of the process and its children, imports excluded,
-just-in-time compilation included. Needs numpy alone.
+`train_cpu_seconds`, `sample_cpu_seconds` (k,) and `versions`, written after training and after each of the m
+observations: what stands there when a limit ends the process says how far it came. Seconds are of the process and its
+children, imports excluded, just-in-time compilation included. Needs numpy alone.
 """
 
 from __future__ import annotations
@@ -57,16 +57,19 @@ def serve(methods: Mapping[str, Fit], packages: Sequence[str]) -> None:
     sample = methods[method](problem)
     train = cpu_seconds() - start
     print(f"{time.strftime('%X')} trained in {train:.1f} CPU s", flush=True)
-    draws, seconds = [], []
+    draws, seconds = np.zeros((0, N_DRAWS, problem.theta.shape[1])), np.zeros(0)
+    versions = json.dumps({p: version(p) for p in packages})
+
+    def write() -> None:
+        np.savez(target, draws=draws, train_cpu_seconds=train, sample_cpu_seconds=seconds, versions=versions)
+
+    write()
     for observation in given["observations"]:
         start = cpu_seconds()
         drawn = np.asarray(sample(observation, N_DRAWS), dtype=np.float64)
-        seconds.append(cpu_seconds() - start)
-        if drawn.shape != (N_DRAWS, problem.theta.shape[1]):
-            raise ValueError(f"{method}: expected draws {(N_DRAWS, problem.theta.shape[1])}, got {drawn.shape}.")
-        draws.append(drawn)
-        np.savez(
-            target, draws=np.stack(draws), train_cpu_seconds=train, sample_cpu_seconds=np.array(seconds),
-            versions=json.dumps({p: version(p) for p in packages}),
-        )  # fmt: skip
+        seconds = np.append(seconds, cpu_seconds() - start)
+        if drawn.shape != draws.shape[1:]:
+            raise ValueError(f"{method}: expected draws {draws.shape[1:]}, got {drawn.shape}.")
+        draws = np.concatenate([draws, drawn[None]])
+        write()
         print(f"{time.strftime('%X')} observation {len(draws)}: {seconds[-1]:.1f} CPU s", flush=True)

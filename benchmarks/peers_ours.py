@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from peers_fit import Problem, Sampler, serve
 
+import fsimformer as fsf
+from fsimformer.simulators import FunctionSimulator
+
 
 def ours(problem: Problem) -> Sampler:
-    """Trains the one fixed configuration of benchmarks/sbibm.py on `problem`'s simulations."""
-    raise NotImplementedError("peers: benchmarks/sbibm.py's configuration is not connected here yet.")
+    """The one fixed configuration of benchmarks/sbibm.py, trained on `problem`'s simulations."""
+    from sbibm import SIMULATORS, posterior_draws, settings
+
+    rows = {"theta": torch.from_numpy(problem.theta), "x": torch.from_numpy(problem.x)}
+
+    def replay(n: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {name: values[:n] for name, values in rows.items()}
+
+    simulator = FunctionSimulator(SIMULATORS[problem.task]().schema, replay)
+    joint = fsf.train(simulator, **settings(len(problem.theta), problem.seed, "default"))
+
+    def sample(observation: np.ndarray, n: int) -> np.ndarray:
+        return posterior_draws(joint, observation, n, problem.seed)
+
+    return sample
 
 
 if __name__ == "__main__":
