@@ -65,7 +65,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {"dependency": "dense"},
     "flow": {"schedule": "rectified"},
     "vp": {"schedule": "vp"},
+    "adamw": {"train": {"matrix_rate": 0.0}},
+    "no_ema": {"train": {"ema": 0.0}},
+    "weight_decay": {"train": {"weight_decay": 0.1}},
+    "near_levels": {"levels": fsf.NoiseLevels(-3.0, 1.8)},
+    "image_levels": {"levels": fsf.NoiseLevels(-1.2, 1.6)},
+    "width_96": {"network": fsf.NetworkConfig(width=96, depth=4, n_heads=6)},
+    "posterior_only": {"masks": fsf.MaskConfig(1, 0, 0, 0, 0, 0, 0, 0)},
 }
+"""What each changes of the default: arguments of `fsimformer.train`, `train`: fields of its TrainConfig."""
 
 
 def settings(budget: int, seed: int, variant: str) -> dict[str, Any]:
