@@ -11,13 +11,14 @@ from fsimformer.nn import NetworkConfig
 from fsimformer.priors import POSITIVE, REAL, LogitNormal, LogNormal, Normal, Support, TruncatedNormal, Uniform
 from fsimformer.readings import Design
 from fsimformer.sample import SamplerConfig
-from fsimformer.schema import Components, Index, Noise, Schema, Variable
+from fsimformer.schema import Axis, Components, Index, Noise, Schema, Variable
 from fsimformer.stages import Budget
 from fsimformer.train import Progress, TrainConfig
 
 __all__ = [
     "POSITIVE",
     "REAL",
+    "Axis",
     "Budget",
     "Components",
     "Conditional",

@@ -134,6 +134,8 @@ def _train(args: argparse.Namespace) -> None:
     require_free(args.out)  # not after hours of training
 
     simulator = find_simulator(args.simulator)
+    if arrays := list(simulator.schema.arrays):
+        raise ValueError(f"{args.simulator} has array variables {arrays}; train it in Python: train(embeddings=...).")
     config = TrainConfig(seed=args.seed) if args.steps is None else TrainConfig(steps=args.steps, seed=args.seed)
     with _progress_bar(config.steps) as callback:
         joint = fsimformer.train(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -183,12 +184,13 @@ def observed_points(channel: Channel) -> tuple[np.ndarray, np.ndarray]:
 
 
 def observed_tokens(schema: Schema, whitening: Whitening, observation: Observation) -> TokenSet:
-    """The finite readings as observed tokens, whitened in float64; float32 out.
+    """The finite readings as observed tokens, whitened in float64; float32 out. Arrays lie beside their tokens.
 
     Raises:
         ValueError: a value so near the end of its support that its whitened value is infinite.
     """
     variable, index, value = [], [], []
+    arrays: dict[range, Tensor] = {}
     for name, channel in observation.channels.items():
         finite = np.isfinite(channel.value)
         x = torch.from_numpy(channel.value[finite])
@@ -196,11 +198,18 @@ def observed_tokens(schema: Schema, whitening: Whitening, observation: Observati
         if not bool(torch.isfinite(z).all()):
             wrong = float(x[~torch.isfinite(z)][0])
             raise ValueError(f"{name!r}: {wrong!r} lies too near the end of its support {schema[name].support}.")
+        if name in schema.arrays:
+            own = np.array(schema.ids(name) if len(z) else [], dtype=np.int64)  # all of it, or nothing
+            variable.append(own)
+            index.append(np.zeros((len(own), len(schema.indexes)), dtype=np.float32))
+            value.append(torch.zeros(len(own)))
+            arrays |= {schema.ids(name): z.view(schema.arrays[name])} if len(z) else {}
+            continue
         ids, places = _places(schema, name, channel.points)
         variable.append(ids[finite])
         index.append(places[finite])
         value.append(z)
-    return _token_set(schema, variable, index, value, condition=True)
+    return replace(_token_set(schema, variable, index, value, condition=True), arrays=arrays)
 
 
 def query_tokens(schema: Schema, query: Query) -> TokenSet:

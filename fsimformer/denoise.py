@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fsimformer.embeddings import ArrayEmbeddings
 from fsimformer.masks import attention
 from fsimformer.nn import Context, Network
 from fsimformer.noise import RectifiedSchedule, Schedule, schedule_named
@@ -58,12 +59,16 @@ class NoiseLevels:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A split batch with its context: all that is needed to denoise, draw after draw."""
+    """A split batch with its context: all that is needed to denoise, draw after draw.
+
+    `content` (B, n_a, W): embedded arrays among the active tokens; None where the model has none.
+    """
 
     streams: Streams
     context: Context
     attend: Tensor
     attend_context: Tensor
+    content: Tensor | None = None
 
     @property
     def active(self) -> TokenBatch:
@@ -76,6 +81,7 @@ class Encoded:
             self.context.rows(which),
             self.attend[which],
             self.attend_context[which],
+            None if self.content is None else self.content[which],
         )
 
 
@@ -86,15 +92,28 @@ class Denoiser(nn.Module):
         network: the backbone.
         schedule: "trig", "vp" or "rectified"; fixes the training weight, and the path that samplers take by default.
         dependency: (n_ids, n_ids) bool, True = may attend; None = everything may.
+        embeddings: the nets that embed array variables; None = there are no such variables.
     """
 
     dependency: Tensor | None
 
-    def __init__(self, network: Network, schedule: str = "trig", dependency: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        schedule: str = "trig",
+        dependency: Tensor | None = None,
+        embeddings: ArrayEmbeddings | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.schedule: Schedule = schedule_named(schedule)
         self.register_buffer("dependency", dependency, persistent=False)
+        self.embeddings = embeddings
+
+    @property
+    def n_parameters(self) -> int:
+        """Weights, those of embedding nets among them."""
+        return sum(p.numel() for p in self.parameters())
 
     @property
     def device(self) -> torch.device:
@@ -102,11 +121,12 @@ class Denoiser(nn.Module):
         return self.network.out.weight.device
 
     def encode(self, streams: Streams) -> Encoded:
-        """Encode the frozen stream, once for all draws and noise levels."""
+        """Encode the frozen stream and embed arrays, once for all draws and noise levels."""
         masks = attention(streams.frozen, streams.active, self.dependency)
-        f = streams.frozen
-        context = self.network.encode(f.variable, f.index, f.value, masks.frozen)
-        return Encoded(streams, context, masks.active, masks.context)
+        f, a = streams.frozen, streams.active
+        frozen, active = (None, None) if self.embeddings is None else self.embeddings(f.arrays, f, a)
+        context = self.network.encode(f.variable, f.index, f.value, masks.frozen, frozen)
+        return Encoded(streams, context, masks.active, masks.context, active)
 
     def raw(self, value: Tensor, log_ratio: Tensor, encoded: Encoded) -> Tensor:
         """F above. value (B, R, n_a): scaled at latents, clean at observed tokens; log_ratio (B, R)."""
@@ -120,6 +140,7 @@ class Denoiser(nn.Module):
             encoded.context,
             encoded.attend,
             encoded.attend_context,
+            encoded.content,
         )
 
     def forward(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from torch import nn
 
 from fsimformer.convert import (
     Observation,
@@ -51,22 +52,26 @@ def require_device(device: str) -> None:
         raise ValueError(f"device: {device!r} asked for, but torch finds no GPU here.")
 
 
-def load(name: str | Path) -> Joint:
+def load(name: str | Path, *, embeddings: Mapping[str, nn.Module] | None = None) -> Joint:
     """A model that ships with the package, by name, or one that was saved, by its directory.
 
     A bare name that ships is the one that ships: write "./sird" for a directory of your own called so.
 
+    Args:
+        embeddings: array variable -> the module it was trained with, built in the same way, weights of any value: a
+            model's file holds weights and no code.
+
     Raises:
         FileNotFoundError: neither; the message lists the models that ship.
-        ValueError: the files are damaged or of another format.
+        ValueError: the files are damaged or of another format; embeddings that are absent or not those of training.
     """
     bare = isinstance(name, str) and Path(name).name == name
     if bare and (MODELS / name / "model.json").is_file():
-        return Joint(load_model(MODELS / name))
+        return Joint(load_model(MODELS / name, embeddings))
     if not Path(name).exists():
         names = sorted(p.name for p in MODELS.iterdir() if (p / "model.json").is_file()) if MODELS.is_dir() else []
         raise FileNotFoundError(f"No model named {str(name)!r}, and no such directory. Models that ship: {names}.")
-    return Joint(load_model(name))
+    return Joint(load_model(name, embeddings))
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,8 +94,8 @@ class Joint:
 
     @property
     def n_parameters(self) -> int:
-        """Weights of the network."""
-        return self.model.denoiser.network.n_parameters
+        """Weights of the network and its embedding nets."""
+        return self.model.denoiser.n_parameters
 
     def to(self, device: str) -> Joint:
         """A copy of this Joint whose network runs on another device ("cuda", "cpu"); draws come back to the CPU.

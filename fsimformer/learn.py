@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.joint import DEFAULT_DIAL, Joint, require_device
@@ -40,10 +41,17 @@ def is_parameter(schema: Schema) -> torch.Tensor:
 def value_ranges(
     schema: Schema, whitening: Whitening, plausible: Mapping[str, tuple[float, float]], rows: TokenBatch
 ) -> dict[str, tuple[float, float]]:
-    """Data variable -> range of its readings: the plausible one, else all but one in a thousand of those in `rows`."""
+    """Data variable -> range of its readings: the plausible one, else all but one in a thousand of those in `rows`.
+
+    Of an array, whose values come and go together: the range of all in `rows`.
+    """
     out = {}
     for v in schema.variables:
         if v.role != "data":
+            continue
+        if v.name in schema.arrays:
+            ends = whitening[v.name].inverse(torch.stack(rows.arrays[schema.ids(v.name)].aminmax()).double())
+            out[v.name] = (float(ends[0]), float(ends[1]))
             continue
         mine = rows.valid & torch.isin(rows.variable, torch.tensor(schema.ids(v.name)))
         z, component = rows.value[mine].double(), rows.variable[mine] - schema.ids(v.name)[0]
@@ -82,6 +90,7 @@ def train(
     schedule: str | None = None,
     dependency: str | None = None,
     n_active_observed: int | str | None = DEFAULT_DIAL,
+    embeddings: Mapping[str, nn.Module] | None = None,
     initial: Joint | None = None,
     checkpoint: str | Path | None = None,
     callback: Callable[[Progress], None] | None = None,
@@ -103,6 +112,8 @@ def train(
         schedule: "trig" (default) or "vp" (score matching), "rectified" (flow matching).
         dependency: "dense" (default), or "undirected": attention only along `Schema.dependency`.
         n_active_observed: the default dial of the returned Joint, by default "few"; see `tokens.split`.
+        embeddings: array variable -> module, (B, *shape) whitened float32 -> (B, n_tokens, k) or (B, n_tokens·k)
+            features; a copy is trained with the network, from the weights it comes with. `load` needs it again.
         initial: a trained Joint of the same schema to go on from: its weights, network, schedule, dependency, dial and
             whitening are kept, the optimiser and the learning rate start anew, rows are drawn anew.
         checkpoint: file to write the run's state to, and to resume from if it exists.
@@ -115,9 +126,9 @@ def train(
 
     Raises:
         TypeError, ValueError: a simulator that does not fit its schema; too few simulations, or too many that failed;
-            unknown schedule, dependency or device; a design for another number of series; a checkpoint of other
-            settings; an `initial` of another schema, network or schedule, or one whose training may have seen what
-            would be held out here.
+            unknown schedule, dependency or device; embeddings that do not fit the array variables; a design for
+            another number of series; a checkpoint of other settings; an `initial` of another schema, network or
+            schedule, or one whose training may have seen what would be held out here.
         FloatingPointError: the loss is not finite.
     """
     config, started = config or TrainConfig(), time.process_time()
@@ -137,6 +148,7 @@ def train(
     dial = start[3] if n_active_observed == DEFAULT_DIAL else n_active_observed
     dial = require_dial(dial)
     scalar = torch.from_numpy(~uses_index.any(axis=1))
+    scalar[[id for name in schema.arrays for id in schema.ids(name)]] = False
     if dependency != "dense" and int(scalar.sum()) > config.max_latents:
         raise ValueError(
             f"TrainConfig: max_latents {config.max_latents} would lose some of the {int(scalar.sum())} scalars that a "
@@ -145,12 +157,14 @@ def train(
     generation = 0
     if initial is not None:
         _require_same(initial, schema, network, schedule, dependency)
+        if embeddings is not None:
+            raise ValueError("train: an `initial` Joint brings its embeddings with it; leave `embeddings` out.")
         generation = _require_unseen(initial.provenance, simulations, config.seed)
         denoiser = copy.deepcopy(initial.model.denoiser).to(device).train()
     else:
         with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
             torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reseed the GPU's as well
-            denoiser = build_denoiser(schema, network, schedule, dependency).to(device)
+            denoiser = build_denoiser(schema, network, schedule, dependency, embeddings).to(device)
     n_simulations = 20_000 if simulations is None else simulations
     n_held_out = min(2_000, n_simulations // 10)
     pilot = simulate(simulator, n_simulations, generator_at(config.seed, 2, 0))
@@ -183,6 +197,8 @@ def train(
         "plausible": {k: list(ends) for k, ends in plausible.items()},
         "dependency": dependency,
     }
+    if embeddings:
+        about["embeddings"] = plain({k: str(m) for k, m in embeddings.items()})
     initial_weights = {} if initial is None else {"initial_weights": _digest(initial.model.denoiser)}
     rows: Rows = fresh if simulations is None else stored
     masks, levels = masks or MaskConfig(), levels or NoiseLevels()
@@ -217,7 +233,7 @@ def train(
         "best_step": run.best_step,
         "best_validation_loss": run.best_loss,
         "history": run.history,
-        "n_parameters": denoiser.network.n_parameters,
+        "n_parameters": denoiser.n_parameters,
         "seed": config.seed,
         "device": device,
         "cpu_seconds": round(before + run.cpu_seconds, 1),

@@ -56,12 +56,13 @@ def draw_condition_masks(batch: TokenBatch, is_parameter: Tensor, kinds: Tensor,
     """A condition mask for every row, (B, L).
 
     Args:
-        batch: only `variable`, `index` and `valid` are read.
+        batch: only `variable`, `index`, `valid` and which `arrays` there are is read.
         is_parameter: (n_ids,) bool, True for ids of parameters.
         kinds: (B,) long, from `draw_kinds`.
         generator: its draws are in one fixed order, whatever the kinds are.
 
-    A row whose mask would leave nothing latent becomes a posterior row; if it has no parameter, a joint row.
+    A row whose mask would leave nothing latent becomes a posterior row; if it has no parameter, a joint row. The tokens
+    of one array share a coin, and count as nothing latent: `drop_latent_arrays` is to follow.
     """
     (b, length), device = batch.shape, batch.variable.device
     n_ids, d = is_parameter.shape[0], batch.index.shape[-1]
@@ -74,6 +75,11 @@ def draw_condition_masks(batch: TokenBatch, is_parameter: Tensor, kinds: Tensor,
         along = batch.index.gather(2, dim[:, None, None].expand(b, length, 1))[..., 0]
     else:
         along = torch.zeros_like(batch.value)
+    for ids in batch.arrays:
+        own = (batch.variable >= ids.start) & (batch.variable < ids.stop)
+        one = torch.where(batch.variable == ids.start, token, torch.inf).amin(1, keepdim=True)
+        token = torch.where(own, one, token)
+        coin[:, ids] = coin[:, ids.start, None]
     before = along < ends[:, :1]
     inside = (along >= ends[:, :1]) & (along < ends[:, 1:])
     candidates = {
@@ -88,10 +94,16 @@ def draw_condition_masks(batch: TokenBatch, is_parameter: Tensor, kinds: Tensor,
     }
     stacked = torch.stack([candidates[k] for k in KINDS])  # (kinds, B, L)
     mask = stacked[kinds, torch.arange(b, device=device)]
+    sampled = batch.valid & ~batch.of_arrays() if batch.arrays else batch.valid
     for fallback in ("posterior", "joint"):
-        full = ~(~mask & batch.valid).any(dim=1, keepdim=True)
+        full = ~(~mask & sampled).any(dim=1, keepdim=True)
         mask = torch.where(full, candidates[fallback], mask)
     return mask
+
+
+def drop_latent_arrays(batch: TokenBatch) -> TokenBatch:
+    """Arrays that are not observed become no tokens: they are never sampled, and the law of the others stays."""
+    return batch.replace(valid=batch.valid & (batch.condition_mask | ~batch.of_arrays())) if batch.arrays else batch
 
 
 def thin_latents(batch: TokenBatch, n_max: int, generator: torch.Generator, keep: Tensor | None = None) -> TokenBatch:

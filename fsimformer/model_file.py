@@ -19,8 +19,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from fsimformer.denoise import Denoiser
+from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.schema import Schema
 from fsimformer.tokens import Dial, require_dial
@@ -46,6 +48,8 @@ class Model:
         value_range: data variable -> lowest and highest reading that training observed: what the simulator calls
             plausible, else all but one reading in a thousand.
         plausible: names of the former; not one reading outside was observed.
+
+    Of an array variable "reading" means any of its values.
     """
 
     schema: Schema
@@ -61,16 +65,23 @@ class Model:
     provenance: dict[str, Any]
 
 
-def build_denoiser(schema: Schema, network: NetworkConfig, schedule: str, dependency: str) -> Denoiser:
-    """An untrained denoiser for a schema.
+def build_denoiser(
+    schema: Schema,
+    network: NetworkConfig,
+    schedule: str,
+    dependency: str,
+    embeddings: Mapping[str, nn.Module] | None = None,
+) -> Denoiser:
+    """An untrained denoiser for a schema; `embeddings`: array variable -> module that embeds it.
 
     Raises:
-        ValueError: unknown schedule or dependency.
+        ValueError: unknown schedule or dependency; embeddings that do not fit the schema's array variables.
     """
     if dependency not in ("dense", "undirected"):
         raise ValueError(f"Unknown dependency mask {dependency!r}. Choices: 'dense', 'undirected'.")
     mask = None if dependency == "dense" else torch.from_numpy(schema.dependency())
-    return Denoiser(Network(network), schedule, mask)
+    net = Network(network)
+    return Denoiser(net, schedule, mask, build_embeddings(schema, network.width, embeddings))
 
 
 def plain(obj: Any) -> Any:
@@ -118,6 +129,8 @@ def save_model(model: Model, path: str | Path) -> None:
         "plausible": list(model.plausible),
         "provenance": model.provenance,
     }
+    if model.denoiser.embeddings is not None:
+        card["embeddings"] = fingerprints(model.schema, model.denoiser.embeddings)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
@@ -131,12 +144,13 @@ def save_model(model: Model, path: str | Path) -> None:
     os.replace(beside, path)
 
 
-def load_model(path: str | Path) -> Model:
-    """Read a model's directory.
+def load_model(path: str | Path, embeddings: Mapping[str, nn.Module] | None = None) -> Model:
+    """Read a model's directory; `embeddings` as in training, where the model has array variables.
 
     Raises:
         FileNotFoundError: there is no model.
-        ValueError: a damaged file, another format, unknown keys, weights that do not fit.
+        ValueError: a damaged file, another format, unknown keys, weights that do not fit; embeddings that are absent,
+            that nobody asked for, or that are not those of training.
     """
     path = Path(path)
     for name in (CARD, WEIGHTS):
@@ -147,12 +161,12 @@ def load_model(path: str | Path) -> Model:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path / CARD} is not valid JSON: {error}.") from error
     try:
-        return _read(card, path)
+        return _read(card, path, embeddings)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path / CARD} is damaged: {type(error).__name__}: {error}.") from error
 
 
-def _read(card: Any, path: Path) -> Model:
+def _read(card: Any, path: Path, embeddings: Mapping[str, nn.Module] | None) -> Model:
     _check_card(card, path)
     known, found = {f.name for f in fields(NetworkConfig)}, set(card["network"])
     if unknown := found - known:
@@ -164,11 +178,13 @@ def _read(card: Any, path: Path) -> Model:
     if network.uses_index != tuple(tuple(bool(x) for x in row) for row in schema.uses_index()):
         raise ValueError(f"{path / CARD}: the network's uses_index is not that of the schema.")
     with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from the global generator
-        denoiser = build_denoiser(schema, network, card["schedule"], card["dependency"])
+        denoiser = build_denoiser(schema, network, card["schedule"], card["dependency"], embeddings)
     try:
         denoiser.load_state_dict(load_file(path / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
+    if denoiser.embeddings is not None:
+        require_fingerprints(schema, denoiser.embeddings, card["embeddings"])
     return Model(
         schema,
         whitening,
@@ -189,6 +205,7 @@ def _check_card(card: Any, path: Path) -> None:
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         found = card.get("format") if isinstance(card, dict) else type(card).__name__
         raise ValueError(f"{path / CARD}: expected format {FORMAT}, got {found!r}.")
+    expected |= {"embeddings"} & set(card)  # of models with arrays
     if set(card) != expected:
         unknown, missing = sorted(set(card) - expected), sorted(expected - set(card))
         raise ValueError(f"{path / CARD}: unknown keys {unknown}, missing keys {missing}.")

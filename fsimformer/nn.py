@@ -265,14 +265,18 @@ class Network(nn.Module):
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
-    def encode(self, variable: Tensor, index: Tensor, value: Tensor, attend: Tensor) -> Context:
+    def encode(
+        self, variable: Tensor, index: Tensor, value: Tensor, attend: Tensor, content: Tensor | None = None
+    ) -> Context:
         """Keys and values of observed tokens.
 
         Args:
             variable: (B, n_f) long; index: (B, n_f, D); value: (B, n_f).
             attend: bool, (B, n_f) = which keys are real, or (B, n_f, n_f) = query may attend to key.
+            content: (B, n_f, W), what else is known of a token than its value; 0 where nothing is.
         """
-        h = self.embedding(self.embedding.static(variable, index, torch.ones_like(variable)), value)
+        static = self.embedding.static(variable, index, torch.ones_like(variable))
+        h = self.embedding(static if content is None else static + content, value)
         bias = _bias(attend, h)[:, None]  # (B, 1, n_f or 1, n_f)
         phases = self.rotary.phases(variable, index)
         keys, values = [], []
@@ -293,6 +297,7 @@ class Network(nn.Module):
         context: Context,
         attend: Tensor,
         attend_context: Tensor,
+        content: Tensor | None = None,
     ) -> Tensor:
         """One number a token, (B, R, n_a).
 
@@ -301,8 +306,10 @@ class Network(nn.Module):
             value: (B, R, n_a), c_noise: (B, R): one noise level a replicate.
             attend: bool (B, n_a) or (B, n_a, n_a), active to active.
             attend_context: bool (B, n_f) or (B, n_a, n_f), active to frozen.
+            content: (B, n_a, W), as in `encode`, of active tokens that are observed.
         """
         static = self.embedding.static(variable, index, observed)
+        static = static if content is None else static + content
         h = self.embedding(static[:, None], value)  # (B, R, n_a, W)
         noise = torch.cat([c_noise[..., None], _fourier(c_noise, self.noise_frequencies)], dim=-1)
         modulation = self.modulation(silu(self.noise(noise)))[:, :, None]  # (B, R, 1, ·)

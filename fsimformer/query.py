@@ -48,7 +48,12 @@ def query(schema: Schema, observation: Observation, at: Mapping[str, Any] | None
     asked: dict[str, Points] = {}
     for variable in schema.variables:
         name = variable.name
-        if at is not None and name in at:
+        if name in schema.arrays:
+            if name in (at or {}):
+                raise ValueError(
+                    f"at: {name!r} is an array variable, observed as a whole or absent and never sampled; leave it out."
+                )
+        elif at is not None and name in at:
             if schema.is_function(name):
                 asked[name] = _at(schema, name, at[name], observation)
             else:

@@ -10,8 +10,8 @@ Values are kept in working units u, in which noise is additive and whitening is 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -41,12 +41,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Store:
-    """Simulations as tensors: `scalar_ids` (S,), `scalars` (N, S) whitened, `series`, number of index dims."""
+    """Simulations as tensors: `scalar_ids` (S,), `scalars` (N, S) whitened, `series`, number of index dims.
+
+    `arrays`: ids of an array variable -> (N, *shape) whitened float32.
+    """
 
     scalar_ids: Tensor
     scalars: Tensor
     series: tuple[Series, ...]
     n_index: int
+    arrays: Mapping[range, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.scalars.shape[0]
@@ -152,9 +156,19 @@ def read(store: Store, rows: Tensor, design: Design, generator: torch.Generator)
         index.append(full)
         value.append(u if series.tail is None else series.tail * torch.asinh(u / series.tail))
         valid.append(torch.arange(n_max, device=device)[None] < n[:, None])
+    for ids in store.arrays:
+        variable.append(torch.tensor(ids, device=device).expand(b, -1))
+        index.append(torch.zeros(b, len(ids), store.n_index, device=device))
+        value.append(torch.zeros(b, len(ids), device=device))
+        valid.append(torch.ones(b, len(ids), dtype=torch.bool, device=device))
     ok = torch.cat(valid, 1)
     batch = TokenBatch(
-        torch.cat(variable, 1), torch.cat(index, 1), torch.cat(value, 1).float(), torch.zeros_like(ok), ok
+        torch.cat(variable, 1),
+        torch.cat(index, 1),
+        torch.cat(value, 1).float(),
+        torch.zeros_like(ok),
+        ok,
+        {ids: x[rows] for ids, x in store.arrays.items()},
     )
     position, taken = select(ok)
     packed = batch.gather(position)

@@ -1,8 +1,9 @@
 """Which variables a model has, where they live, and how they are distributed and read.
 
-A `Schema` lists `Variable`s. A variable is a scalar (no dims), a vector (a `Components` dim: one token a component), or
-a function of one or several continuous `Index` dims (one token a reading). Tokens carry integers, so the schema numbers
-the variables: a scalar or a function has one id, a vector one id a component.
+A `Schema` lists `Variable`s. A variable is a scalar (no dims), a vector (a `Components` dim: one token a component), a
+function of one or several continuous `Index` dims (one token a reading), or an array (`Axis` dims: observed as a whole
+or absent, `n_tokens` tokens made by the user's embedding net). Tokens carry integers, so the schema numbers the
+variables: a scalar or a function has one id, a vector one id a component, an array one id a token.
 
 The schema is data: frozen, comparable, written to JSON and read back without running anything.
 """
@@ -59,6 +60,18 @@ class Components:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """A dim of an array variable: `size` places in their order, the samples of a trace or the rows of an image."""
+
+    name: str
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"Axis {self.name!r}: expected size >= 1, got {self.size}.")
+
+
+@dataclass(frozen=True)
 class Noise:
     """Measurement noise of a series, added where the series is read.
 
@@ -86,7 +99,7 @@ class Variable:
     Args:
         name: name in the user's Dataset.
         role: "parameter" (goes to the group `posterior`) or "data" (`posterior_predictive`, `predictions`).
-        dims: names of its `Index` and `Components` dims; empty for a scalar.
+        dims: names of its `Index` and `Components` dims, or of its `Axis` dims; empty for a scalar.
         prior: marginal prior, where it is known in closed form; the variable is then whitened exactly.
             For a function: the marginal at every single index point.
         support: where values may lie; taken from the prior where there is one.
@@ -97,6 +110,7 @@ class Variable:
         blockwise: those of the parents of which block i hangs on block i alone, both cut into `blocks` parts; on any
             other parent every block hangs as a whole. x_i ~ N(θ_i, s²): `parents=("theta", "s"), blocks=size,
             blockwise=("theta",)`.
+        n_tokens: tokens that an array's embedding net makes of it.
     """
 
     name: str
@@ -108,6 +122,7 @@ class Variable:
     parents: tuple[str, ...] = ()
     blocks: int = 1
     blockwise: tuple[str, ...] = ()
+    n_tokens: int = 1
 
     def __post_init__(self) -> None:
         for name in ("dims", "parents", "blockwise"):
@@ -120,6 +135,8 @@ class Variable:
             raise ValueError(f"Variable {self.name!r}: blockwise names {strangers}, not among parents {self.parents}.")
         if self.role not in ("parameter", "data"):
             raise ValueError(f"Variable {self.name!r}: unknown role {self.role!r}. Choices: 'parameter', 'data'.")
+        if isinstance(self.n_tokens, bool) or not isinstance(self.n_tokens, int) or self.n_tokens < 1:
+            raise ValueError(f"Variable {self.name!r}: expected an integer n_tokens >= 1, got {self.n_tokens!r}.")
         if self.prior is not None:
             if not getattr(self.prior, "scale", 1.0) > 0:
                 raise ValueError(f"Variable {self.name!r}: expected a prior with scale > 0, got {self.prior}.")
@@ -146,15 +163,16 @@ class Schema:
 
     Args:
         variables: in the order in which results list them.
-        dims: the `Index` and `Components` that the variables name.
+        dims: the `Index`, `Components` and `Axis` that the variables name.
 
     Raises:
         ValueError: doubled names, unknown dims or parents, two `Components` dims in one variable, noise on a variable
-            that is no series, blocks of a variable that is no vector or that do not divide it or a blockwise parent.
+            that is no series, blocks of a variable that is no vector or that do not divide it or a blockwise parent, an
+            array variable that could be latent or has other dims besides.
     """
 
     variables: tuple[Variable, ...]
-    dims: tuple[Index | Components, ...] = ()
+    dims: tuple[Index | Components | Axis, ...] = ()
     _first: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -172,6 +190,7 @@ class Schema:
                 raise ValueError(f"Variable {v.name!r}: at most one Components dim, got dims {v.dims}.")
             if len(set(v.dims)) != len(v.dims):
                 raise ValueError(f"Variable {v.name!r}: a dim is named twice in {v.dims}.")
+            self._check_array(v)
             if v.noise is not None and not any(isinstance(self.dim(d), Index) for d in v.dims):
                 raise ValueError(
                     f"Variable {v.name!r}: noise is added where a series is read; the variable has no Index dim, so "
@@ -187,7 +206,19 @@ class Schema:
         first = 0
         for v in self.variables:
             self._first[v.name] = first
-            first += self.n_components(v.name)
+            first += self.n_components(v.name) * v.n_tokens
+
+    def _check_array(self, v: Variable) -> None:
+        axes = [d for d in v.dims if isinstance(self.dim(d), Axis)]
+        if not axes and v.n_tokens != 1:
+            raise ValueError(f"Variable {v.name!r}: n_tokens is for arrays; expected 1 without Axis, got {v.n_tokens}.")
+        if axes and len(axes) < len(v.dims):
+            raise ValueError(f"Variable {v.name!r}: an array has Axis dims alone, got {v.dims}, of which {axes} are.")
+        if axes and (v.role != "data" or v.prior is not None):
+            raise ValueError(
+                f"Variable {v.name!r}: an array is observed or absent, never sampled: expected role 'data' and no "
+                f"prior, got role {v.role!r} and prior {v.prior}. Components make a vector that is sampled."
+            )
 
     def _check_blocks(self, v: Variable) -> None:
         if v.blocks > 1 and (self.component_dim(v.name) is None or self.is_function(v.name)):
@@ -210,7 +241,7 @@ class Schema:
     def __contains__(self, name: object) -> bool:
         return name in self.names
 
-    def dim(self, name: str) -> Index | Components:
+    def dim(self, name: str) -> Index | Components | Axis:
         """The dim of this name."""
         for d in self.dims:
             if d.name == name:
@@ -242,14 +273,24 @@ class Schema:
         return bool(self.index_dims(name))
 
     @property
+    def arrays(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every array variable, by name."""
+        out = {}
+        for v in self.variables:
+            sizes = [d.size for d in map(self.dim, v.dims) if isinstance(d, Axis)]
+            if sizes:
+                out[v.name] = tuple(sizes)
+        return out
+
+    @property
     def n_ids(self) -> int:
         """How many variable ids tokens use."""
-        return sum(self.n_components(v.name) for v in self.variables)
+        return sum(len(self.ids(v.name)) for v in self.variables)
 
     def ids(self, name: str) -> range:
-        """Token ids of a variable: one, or one a component."""
+        """Token ids of a variable: one, or one a component, or one a token of an array."""
         first = self._first[self[name].name]
-        return range(first, first + self.n_components(name))
+        return range(first, first + self.n_components(name) * self[name].n_tokens)
 
     def variable_of(self, id: int) -> Variable:
         """The variable that owns a token id."""
@@ -305,7 +346,7 @@ class Schema:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Schema:
-        """Inverse of `to_dict`; older files lack `blocks` and `blockwise`. An unknown key raises ValueError."""
+        """Inverse of `to_dict`; older files lack `blocks`, `blockwise`, `n_tokens`. An unknown key raises ValueError."""
         _check_keys("Schema", data, {"variables", "dims"})
         variables = []
         for entry in data["variables"]:
@@ -323,7 +364,7 @@ class Schema:
                 _check_keys("Noise", entry["noise"], {f.name for f in fields(Noise)})
                 entry["noise"] = Noise(**entry["noise"])
             variables.append(Variable(**entry))
-        kinds: dict[str, type[Any]] = {"Index": Index, "Components": Components}
+        kinds: dict[str, type[Any]] = {"Index": Index, "Components": Components, "Axis": Axis}
         return cls(tuple(variables), tuple(_build(kinds, "dim", d) for d in data["dims"]))
 
 

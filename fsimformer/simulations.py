@@ -63,10 +63,14 @@ def simulate(
 def build_store(
     schema: Schema, whitening: Whitening, simulations: Mapping[str, Tensor], natural: Collection[str] = ()
 ) -> Store:
-    """Whitened scalars, and functions in working units (readings.py); `natural` ones are interpolated first."""
-    ids, columns, series = [], [], []
+    """Whitened scalars and arrays, functions in working units (readings.py); `natural` ones are interpolated first."""
+    ids, columns, series, arrays = [], [], [], {}
     index_names = [i.name for i in schema.indexes]
     for v in schema.variables:
+        if v.name in schema.arrays:  # in parts: all of them in float64 may not fit
+            t, parts = whitening[v.name], simulations[v.name].split(4_096)
+            arrays[schema.ids(v.name)] = torch.cat([t.forward(x.double()).float() for x in parts])
+            continue
         x = simulations[v.name].double()
         component = schema.component_dim(v.name)
         # one entry an id: the components come first
@@ -90,7 +94,7 @@ def build_store(
             series.append(Series(id, dims, path, sd, tail, units if is_natural else None))
     n = next(iter(simulations.values())).shape[0]
     scalars = torch.stack(columns, 1) if columns else torch.zeros(n, 0)
-    return Store(torch.tensor(ids, dtype=torch.long), scalars, tuple(series), len(schema.indexes))
+    return Store(torch.tensor(ids, dtype=torch.long), scalars, tuple(series), len(schema.indexes), arrays)
 
 
 def _working_units(t: Transform, x: Tensor) -> Tensor:

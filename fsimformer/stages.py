@@ -208,7 +208,7 @@ def _draw_given(
     given = slice(n_observed, n_observed + len(first))
     for draws in _chunks(len(task.out), budget.max_tokens // length):
         n = draws.stop - draws.start
-        batch = row.rows(torch.zeros(n, dtype=torch.long))
+        batch = row.repeat(n)
         batch.value[:, given] = task.out[draws][:, first]
         streams = split(batch, n_active_observed)
         with torch.no_grad():

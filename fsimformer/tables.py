@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 
 from fsimformer.points import missing, read_labels
-from fsimformer.schema import Components, Schema
+from fsimformer.schema import Axis, Components, Schema
 
 Tables = dict[str, "Table"]
 
@@ -84,7 +84,7 @@ def read_tables(
     held = {}
     for dim in schema.dims:
         c = coords.get(dim.name)
-        if c is not None and c.size and sum(d != batch_dim for d in c.dims) <= 1:
+        if c is not None and not isinstance(dim, Axis) and c.size and sum(d != batch_dim for d in c.dims) <= 1:
             held[dim.name] = _held(c, dim.name, isinstance(dim, Components), batch_dim, n_rows)
     return tables, held, labels
 
@@ -173,11 +173,12 @@ def _from_array(schema: Schema, name: str, array: xr.DataArray, batch_dim: str |
         found = schema.dim(dim)
         # membership first: .get on a dim without coordinate answers 0, 1, 2, ...
         c = next((array.coords[k] for k in (f"{dim}_{name}", dim) if k in array.coords), None)
-        if isinstance(found, Components):
+        if isinstance(found, (Components, Axis)):
             if dim not in rest or sizes[dim] != found.size:
                 raise ValueError(f"{name!r}: expected a dim {dim!r} of size {found.size}, got {dict(sizes)}.")
-            component = xr.Variable((dim,), np.arange(found.size))
-            labels[dim] = component if c is None or c.dims != (dim,) else xr.Variable((dim,), c.to_numpy())
+            places = xr.Variable((dim,), np.arange(found.size))
+            component = places if isinstance(found, Components) else component
+            labels[dim] = places if c is None or c.dims != (dim,) else xr.Variable((dim,), c.to_numpy())
             along[dim], attrs[dim] = [dim], {} if c is None else dict(c.attrs)
             continue
         if c is None and dim in rest:
@@ -248,6 +249,8 @@ def _from_frame(
 
 def _from_rows(schema: Schema, name: str, rows: pd.DataFrame, row: np.ndarray) -> Table:
     dims, found = schema[name].dims, {}
+    if name in schema.arrays:
+        raise ValueError(f"{name!r} is an array of dims {dims}; pass it as a DataArray, not in the rows of a frame.")
     for dim in (d.name for d in schema.dims):
         given = dim in rows.columns and not rows[dim].isna().all()
         if dim in dims and not given:
@@ -300,7 +303,20 @@ def _checked(schema: Schema, name: str, table: Table) -> Table:
             f"{name!r}: {int(wrong.sum())} of {value.size} values lie outside its support {support}, the first is "
             f"{value[wrong][0]:g}; mark missing readings NaN{hint}."
         )
+    if name in schema.arrays:
+        _check_whole(schema, name, table)
     return table
+
+
+def _check_whole(schema: Schema, name: str, table: Table) -> None:
+    """Every data set has the array with all its values, or not at all."""
+    n = np.isnan(table.value).reshape(-1, int(np.prod(schema.arrays[name]))).sum(1)
+    size = table.value.size // len(n)
+    if (partly := n[(n > 0) & (n < size)]).size:
+        raise ValueError(
+            f"{name!r}: {partly[0]} of {size} values are NaN, and an array is observed as a whole or absent. Fill its "
+            "gaps (.interpolate_na), make all of it NaN, or train with an Index dim instead, where readings may miss."
+        )
 
 
 def _check_labels(where: str, labels: np.ndarray) -> None:

@@ -3,15 +3,18 @@
 A token is (variable id, index, value, condition_mask). A `TokenSet` is one ragged row, a `TokenBatch` several rows
 padded to one length; `valid` is True where a token is real. All masks: True = takes part.
 
+An array (an image, a long trace) is no value of a token: it lies beside its row, whitened, in `arrays`, under the range
+of ids of the tokens that an embedding net makes of it. These tokens have index and value 0.
+
 `split` parts a batch into the two streams of the network (design.md, D1): *frozen* tokens are observed and know nothing
 of the noise level; *active* tokens are the latents and, while there are few of them, some of the observed tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,17 +25,19 @@ class TokenSet:
     """One row: `variable` (L,) long, `index` (L, D), `value` (L,), `condition_mask` (L,) bool.
 
     `index` is scaled to [-1, 1] over the trained range and 0 on dims that the variable lacks; `value` is whitened.
+    `arrays`: ids of its tokens -> the array (*shape).
     """
 
     variable: Tensor
     index: Tensor
     value: Tensor
     condition_mask: Tensor
+    arrays: Mapping[range, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = self.variable.shape[0]
         if self.index.dim() != 2 or any(x.shape[0] != n for x in (self.index, self.value, self.condition_mask)):
-            shapes = {f.name: tuple(getattr(self, f.name).shape) for f in fields(self)}
+            shapes = {name: tuple(getattr(self, name).shape) for name in _SET}
             raise ValueError(
                 f"TokenSet: expected variable (L,), index (L, D), value (L,), condition_mask (L,), got {shapes}."
             )
@@ -41,25 +46,35 @@ class TokenSet:
         return self.variable.shape[0]
 
 
+_SET = ("variable", "index", "value", "condition_mask")  # what each token has of its own
+_BATCH = (*_SET, "valid")
+
+
 def take(tokens: TokenSet, which: Tensor) -> TokenSet:
-    """The chosen tokens of a row."""
-    return TokenSet(*(getattr(tokens, f.name)[which] for f in fields(tokens)))
+    """The chosen tokens of a row; its arrays stay beside it."""
+    return replace(tokens, **{name: getattr(tokens, name)[which] for name in _SET})
 
 
 def join(*sets: TokenSet) -> TokenSet:
     """One row with the tokens of all."""
-    return TokenSet(*(torch.cat([getattr(s, f.name) for s in sets]) for f in fields(TokenSet)))
+    arrays = {ids: x for s in sets for ids, x in s.arrays.items()}
+    return replace(sets[0], arrays=arrays, **{name: torch.cat([getattr(s, name) for s in sets]) for name in _SET})
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Padded rows: `variable` (B, L), `index` (B, L, D), `value` (B, L), `condition_mask` (B, L), `valid` (B, L)."""
+    """Padded rows: `variable` (B, L), `index` (B, L, D), `value` (B, L), `condition_mask` (B, L), `valid` (B, L).
+
+    `arrays`: ids of its tokens -> (B, *shape), or (1, *shape) that all rows share; what it holds in a row without valid
+    tokens of these ids means nothing.
+    """
 
     variable: Tensor
     index: Tensor
     value: Tensor
     condition_mask: Tensor
     valid: Tensor
+    arrays: Mapping[range, Tensor] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -76,14 +91,32 @@ class TokenBatch:
         """(B, L): real and not observed."""
         return ~self.condition_mask & self.valid
 
+    def of_arrays(self, first: bool = False) -> Tensor:
+        """(B, L): tokens, real or not, that stand for an array; `first`: the first token of each alone."""
+        out = torch.zeros_like(self.valid)
+        for ids in self.arrays:
+            out |= self.variable == ids.start if first else (self.variable >= ids.start) & (self.variable < ids.stop)
+        return out
+
     def to(self, device: torch.device | str) -> TokenBatch:
-        return TokenBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
+        return self._each(lambda x: x.to(device))
 
     def rows(self, which: Tensor | slice) -> TokenBatch:
         """A batch of the chosen rows."""
-        return TokenBatch(*(getattr(self, f.name)[which] for f in fields(self)))
+        out = self._each(lambda x: x[which])
+        shared = {ids: x for ids, x in self.arrays.items() if len(x) < len(self.variable)}
+        return out.replace(arrays={**out.arrays, **shared}) if shared else out
 
-    def replace(self, **changes: Tensor) -> TokenBatch:
+    def repeat(self, n: int) -> TokenBatch:
+        """n copies of a batch's one row, which share its arrays."""
+        out = self.replace(arrays={}).rows(torch.zeros(n, dtype=torch.long))
+        return out.replace(arrays=self.arrays)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
+        arrays = {ids: change(x) for ids, x in self.arrays.items()}
+        return replace(self, arrays=arrays, **{name: change(getattr(self, name)) for name in _BATCH})
+
+    def replace(self, **changes: Any) -> TokenBatch:
         """A copy with some fields changed."""
         return replace(self, **changes)
 
@@ -95,6 +128,7 @@ class TokenBatch:
             self.value.gather(1, position),
             self.condition_mask.gather(1, position),
             self.valid.gather(1, position),
+            self.arrays,
         )
 
 
@@ -114,12 +148,14 @@ def collate(sets: Sequence[TokenSet], length: int | None = None) -> TokenBatch:
     if longest > n:
         raise ValueError(f"collate: a row of {longest} tokens does not fit into length {n}.")
     b, d, first = len(sets), widths.pop(), sets[0]
+    some = {ids: x for s in sets for ids, x in s.arrays.items()}
     out = TokenBatch(
         first.variable.new_zeros(b, n),
         first.index.new_zeros(b, n, d),
         first.value.new_zeros(b, n),
         first.condition_mask.new_zeros(b, n),
         first.condition_mask.new_zeros(b, n),
+        {ids: torch.stack([s.arrays.get(ids, torch.zeros_like(x)) for s in sets]) for ids, x in some.items()},
     )
     for i, s in enumerate(sets):
         m = len(s)
@@ -131,19 +167,29 @@ def collate(sets: Sequence[TokenSet], length: int | None = None) -> TokenBatch:
 def concatenate(batches: Sequence[TokenBatch]) -> TokenBatch:
     """The rows of all batches, padded to the longest."""
     length = max(b.shape[1] for b in batches)
+    some = {ids: x for b in batches for ids, x in b.arrays.items()}
 
     def padded(x: Tensor) -> Tensor:
         return torch.cat([x, x.new_zeros(x.shape[0], length - x.shape[1], *x.shape[2:])], dim=1)
 
-    return TokenBatch(*(torch.cat([padded(getattr(b, f.name)) for b in batches]) for f in fields(TokenBatch)))
+    def of_rows(ids: range, shape: tuple[int, ...]) -> Tensor:
+        zeros = batches[0].value.new_zeros(1, *shape)
+        return torch.cat([b.arrays.get(ids, zeros).expand(len(b.variable), *shape) for b in batches])
+
+    arrays = {ids: of_rows(ids, tuple(x.shape[1:])) for ids, x in some.items()}
+    changes: dict[str, Any] = {name: torch.cat([padded(getattr(b, name)) for b in batches]) for name in _BATCH}
+    return replace(batches[0], arrays=arrays, **changes)
 
 
 def uncollate(batch: TokenBatch) -> list[TokenSet]:
     """The ragged rows of a batch, padding removed; inverse of `collate`."""
-    return [
-        TokenSet(batch.variable[i][v], batch.index[i][v], batch.value[i][v], batch.condition_mask[i][v])
-        for i, v in enumerate(batch.valid)
-    ]
+    out = []
+    for i, v in enumerate(batch.valid):
+        variable = batch.variable[i][v]
+        held = {ids: x for ids, x in batch.arrays.items() if bool((variable == ids.start).any())}
+        arrays = {ids: x[i if len(x) == len(batch.valid) else 0] for ids, x in held.items()}
+        out.append(TokenSet(variable, batch.index[i][v], batch.value[i][v], batch.condition_mask[i][v], arrays))
+    return out
 
 
 def select(mask: Tensor, priority: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -186,7 +232,10 @@ def require_dial(dial: object, where: str = "n_active_observed") -> Dial:
 
 @dataclass(frozen=True)
 class Streams:
-    """A batch parted in two; `position` (B, n_a) says where each active token stands in the batch."""
+    """A batch parted in two; `position` (B, n_a) says where each active token stands in the batch.
+
+    Arrays lie beside the frozen stream, for tokens of either.
+    """
 
     frozen: TokenBatch
     active: TokenBatch
@@ -230,5 +279,5 @@ def split(batch: TokenBatch, n_active_observed: Dial = 0, generator: torch.Gener
     frozen = frozen.replace(valid=frozen.valid & taken)
     position, taken = select(batch.latent | riding)
     active = batch.gather(position)
-    active = active.replace(valid=active.valid & taken)
+    active = active.replace(valid=active.valid & taken, arrays={})
     return Streams(frozen, active, position)

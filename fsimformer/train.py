@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fsimformer.checkpoint import Run, load_checkpoint, save_checkpoint
 from fsimformer.denoise import Denoiser, NoiseLevels
-from fsimformer.masks import MaskConfig, draw_condition_masks, draw_kinds, thin_latents
+from fsimformer.masks import MaskConfig, draw_condition_masks, draw_kinds, drop_latent_arrays, thin_latents
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import Dial, TokenBatch, concatenate, require_dial, select, split
 
@@ -147,6 +147,7 @@ def observed_rows(
         batch = rows(len(kinds), generator)
         kinds = draw_kinds(n, masks, generator) if attempt == 0 else kinds
         batch = batch.replace(condition_mask=draw_condition_masks(batch, is_parameter, kinds, generator))
+        batch = drop_latent_arrays(batch)
         if limits is None:
             return thin_latents(batch, n_latent, generator, keep)
         lower, upper = limits[batch.variable].unbind(-1)

@@ -21,7 +21,7 @@ import torch
 import xarray as xr
 
 from fsimformer.points import Observation, Points, Query
-from fsimformer.schema import Components, Schema
+from fsimformer.schema import Index, Schema
 from fsimformer.whiten import Whitening
 
 _POINT = "point"
@@ -198,7 +198,9 @@ def _draw_groups(
             finite = np.isfinite(channel.value)
             if finite.any():
                 e = entry(observed, name)
-                e.points[r], e.values[r] = channel.points.take(finite), channel.value[finite]
+                whole = name in schema.arrays  # a grid stays one
+                e.points[r] = channel.points if whole else channel.points.take(finite)
+                e.values[r] = channel.value[finite]
     lead = ("chain", "draw")
     groups = {k: _group(schema, v, lead, batch, own=False) for k, v in entries.items() if v}
     if observed:
@@ -235,8 +237,8 @@ def _group(
     for name, layout in layouts.items():
         rename = {}
         for d in {*layout.sizes, *layout.coords}:
-            components = d != _POINT and isinstance(schema.dim(d), Components)
-            alone = layout.ragged or len(users[d]) > 1 or (own and not components)
+            continuous = d == _POINT or isinstance(schema.dim(d), Index)
+            alone = layout.ragged or len(users[d]) > 1 or (own and continuous)
             rename[d] = f"{d}_{name}" if alone else d
         e = entries[name]
         dims = (*lead, *batch_dims, *(rename[d] for d in layout.sizes))

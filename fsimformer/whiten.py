@@ -250,6 +250,8 @@ class Whitening:
                 continue
             sd = v.noise.sd if v.noise is not None and not isinstance(v.noise.sd, str) else None
             dim, draws = schema.component_dim(v.name), simulations[v.name]
+            if v.name in schema.arrays:  # some millions of values tell one centre and scale, and fit in memory
+                draws = draws[:: draws.numel() // 4_000_000 + 1]
             parts = [draws] if dim is None else draws.movedim(1 + v.dims.index(dim), 0)
             fitted = tuple(Transform(None, v.support, fit_standardise(whole.unbound(x), sd)) for x in parts)
             out[v.name] = fitted[0] if dim is None else fitted

@@ -32,7 +32,7 @@ EVERYTHING = {
         "readings",
     ),
     *("noise", "denoise", "sample", "constraints", "likelihood", "train", "simulators", "simulations", "archive"),
-    *("diagnostics", "model_file", "stages", "importance", "explicit", "refine"),
+    *("diagnostics", "embeddings", "model_file", "stages", "importance", "explicit", "refine"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "priors": set(),
@@ -50,7 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "masks": {"tokens"},
     "readings": {"tokens", "masks"},
     "noise": {"tokens"},
-    "denoise": {"tokens", "masks", "noise", "nn"},
+    "embeddings": {"schema", "tokens"},
+    "denoise": {"tokens", "masks", "noise", "nn", "embeddings"},
     "sample": {"tokens", "noise", "denoise", "seeds"},
     "stages": {"tokens", "noise", "denoise", "sample", "seeds"},
     "constraints": {"tokens", "denoise", "sample", "stages", "seeds"},
@@ -63,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simulators": {"priors", "schema", "whiten"},
     "simulations": {"priors", "schema", "whiten", "readings", "simulators"},
     "archive": {"priors", "schema"},
-    "model_file": {"priors", "schema", "whiten", "nn", "tokens", "denoise"},
+    "model_file": {"priors", "schema", "whiten", "nn", "tokens", "denoise", "embeddings"},
     "joint": EVERYTHING,
     "learn": {*EVERYTHING, "joint"},
     "__init__": {*EVERYTHING, "joint", "learn"},

@@ -313,5 +313,5 @@ def test_unknown_kinds_list_the_choices() -> None:
         Schema.from_dict(data)
     data = FULL.to_dict()
     data["dims"][0]["kind"] = "Grid"
-    with pytest.raises(ValueError, match=r"Unknown dim 'Grid'. Choices: \['Components', 'Index'\]"):
+    with pytest.raises(ValueError, match=r"Unknown dim 'Grid'. Choices: \['Axis', 'Components', 'Index'\]"):
         Schema.from_dict(data)

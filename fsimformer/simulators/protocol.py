@@ -21,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from fsimformer.schema import Components, Schema, Variable
+from fsimformer.schema import Axis, Components, Schema, Variable
 from fsimformer.whiten import prior_from_z
 
 
@@ -43,7 +43,8 @@ class Simulator(Protocol):
         """n independent draws of every variable.
 
         Returns:
-            name -> scalar (n,), vector (n, size), function (n, *grid sizes in the order of the variable's dims).
+            name -> scalar (n,), vector (n, size), array (n, *sizes), function (n, *grid sizes in the order of the
+            variable's dims).
             A data variable with a `Noise` is its clean path. A row that could not be computed is NaN.
         """
         ...
@@ -101,7 +102,7 @@ def plausible_ranges(simulator: Simulator) -> dict[str, tuple[float, float]]:
         ValueError: `plausible` names no data variable, or lower >= upper, or a bound off the variable's support.
     """
     plausible, schema = getattr(simulator, "plausible", {}), simulator.schema
-    names = [v.name for v in schema.variables if v.role == "data"]
+    names = [v.name for v in schema.variables if v.role == "data" and v.name not in schema.arrays]
     if not isinstance(plausible, Mapping) or not set(plausible) <= set(names):
         raise ValueError(f"plausible: expected a mapping from data variables, {names}, to ranges; got {plausible!r}.")
     out = {}
@@ -196,7 +197,7 @@ def _check_draw(schema: Schema, v: Variable, grid: dict[str, Tensor], draw: obje
     sizes = []
     for name in v.dims:
         dim = schema.dim(name)
-        sizes.append(dim.size if isinstance(dim, Components) else len(grid[name]))
+        sizes.append(dim.size if isinstance(dim, (Axis, Components)) else len(grid[name]))
     shape = (n, *sizes)
     if tuple(draw.shape) != shape:
         dims = ("draws", *v.dims)
