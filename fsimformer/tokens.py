@@ -91,11 +91,11 @@ class TokenBatch:
         """(B, L): real and not observed."""
         return ~self.condition_mask & self.valid
 
-    def of_arrays(self, first: bool = False) -> Tensor:
-        """(B, L): tokens, real or not, that stand for an array; `first`: the first token of each alone."""
+    def of_arrays(self) -> Tensor:
+        """(B, L): tokens, real or not, that stand for an array."""
         out = torch.zeros_like(self.valid)
         for ids in self.arrays:
-            out |= self.variable == ids.start if first else (self.variable >= ids.start) & (self.variable < ids.stop)
+            out |= (self.variable >= ids.start) & (self.variable < ids.stop)
         return out
 
     def to(self, device: torch.device | str) -> TokenBatch:
