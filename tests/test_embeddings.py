@@ -104,25 +104,25 @@ def test_the_statistic_as_an_embedding_is_the_statistic_as_a_value(dial: int | N
 def test_training_on_traces_finds_the_closed_form() -> None:
     simulator = fsf.simulators.FunctionSimulator(WAVE, simulate_wave)
     config = fsf.TrainConfig(
-        steps=250, batch_size=32, n_micro=2, warmup=20, ema=0.98, n_validation=64, dial=((0, 1.0),), seed=1
+        steps=160, batch_size=32, n_micro=2, warmup=20, ema=0.98, n_validation=64, dial=((0, 1.0),), seed=1
     )
     joint = fsf.train(
         simulator,
-        simulations=2_000,
+        simulations=1_500,
         config=config,
         network=fsf.NetworkConfig(width=24, depth=2, n_heads=2, rotary_frequency=0),
         masks=fsf.MaskConfig(1, 0, 0, 0, 0, 0, 0, 0),
         n_active_observed=0,
         embeddings={"x": Projection(torch.tensor([0.5, 1.0]))},
     )
-    x = simulate_wave(40, seeded(7))["x"]
+    x = simulate_wave(25, seeded(7))["x"]
     many = xr.DataArray(x.numpy(), dims=("data", "sample"), name="x")
-    theta = joint.condition(many, batch_dim="data").sample(400)["posterior"]["theta"]
+    theta = joint.condition(many, batch_dim="data").sample(300)["posterior"]["theta"]
     mean, sd = theta.mean(("chain", "draw")).to_numpy(), theta.std(("chain", "draw")).to_numpy()
     exact = (x @ SHAPE / 500 / (1 + V)).numpy()
     posterior_sd = math.sqrt(V / (1 + V))
-    assert np.sqrt(np.mean((mean - exact) ** 2)) < 0.25 * posterior_sd
-    assert np.mean(np.abs(sd / posterior_sd - 1)) < 0.15
+    assert np.sqrt(np.mean((mean - exact) ** 2)) < 0.3 * posterior_sd
+    assert np.mean(np.abs(sd / posterior_sd - 1)) < 0.2
 
 
 def test_rows_keep_their_arrays() -> None:
