@@ -346,7 +346,7 @@ class Schema:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Schema:
-        """Inverse of `to_dict`; older files lack `blocks`, `blockwise`, `n_tokens`. An unknown key raises ValueError."""
+        """Inverse of `to_dict`; old files lack `blocks`, `blockwise`, `n_tokens`. An unknown key raises ValueError."""
         _check_keys("Schema", data, {"variables", "dims"})
         variables = []
         for entry in data["variables"]:
