@@ -2,8 +2,12 @@
 
 A damped oscillator, x(t) = exp(−damping · t) cos(frequency · t) + noise · ε, sampled at 100 Hz for ten seconds; three
 parameters. As readings of an `Index` the trace would be a thousand tokens; as an array it is what the user's net makes
-of it. Trains in about a minute and a half of one core, prints posterior against truth on 300 new traces, and for one of
-them the posterior that the exact likelihood gives (importance weights).
+of it. Trains in not quite two minutes of one core, prints posterior against truth on 300 new traces, and for one of them
+the posterior that the exact likelihood gives (importance weights).
+
+Measured: 90 % intervals hold 88 to 92 % of the truths (± 2). So short a training is honest and not yet sharp: for trace
+0 the means lie 0.4 to 0.8 exact sds off, the frequency's sd is 1.4 times the exact one. With 30,000 stored simulations
+in place of fresh ones the intervals held 84 to 89 %: the net had begun to learn them by heart.
 
     python examples/trace_embedding.py
 """
