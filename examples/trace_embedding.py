@@ -2,7 +2,7 @@
 
 A damped oscillator, x(t) = exp(−damping · t) cos(frequency · t) + noise · ε, sampled at 100 Hz for ten seconds; three
 parameters. As readings of an `Index` the trace would be a thousand tokens; as an array it is what the user's net makes
-of it. Trains in not quite two minutes of one core, prints posterior against truth on 300 new traces, and for one of them
+of it. Trains in under two minutes of one core, prints posterior against truth on 300 new traces, and for one of them
 the posterior that the exact likelihood gives (importance weights).
 
 Measured: 90 % intervals hold 88 to 92 % of the truths (± 2). So short a training is honest and not yet sharp: for trace
