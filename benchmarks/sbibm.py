@@ -115,7 +115,7 @@ def posterior_draws(joint: fsf.Joint, x: np.ndarray, n: int, seed: int) -> np.nd
 def conditional_draws(joint: fsf.Joint, observed: np.ndarray, value: np.ndarray, n: int, seed: int) -> np.ndarray:
     """(n, latents) draws of all ids that are not observed; `observed` and `value` (ids,) on the original scale."""
     schema, model = joint.schema, joint.model
-    transforms = [model.whitening[schema.variable_of(i).name] for i in range(schema.n_ids)]
+    transforms = [model.whitening.part(v.name, c) for v in schema.variables for c in range(schema.n_components(v.name))]
     z = torch.stack([t.forward(torch.tensor(float(v))) for t, v in zip(transforms, value)])
 
     def tokens(which: np.ndarray, is_observed: bool) -> TokenSet:
