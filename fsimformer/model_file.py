@@ -23,6 +23,7 @@ from torch import nn
 
 from fsimformer.denoise import Denoiser
 from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints
+from fsimformer.graph import moral_graph
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.schema import Schema
 from fsimformer.tokens import Dial, require_dial
@@ -79,7 +80,7 @@ def build_denoiser(
     """
     if dependency not in ("dense", "undirected"):
         raise ValueError(f"Unknown dependency mask {dependency!r}. Choices: 'dense', 'undirected'.")
-    mask = None if dependency == "dense" else torch.from_numpy(schema.dependency())
+    mask = None if dependency == "dense" else torch.from_numpy(moral_graph(schema))
     net = Network(network)
     return Denoiser(net, schedule, mask, build_embeddings(schema, network.width, embeddings))
 

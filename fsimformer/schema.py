@@ -111,6 +111,9 @@ class Variable:
             other parent every block hangs as a whole. x_i ~ N(θ_i, s²): `parents=("theta", "s"), blocks=size,
             blockwise=("theta",)`.
         n_tokens: tokens that an array's embedding net makes of it.
+        determined: a series whose path follows from its parents: its readings are independent given them.
+        past_of: those of the parents, functions of the same first index dim, of which only the past counts: y(t) hangs
+            on f(s ≤ t).
     """
 
     name: str
@@ -123,16 +126,21 @@ class Variable:
     blocks: int = 1
     blockwise: tuple[str, ...] = ()
     n_tokens: int = 1
+    determined: bool = False
+    past_of: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("dims", "parents", "blockwise"):
+        for name in ("dims", "parents", "blockwise", "past_of"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.blocks < 1:
             raise ValueError(f"Variable {self.name!r}: expected blocks >= 1, got {self.blocks}.")
         if self.blockwise and self.blocks == 1:
             raise ValueError(f"Variable {self.name!r}: blockwise parents {self.blockwise} need blocks > 1.")
-        if strangers := [p for p in self.blockwise if p not in self.parents]:
-            raise ValueError(f"Variable {self.name!r}: blockwise names {strangers}, not among parents {self.parents}.")
+        for field_name in ("blockwise", "past_of"):
+            if strangers := [p for p in getattr(self, field_name) if p not in self.parents]:
+                raise ValueError(
+                    f"Variable {self.name!r}: {field_name} names {strangers}, not among parents {self.parents}."
+                )
         if self.role not in ("parameter", "data"):
             raise ValueError(f"Variable {self.name!r}: unknown role {self.role!r}. Choices: 'parameter', 'data'.")
         if isinstance(self.n_tokens, bool) or not isinstance(self.n_tokens, int) or self.n_tokens < 1:
@@ -203,6 +211,7 @@ class Schema:
                 if p not in self.names:
                     raise ValueError(f"Variable {v.name!r}: unknown parent {p!r}. Variables: {list(self.names)}.")
             self._check_blocks(v)
+            self._check_series(v)
         first = 0
         for v in self.variables:
             self._first[v.name] = first
@@ -227,6 +236,16 @@ class Schema:
             if (size := self.n_components(name)) % v.blocks:
                 part = "its" if name == v.name else f"its blockwise parent {name!r} of"
                 raise ValueError(f"Variable {v.name!r}: {v.blocks} blocks do not divide {part} {size} component(s).")
+
+    def _check_series(self, v: Variable) -> None:
+        if v.determined and not self.is_function(v.name):
+            raise ValueError(f"Variable {v.name!r}: only a series is determined by its parents, got dims {v.dims}.")
+        for p in v.past_of:
+            mine, theirs = (self.index_dims(name)[:1] for name in (v.name, p))
+            if not mine or mine != theirs:
+                raise ValueError(
+                    f"Variable {v.name!r}: past_of {p!r} needs one first index dim for both, got {mine} and {theirs}."
+                )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -306,27 +325,6 @@ class Schema:
             for j, index in enumerate(self.indexes):
                 out[list(self.ids(v.name)), j] = index.name in v.dims
         return out
-
-    def dependency(self) -> np.ndarray:
-        """Bool (n_ids, n_ids): the moral graph of `parents` and of the noise's `sd`, True = may attend.
-
-        An edge joins parent and child, and any two parents of one child; a variable sees itself (a function's readings
-        share one path), as do a vector's components within a block (`Variable.blocks`). What may be no token in a row,
-        data and functions between their points, parts none of its neighbours: they are joined.
-        """
-        graph = np.eye(self.n_ids, dtype=bool)
-        for v in self.variables:
-            sd = [v.noise.sd] if v.noise is not None and isinstance(v.noise.sd, str) else []
-            whole = [i for p in (*v.parents, *sd) if p not in v.blockwise for i in self.ids(p)]
-            cut = [np.split(np.array(self.ids(name)), v.blocks) for name in (v.name, *v.blockwise)]
-            for parts in zip(*cut):
-                family = [*np.concatenate(parts), *whole]
-                graph[np.ix_(family, family)] = True
-        for v in self.variables:
-            if v.role == "data" or self.is_function(v.name):
-                for i in self.ids(v.name):
-                    graph |= np.outer(graph[i], graph[i])
-        return graph
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `Schema.from_dict` reads it back."""

@@ -32,11 +32,12 @@ EVERYTHING = {
         "readings",
     ),
     *("noise", "denoise", "sample", "constraints", "likelihood", "train", "simulators", "simulations", "archive"),
-    *("diagnostics", "embeddings", "model_file", "stages", "importance", "explicit", "refine"),
+    *("diagnostics", "graph", "embeddings", "model_file", "stages", "importance", "explicit", "refine"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "priors": set(),
     "schema": {"priors"},
+    "graph": {"priors", "schema"},
     "tokens": set(),
     "whiten": {"priors", "schema"},
     "nn": set(),
@@ -64,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simulators": {"priors", "schema", "whiten"},
     "simulations": {"priors", "schema", "whiten", "readings", "simulators"},
     "archive": {"priors", "schema"},
-    "model_file": {"priors", "schema", "whiten", "nn", "tokens", "denoise", "embeddings"},
+    "model_file": {"priors", "schema", "graph", "whiten", "nn", "tokens", "denoise", "embeddings"},
     "joint": EVERYTHING,
     "learn": {*EVERYTHING, "joint"},
     "__init__": {*EVERYTHING, "joint", "learn"},

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fsimformer.graph import moral_graph, past_only
 from fsimformer.priors import POSITIVE, PRIORS, REAL, LogitNormal, LogNormal, Normal, Support, TruncatedNormal, Uniform
 from fsimformer.schema import Components, Index, Noise, Schema, Variable
 
@@ -100,19 +101,50 @@ def test_dependency_is_the_moral_graph_worked_by_hand() -> None:
         "x ": "1 1 0 0 0 0 1 0",
         "y ": "0 0 0 1 1 1 0 1",
     }
-    np.testing.assert_array_equal(schema.dependency(), graph_of(rows))
-    np.testing.assert_array_equal(FULL.dependency(), FULL.dependency().T)
+    np.testing.assert_array_equal(moral_graph(schema), graph_of(rows))
+    np.testing.assert_array_equal(moral_graph(FULL), moral_graph(FULL).T)
 
 
 def test_what_may_be_no_token_parts_nothing() -> None:
     """θ → x1 → x2: without a reading of x1, x2 alone must tell of θ. f(t) → x(t), f → y(t), s → y: f is never whole."""
     chain = (Variable("theta", "parameter"), Variable("x1", "data", parents=("theta",)))
-    assert Schema((*chain, Variable("x2", "data", parents=("x1",)))).dependency().all()
+    assert moral_graph(Schema((*chain, Variable("x2", "data", parents=("x1",))))).all()
     series = [Variable(k, "data", ("t",), parents=p) for k, p in (("x", ("f",)), ("y", ("f", "s")))]
     schema = Schema((Variable("f", "parameter", ("t",)), Variable("s", "parameter"), *series), (Index("t", 0, 1),))
-    assert schema.dependency().all()
-    scalar = Schema((Variable("f", "parameter"), Variable("s", "parameter"), *series), (Index("t", 0, 1),)).dependency()
+    assert moral_graph(schema).all()
+    scalar = moral_graph(Schema((Variable("f", "parameter"), Variable("s", "parameter"), *series), (Index("t", 0, 1),)))
     assert not scalar[2, 3] and not scalar[2, 1]  # given a scalar f they are independent
+
+
+def test_readings_of_a_determined_path_part_given_the_parents() -> None:
+    """y(t) = f(t; a, b) + noise of sd s: readings hang on a, b, s alone. With a function among the parents they do not:
+    it is never whole, so that one reading tells of another."""
+    y = Variable("y", "data", ("t",), noise=Noise("normal", "s"), parents=("a",), determined=True)
+    schema = Schema((Variable("a", "parameter"), Variable("s", "parameter"), y), (Index("t", 0, 1),))
+    np.testing.assert_array_equal(moral_graph(schema), graph_of({"a": "1 1 1", "s": "1 1 1", "y": "1 1 0"}))
+    f = Variable("f", "parameter", ("t",))
+    y = Variable("y", "data", ("t",), parents=("f",), determined=True, past_of=("f",))
+    schema = Schema((f, y), (Index("t", 0, 1),))
+    assert moral_graph(schema).all()
+    np.testing.assert_array_equal(past_only(schema), graph_of({"f": "0 0", "y": "1 0"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "dims", "changes", "message"),
+    [
+        ("y", (), {"determined": True}, "only a series is determined by its parents, got dims"),
+        ("y", ("t",), {"past_of": ("f",)}, "past_of names .'f'., not among parents"),
+        ("y", ("t",), {"parents": ("a",), "past_of": ("a",)}, "needs one first index dim for both, got"),
+        ("y", ("u",), {"parents": ("f",), "past_of": ("f",)}, "needs one first index dim for both, got"),
+    ],
+    ids=["scalar", "no parent", "scalar parent", "other dim"],
+)
+def test_what_needs_an_index_is_refused_without_one(
+    name: str, dims: tuple[str, ...], changes: dict[str, Any], message: str
+) -> None:
+    known = (Variable("a", "parameter"), Variable("f", "parameter", ("t",)))
+    with pytest.raises(ValueError, match=message):
+        Schema((*known, Variable(name, "data", dims, **changes)), (Index("t", 0, 1), Index("u", 0, 1)))
 
 
 def graph_of(rows: dict[str, str]) -> np.ndarray:
@@ -128,15 +160,15 @@ def test_an_elementwise_child_joins_pairs_only() -> None:
     theta = Variable("theta", "parameter", ("n",), blocks=2)
     x = Variable("x", "data", ("m",), parents=("theta",), blocks=2, blockwise=("theta",))
     pairs = {"θ1": "1 0 1 0", "θ2": "0 1 0 1", "x1": "1 0 1 0", "x2": "0 1 0 1"}
-    np.testing.assert_array_equal(vectors(theta, x, n=2, m=2).dependency(), graph_of(pairs))
+    np.testing.assert_array_equal(moral_graph(vectors(theta, x, n=2, m=2)), graph_of(pairs))
     s = Variable("s", "parameter")
     x = Variable("x", "data", ("m",), parents=("theta", "s"), blocks=2, blockwise=("theta",))
     expected = {"θ1": "1 0 1 1 0", "θ2": "0 1 1 0 1", "s ": "1 1 1 1 1", "x1": "1 0 1 1 0", "x2": "0 1 1 0 1"}
-    np.testing.assert_array_equal(vectors(theta, s, x, n=2, m=2).dependency(), graph_of(expected))
+    np.testing.assert_array_equal(moral_graph(vectors(theta, s, x, n=2, m=2)), graph_of(expected))
     together = Variable("theta", "parameter", ("n",))  # a prior that ties θ1 to θ2 adds their edge and no other
     expected = {"θ1": "1 1 1 0", "θ2": "1 1 0 1", "x1": "1 0 1 0", "x2": "0 1 0 1"}
     x = Variable("x", "data", ("m",), parents=("theta",), blocks=2, blockwise=("theta",))
-    np.testing.assert_array_equal(vectors(together, x, n=2, m=2).dependency(), graph_of(expected))
+    np.testing.assert_array_equal(moral_graph(vectors(together, x, n=2, m=2)), graph_of(expected))
 
 
 def test_blocks_part_repeated_draws_and_marry_their_parents() -> None:
@@ -151,7 +183,7 @@ def test_blocks_part_repeated_draws_and_marry_their_parents() -> None:
         "x3": "1 1 0 0 1 1",
         "x4": "1 1 0 0 1 1",
     }
-    np.testing.assert_array_equal(schema.dependency(), graph_of(expected))
+    np.testing.assert_array_equal(moral_graph(schema), graph_of(expected))
 
 
 def test_blocks_are_the_zeros_of_the_exact_precision_of_a_gaussian() -> None:
@@ -182,7 +214,7 @@ def test_blocks_are_the_zeros_of_the_exact_precision_of_a_gaussian() -> None:
     weights[w, s[0]] = rng.uniform(0.5, 2, 2)
     a = np.eye(n) - weights
     precision = a.T @ np.linalg.inv(noise) @ a
-    np.testing.assert_array_equal(schema.dependency(), np.abs(precision) > 1e-12)
+    np.testing.assert_array_equal(moral_graph(schema), np.abs(precision) > 1e-12)
 
 
 def test_a_file_without_blocks_is_read_as_one_block() -> None:

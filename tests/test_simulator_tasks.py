@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 import torch
 
+from fsimformer.graph import moral_graph
 from fsimformer.priors import Normal, Uniform
 from fsimformer.simulators import bernoulli_glm, gaussian_linear, hmm, slcp, tree, two_moons
 from fsimformer.simulators.tasks import (
@@ -88,11 +89,11 @@ def test_user_prior_of_a_task_is_whitened() -> None:
 def test_the_masks_know_what_is_independent() -> None:
     """gaussian_linear is ten pairs; slcp's four draws see θ and themselves, not each other; two_moons is whole."""
     eye = np.eye(10, dtype=bool)
-    np.testing.assert_array_equal(gaussian_linear().schema.dependency(), np.block([[eye, eye], [eye, eye]]))
+    np.testing.assert_array_equal(moral_graph(gaussian_linear().schema), np.block([[eye, eye], [eye, eye]]))
     draws = np.kron(np.eye(4, dtype=bool), np.ones((2, 2), dtype=bool))
     theta, cross = np.ones((5, 5), dtype=bool), np.ones((5, 8), dtype=bool)
-    np.testing.assert_array_equal(slcp().schema.dependency(), np.block([[theta, cross], [cross.T, draws]]))
-    assert two_moons().schema.dependency().all() and bernoulli_glm().schema.dependency().all()
+    np.testing.assert_array_equal(moral_graph(slcp().schema), np.block([[theta, cross], [cross.T, draws]]))
+    assert moral_graph(two_moons().schema).all() and moral_graph(bernoulli_glm().schema).all()
 
 
 def test_bernoulli_glm_has_its_prior_and_its_mean_given_theta() -> None:
@@ -167,7 +168,7 @@ def test_structured_tasks_have_the_stated_laws(task: type, noise: dict[str, floa
 def test_structured_tasks_have_the_stated_graphs() -> None:
     def edges(task: type) -> set[str]:
         schema = task().schema
-        pairs = zip(*np.nonzero(np.triu(schema.dependency(), 1)))
+        pairs = zip(*np.nonzero(np.triu(moral_graph(schema), 1)))
         return {f"{schema.names[i]} {schema.names[j]}" for i, j in pairs}
 
     assert edges(tree) == {"t1 t2", "t1 t3", "t2 x1", "t2 x2", "t3 x3", "t3 x4"}
