@@ -141,9 +141,10 @@ def attention(frozen: TokenBatch, active: TokenBatch, dependency: Tensor | None 
         return Attention(frozen.valid, active.valid, frozen.valid)
 
     def pairs(query: TokenBatch, key: TokenBatch) -> Tensor:
-        at = (query.variable[:, :, None], key.variable[:, None, :])
-        if dependency.dim() == 3:
-            at = (torch.arange(query.shape[0], device=at[0].device)[:, None, None], *at)
-        return dependency[at] & key.valid[:, None, :]
+        q, k = query.variable[:, :, None], key.variable[:, None, :]
+        if dependency.dim() == 2:
+            return dependency[q, k] & key.valid[:, None, :]
+        row = torch.arange(query.shape[0], device=q.device)[:, None, None]
+        return dependency[row, q, k] & key.valid[:, None, :]
 
     return Attention(pairs(frozen, frozen), pairs(active, active), pairs(active, frozen))
