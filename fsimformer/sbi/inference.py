@@ -178,7 +178,7 @@ class JointInference:
             max_latents=t * f,  # scalars are drawn jointly, however many
             validate_every=epoch,
             patience=stop_after_epochs,
-            n_validation=min(1_024, 4 * n_held_out),
+            n_validation=min(512, max(100, n_held_out)),
             checkpoint_every=max_num_epochs * epoch,
             seed=self._seed,
         )
