@@ -121,8 +121,14 @@ class Denoiser(nn.Module):
         return self.network.out.weight.device
 
     def encode(self, streams: Streams) -> Encoded:
-        """Encode the frozen stream and embed arrays, once for all draws and noise levels."""
-        masks = attention(streams.frozen, streams.active, self.dependency)
+        """Encode the frozen stream and embed arrays, once for all draws and noise levels.
+
+        Rows with `edges` of their own attend where both these and `dependency` allow it.
+        """
+        dependency, edges = self.dependency, streams.active.edges
+        if edges is not None:
+            dependency = edges if dependency is None else edges & dependency
+        masks = attention(streams.frozen, streams.active, dependency)
         f, a = streams.frozen, streams.active
         frozen, active = (None, None) if self.embeddings is None else self.embeddings(f.arrays, f, a)
         context = self.network.encode(f.variable, f.index, f.value, masks.frozen, frozen)

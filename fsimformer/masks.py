@@ -132,11 +132,19 @@ class Attention:
 
 
 def attention(frozen: TokenBatch, active: TokenBatch, dependency: Tensor | None = None) -> Attention:
-    """Attention masks from padding and, if given, from the (n_ids, n_ids) dependency mask."""
+    """Attention masks from padding and, if given, from the dependency mask.
+
+    Args:
+        dependency: bool, (n_ids, n_ids) for all rows or (B, n_ids, n_ids) one a row, [query id, key id].
+    """
     if dependency is None:
         return Attention(frozen.valid, active.valid, frozen.valid)
 
     def pairs(query: TokenBatch, key: TokenBatch) -> Tensor:
-        return dependency[query.variable[:, :, None], key.variable[:, None, :]] & key.valid[:, None, :]
+        q, k = query.variable[:, :, None], key.variable[:, None, :]
+        if dependency.dim() == 2:
+            return dependency[q, k] & key.valid[:, None, :]
+        row = torch.arange(query.shape[0], device=q.device)[:, None, None]
+        return dependency[row, q, k] & key.valid[:, None, :]
 
     return Attention(pairs(frozen, frozen), pairs(active, active), pairs(active, frozen))

@@ -67,6 +67,7 @@ class TokenBatch:
 
     `arrays`: ids of its tokens -> (B, *shape), or (1, *shape) that all rows share; what it holds in a row without valid
     tokens of these ids means nothing.
+    `edges` (B, n_ids, n_ids), if given: each row's own dependency mask, True = query id may attend to key id.
     """
 
     variable: Tensor
@@ -75,6 +76,7 @@ class TokenBatch:
     condition_mask: Tensor
     valid: Tensor
     arrays: Mapping[range, Tensor] = field(default_factory=dict)
+    edges: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -114,7 +116,8 @@ class TokenBatch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
         arrays = {ids: change(x) for ids, x in self.arrays.items()}
-        return replace(self, arrays=arrays, **{name: change(getattr(self, name)) for name in _BATCH})
+        edges = None if self.edges is None else change(self.edges)
+        return replace(self, arrays=arrays, edges=edges, **{name: change(getattr(self, name)) for name in _BATCH})
 
     def replace(self, **changes: Any) -> TokenBatch:
         """A copy with some fields changed."""
@@ -129,6 +132,7 @@ class TokenBatch:
             self.condition_mask.gather(1, position),
             self.valid.gather(1, position),
             self.arrays,
+            self.edges,
         )
 
 
@@ -178,7 +182,10 @@ def concatenate(batches: Sequence[TokenBatch]) -> TokenBatch:
 
     arrays = {ids: of_rows(ids, tuple(x.shape[1:])) for ids, x in some.items()}
     changes: dict[str, Any] = {name: torch.cat([padded(getattr(b, name)) for b in batches]) for name in _BATCH}
-    return replace(batches[0], arrays=arrays, **changes)
+    edges = [b.edges for b in batches if b.edges is not None]
+    if len(edges) not in (0, len(batches)):
+        raise ValueError(f"concatenate: {len(edges)} of {len(batches)} batches have edges; expected all or none.")
+    return replace(batches[0], arrays=arrays, edges=torch.cat(edges) if edges else None, **changes)
 
 
 def uncollate(batch: TokenBatch) -> list[TokenSet]:

@@ -125,7 +125,7 @@ def observed_rows(
     rows: Rows,
     n: int,
     is_parameter: Tensor,
-    masks: MaskConfig,
+    masks: MaskConfig | None,
     n_latent: int,
     generator: torch.Generator,
     keep: Tensor | None = None,
@@ -134,6 +134,7 @@ def observed_rows(
     """Rows with condition masks drawn, and at most `n_latent` latents a row, those of the ids in `keep` among them.
 
     Args:
+        masks: which conditionals; None = the rows bring their own condition masks, and `limits` do not apply.
         limits: (n_ids, 2) lowest and highest value that may be observed. A row that observes another is drawn again:
             whether a row is kept depends on its observed tokens alone, so that p(latent | observed) stays what it was.
             The kinds of mask keep their frequencies; within a kind, rows that observe much are lost more often.
@@ -141,6 +142,8 @@ def observed_rows(
     Raises:
         ValueError: hardly a row observes values within `limits`.
     """
+    if masks is None:
+        return thin_latents(rows(n, generator), n_latent, generator, keep)
     parts: list[TokenBatch] = []
     kinds = torch.zeros(n, dtype=torch.long)
     for attempt in range(200):
@@ -200,7 +203,7 @@ def fit(
     rows: Rows,
     validation_rows: Rows,
     is_parameter: Tensor,
-    masks: MaskConfig,
+    masks: MaskConfig | None,
     levels: NoiseLevels,
     config: TrainConfig,
     *,
@@ -215,6 +218,7 @@ def fit(
 
     Args:
         rows, validation_rows: draw n rows of tokens from a generator; the two must not share simulations.
+        masks: which conditionals are trained; None = the rows bring their own condition masks.
         keep: (n_ids,) bool, ids that `thin_latents` drops last.
         limits: (n_ids, 2), values that may be observed; see `observed_rows`.
         generation: how many trainings these weights have behind them. Each draws its own rows and noise; from the
@@ -233,7 +237,7 @@ def fit(
         **(about or {}),
         "schedule": type(denoiser.schedule).__name__,
         "train": asdict(config),
-        "masks": asdict(masks),
+        "masks": None if masks is None else asdict(masks),
         "generation": generation,
         "levels": asdict(levels),
         "network": asdict(denoiser.network.config),

@@ -1,0 +1,133 @@
+"""What training leaves: a denoiser, and the whitening of every feature of every variable.
+
+Feature f of variable v is a scalar token with id v·F + f. Each id has its own centre and scale,
+
+    z = (y − loc)/scale,   or asinh-compressed where its simulations have heavy tails (`whiten.Standardise`),
+
+so that features of different units do not drown each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fsimformer.denoise import Denoiser
+from fsimformer.tokens import TokenBatch, TokenSet
+from fsimformer.whiten import Standardise, fit_standardise
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The flat columns of inputs (N, T, F): `n_variables` T, `n_features` F, one `Standardise` an id."""
+
+    n_variables: int
+    n_features: int
+    standardise: tuple[Standardise, ...]
+
+    @classmethod
+    def fit(cls, inputs: Tensor) -> Columns:
+        """Fit to simulations (N, T, F), NaN where missing.
+
+        Raises:
+            ValueError: a feature without a single value.
+        """
+        _, t, f = inputs.shape
+        absent = ~torch.isfinite(inputs).any(0)
+        if absent.any():
+            raise ValueError(
+                f"Simulations: no row has a value of (variable, feature) {absent.nonzero().tolist()[:5]}; expected one."
+            )
+        return cls(t, f, tuple(fit_standardise(column) for column in inputs.flatten(1).unbind(1)))
+
+    def ids(self, variables: Tensor) -> Tensor:
+        """(T,) bool of variables -> token ids of their features, in order."""
+        return variables.repeat_interleave(self.n_features).nonzero()[:, 0]
+
+    def whiten(self, y: Tensor, ids: Tensor) -> Tensor:
+        """Values (…, k) of these ids (k,) -> z."""
+        return self._each(y, ids, Standardise.forward)
+
+    def unwhiten(self, z: Tensor, ids: Tensor) -> Tensor:
+        """z (…, k) of these ids (k,) -> values."""
+        return self._each(z, ids, Standardise.inverse)
+
+    def log_det(self, z: Tensor, ids: Tensor) -> Tensor:
+        """log |dy/dz| summed over the ids, (…, k) -> (…)."""
+        return self._each(z, ids, Standardise.log_det).sum(-1)
+
+    def _each(self, x: Tensor, ids: Tensor, function: Callable[[Standardise, Tensor], Tensor]) -> Tensor:
+        if not len(ids):
+            return x
+        return torch.stack([function(self.standardise[i], x[..., k]) for k, i in enumerate(ids.tolist())], dim=-1)
+
+    def batch(self, inputs: Tensor, condition: Tensor, edges: Tensor | None) -> TokenBatch:
+        """Rows of the network from simulations (n, T, F); what is NaN there is no token.
+
+        Args:
+            condition: (n, T) bool. edges: (n, n_ids, n_ids) bool or None.
+        """
+        z = self.whiten(inputs.flatten(1).double(), torch.arange(len(self.standardise))).float()
+        there = torch.isfinite(z)
+        n, d = z.shape
+        return TokenBatch(
+            torch.arange(d).expand(n, d),
+            torch.zeros(n, d, 0),
+            torch.where(there, z, 0.0),
+            condition.repeat_interleave(self.n_features, 1),
+            there,
+            edges,
+        )
+
+    def tokens(self, ids: Tensor, values: Tensor | None) -> TokenSet:
+        """One row of scalar tokens: observed ones with values (k,), NaN left out, or latent ones without."""
+        if values is None:
+            z, observed = torch.zeros(len(ids)), False
+        else:
+            there = torch.isfinite(values)
+            z, ids, observed = self.whiten(values.double(), ids)[there].float(), ids[there], True
+        return TokenSet(ids, torch.zeros(len(ids), 0), z, torch.full((len(ids),), observed))
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A trained network with its columns; `edge_mask` (T, T) is that of training, if it was a fixed one."""
+
+    denoiser: Denoiser
+    schedule: str
+    columns: Columns
+    edge_mask: Tensor | None = None
+
+
+def flat(where: str, given: object, n: int, n_variables: int, n_features: int, batched: bool) -> Tensor:
+    """Values of some variables as (B, n), n = n_variables · n_features, in double precision.
+
+    Args:
+        given: (n,) or (n_variables, F); (B, n) or (B, n_variables, F) for B of them.
+        batched: is the first dim a batch? Otherwise it must be absent or 1.
+
+    Raises:
+        TypeError, ValueError: what is no numbers; another shape; infinite values.
+    """
+    try:
+        x = torch.as_tensor(given).detach().double().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{where}: expected a tensor, got {type(given).__name__}.") from error
+    full: Sequence[int] = (n_variables, n_features)
+    if not batched and (tuple(x.shape) in {(n,), tuple(full)}):
+        x = x.reshape(1, n)
+    elif tuple(x.shape[1:]) in {(n,), tuple(full)} and (batched or x.shape[0] == 1):
+        x = x.reshape(-1, n)
+    else:
+        b = "B" if batched else "1"
+        lone = "" if batched else f"({n},), {tuple(full)}, "
+        raise ValueError(
+            f"{where}: expected {lone}({b}, {n}) or ({b}, {n_variables}, {n_features}), for {n_variables} variables "
+            f"of {n_features} features, got shape {tuple(x.shape)}."
+        )
+    if torch.isinf(x).any():
+        raise ValueError(f"{where}: expected finite numbers, or NaN where a value is missing; got infinite ones.")
+    return x

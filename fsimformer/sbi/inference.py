@@ -1,0 +1,345 @@
+"""`Simformer` and `FlowMatchingSimformer`: append simulations, train once, build any conditional (arXiv 2404.09636).
+
+The two differ in the weight of the training loss (see `denoise.py`); masks, network and samplers are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from fsimformer.denoise import Denoiser, NoiseLevels
+from fsimformer.joint import require_device
+from fsimformer.nn import Network, NetworkConfig
+from fsimformer.sbi.conditional import FlatConditional
+from fsimformer.sbi.estimator import Columns, Estimator
+from fsimformer.sbi.mask_laws import MaskSource, condition_law, edge_law, edges_of_ids, read_masks
+from fsimformer.seeds import generator_at
+from fsimformer.tokens import TokenBatch
+from fsimformer.train import Progress, Rows, TrainConfig, fit
+
+SMALL = NetworkConfig(width=48, depth=3, n_heads=4)
+"""What inference trains by default: 0.08 M parameters, for some ten features; many variables deserve more."""
+
+
+class JointInference:
+    """What both have: simulations, laws of masks, indexes of the posterior, and what training left."""
+
+    def __init__(
+        self,
+        schedule: str,
+        posterior_latent_idx: Sequence[int] | Tensor | None,
+        posterior_observed_idx: Sequence[int] | Tensor | None,
+        network: NetworkConfig | None,
+        levels: NoiseLevels | None,
+        device: str,
+        seed: int,
+    ) -> None:
+        require_device(device)
+        self._schedule, self._device, self._seed = schedule, device, seed
+        self._network, self._levels = network or SMALL, levels or NoiseLevels()
+        self._indexes: tuple[list[int] | None, list[int] | None] = (None, None)
+        self._set_indexes(posterior_latent_idx, posterior_observed_idx)
+        self._inputs: list[Tensor] = []
+        self._condition_source: MaskSource | None = None
+        self._edge_source: MaskSource | None = None
+        self._estimator: Estimator | None = None
+        self._summary: dict[str, list[float]] = {}
+
+    @property
+    def summary(self) -> dict[str, list[float]]:
+        """Of the last training: `training_loss` and `validation_loss` one an epoch, `epochs_trained`,
+        `best_validation_loss`."""
+        return {k: list(v) for k, v in self._summary.items()}
+
+    def append_simulations(self, inputs: Tensor, proposal: None = None) -> Self:
+        """Adds simulations to those that the next training uses.
+
+        Args:
+            inputs: (N, variables, features), or (N, variables) of one feature. NaN = missing: no token, in training as
+                later in an observation; what is left of the row is trained on.
+            proposal: for sbi's callers; simulations come from the prior.
+
+        Raises:
+            TypeError, ValueError: no tensor, another shape than before, infinite values, rows in which everything is
+                missing, a proposal.
+        """
+        if proposal is not None:
+            raise ValueError("append_simulations: rounds are not implemented; expected proposal=None.")
+        if not isinstance(inputs, Tensor):
+            raise TypeError(f"append_simulations: expected a tensor, got {type(inputs).__name__}.")
+        x = inputs.detach().to("cpu", torch.float32)
+        x = x[..., None] if x.dim() == 2 else x
+        if x.dim() != 3 or 0 in x.shape:
+            raise ValueError(
+                f"append_simulations: expected (N, variables, features) or (N, variables), got {tuple(inputs.shape)}."
+            )
+        if self._inputs and x.shape[1:] != self._inputs[0].shape[1:]:
+            raise ValueError(
+                f"append_simulations: expected (N, {', '.join(map(str, self._inputs[0].shape[1:]))}) as before, got "
+                f"{tuple(x.shape)}."
+            )
+        if torch.isinf(x).any():
+            raise ValueError(
+                f"append_simulations: {int(torch.isinf(x).any(2).any(1).sum())} rows hold infinite values; expected "
+                "finite ones, or NaN where a value is missing."
+            )
+        if n := int(torch.isnan(x).all(2).all(1).sum()):
+            raise ValueError(
+                f"append_simulations: in {n} of {len(x)} rows everything is missing; leave them out: "
+                "inputs[torch.isfinite(inputs).flatten(1).any(1)]."
+            )
+        self._inputs.append(x)
+        return self
+
+    def set_condition_masks_generator(self, condition_mask_generator: MaskSource | None) -> Self:
+        """Which conditionals the next training trains, a mask for each row (True = observed).
+
+        Args:
+            condition_mask_generator: a callable rows (n, variables, features) -> (n, variables); a collection of masks
+                (variables,), drawn uniformly; one mask; None = Bernoulli(½), never all observed.
+        """
+        self._condition_source = condition_mask_generator
+        return self
+
+    def set_edge_masks_generator(self, edge_mask_generator: MaskSource | None) -> Self:
+        """Who may attend to whom in the next training, for each row ([query, key], True = may).
+
+        Args:
+            edge_mask_generator: a callable condition masks (n, variables) -> (n, variables, variables) or None; a
+                collection of masks (variables, variables), drawn uniformly; one mask; None = full attention.
+        """
+        self._edge_source = edge_mask_generator
+        return self
+
+    def train(
+        self,
+        training_batch_size: int = 200,
+        learning_rate: float = 2e-3,
+        validation_fraction: float = 0.1,
+        stop_after_epochs: int = 40,
+        max_num_epochs: int = 200,
+        clip_max_norm: float = 5.0,
+        *,
+        callback: Callable[[Progress], None] | None = None,
+    ) -> Estimator:
+        """Trains a fresh network on all simulations.
+
+        An epoch is as many steps as its simulations fill batches; rows are drawn with replacement. The learning rate
+        falls to 0 over `max_num_epochs`: what is stopped early has not been refined as far.
+
+        Args:
+            training_batch_size: rows a step.
+            learning_rate: of AdamW; the layers' matrices are stepped by Muon at 2.5 times that.
+            validation_fraction: share of the simulations that only validates.
+            stop_after_epochs: epochs without a lower validation loss after which training stops.
+            max_num_epochs: epochs at most.
+            clip_max_norm: largest norm of the gradient.
+            callback: called after every step with a `Progress`.
+
+        Returns:
+            The averaged weights of the lowest validation loss with their whitening; `build_*` use them by default.
+
+        Raises:
+            ValueError: no simulations, or too few; masks of another size; settings out of range.
+            FloatingPointError: the loss is not finite.
+        """
+        if not self._inputs:
+            raise ValueError("train: no simulations; call append_simulations(inputs) first.")
+        inputs = torch.cat(self._inputs)
+        n, t, f = inputs.shape
+        if not 0 < validation_fraction < 1:
+            raise ValueError(f"train: expected 0 < validation_fraction < 1, got {validation_fraction}.")
+        for name, number in (("max_num_epochs", max_num_epochs), ("stop_after_epochs", stop_after_epochs)):
+            if number < 1:
+                raise ValueError(f"train: expected {name} >= 1, got {number}.")
+        n_held_out = max(2, round(n * validation_fraction))
+        n_train = n - n_held_out
+        if n_train < 10:
+            raise ValueError(f"train: {n} simulations leave {n_train} to train on; expected at least 10.")
+        condition, edges = condition_law(self._condition_source, t), edge_law(self._edge_source, t)
+        inputs = inputs[torch.randperm(n, generator=generator_at(self._seed, 2))]
+        columns = Columns.fit(inputs[:n_train])
+        denoiser = self._fresh(t * f)
+        epoch = max(1, n_train // training_batch_size)
+        config = TrainConfig(
+            steps=max_num_epochs * epoch,
+            batch_size=min(training_batch_size, n_train),
+            learning_rate=learning_rate,
+            matrix_rate=2.5 * learning_rate,
+            warmup=min(200, max_num_epochs * epoch // 5),
+            clip=clip_max_norm,
+            n_micro=2,
+            max_levels=1,
+            max_latents=t * f,  # scalars are drawn jointly, however many
+            validate_every=epoch,
+            patience=stop_after_epochs,
+            n_validation=min(512, max(100, n_held_out)),
+            checkpoint_every=max_num_epochs * epoch,
+            seed=self._seed,
+        )
+
+        def rows_of(simulations: Tensor) -> Rows:
+            def rows(k: int, generator: torch.Generator) -> TokenBatch:
+                chosen = simulations[torch.randint(len(simulations), (k,), generator=generator)]
+                masks = condition(chosen, generator)
+                graph = edges(masks, generator)
+                return columns.batch(chosen, masks, None if graph is None else edges_of_ids(graph, f))
+
+            return rows
+
+        run = fit(
+            denoiser,
+            rows_of(inputs[:n_train]),
+            rows_of(inputs[n_train:]),
+            torch.zeros(t * f, dtype=torch.bool),
+            None,
+            self._levels,
+            config,
+            callback=callback,
+        )
+        self._summary = {
+            "training_loss": [loss for _, loss, _ in run.history],
+            "validation_loss": [loss for _, _, loss in run.history],
+            "epochs_trained": [float(len(run.history))],
+            "best_validation_loss": [run.best_loss],
+        }
+        self._estimator = Estimator(denoiser.eval(), self._schedule, columns, self._fixed_edges(t))
+        return self._estimator
+
+    def build_conditional(
+        self,
+        condition_mask: Tensor | Sequence[bool],
+        edge_mask: Tensor | None = None,
+        mvf_estimator: Estimator | None = None,
+        *,
+        sample_with: str = "ode",
+    ) -> FlatConditional:
+        """p(latent variables | observed variables).
+
+        Args:
+            condition_mask: (variables,), True = observed.
+            edge_mask: (variables, variables), [query, key], True = may attend; a variable always sees itself. None: the
+                mask of training where that was one fixed mask, else full attention.
+            mvf_estimator: what `train` returned; by default what it returned last.
+            sample_with: "ode", or "sde": slower, forgets early errors of the network.
+
+        Raises:
+            ValueError: nothing trained; masks of another shape; nothing latent; unknown `sample_with`.
+        """
+        estimator = mvf_estimator or self._estimator
+        if estimator is None:
+            raise ValueError("build: nothing is trained; call train() first, or pass mvf_estimator=.")
+        return FlatConditional(estimator, condition_mask, edge_mask, sample_with)
+
+    def build_posterior(
+        self,
+        mvf_estimator: Estimator | None = None,
+        edge_mask: Tensor | None = None,
+        *,
+        sample_with: str = "ode",
+    ) -> FlatConditional:
+        """p(posterior_latent_idx | posterior_observed_idx); see `build_conditional`."""
+        return self.build_conditional(self._posterior_mask(), edge_mask, mvf_estimator, sample_with=sample_with)
+
+    def build_likelihood(
+        self,
+        mvf_estimator: Estimator | None = None,
+        edge_mask: Tensor | None = None,
+        *,
+        sample_with: str = "ode",
+    ) -> FlatConditional:
+        """p(posterior_observed_idx | posterior_latent_idx), the posterior's mask reversed; see `build_conditional`."""
+        return self.build_conditional(~self._posterior_mask(), edge_mask, mvf_estimator, sample_with=sample_with)
+
+    def set_condition_indexes(
+        self, new_posterior_latent_idx: Sequence[int] | Tensor, new_posterior_observed_idx: Sequence[int] | Tensor
+    ) -> None:
+        """Which variables are latent in the posterior, and which observed; in the likelihood they change places."""
+        self._set_indexes(new_posterior_latent_idx, new_posterior_observed_idx)
+
+    def _set_indexes(self, latent: Sequence[int] | Tensor | None, observed: Sequence[int] | Tensor | None) -> None:
+        given = [None if idx is None else torch.as_tensor(idx).long().flatten().tolist() for idx in (latent, observed)]
+        if given[0] is not None and given[1] is not None:
+            both = sorted(given[0] + given[1])
+            if both != list(range(len(both))):
+                raise ValueError(
+                    f"posterior_latent_idx and posterior_observed_idx: expected every variable from 0 on in one of the "
+                    f"two, got {given[0]} and {given[1]}."
+                )
+        self._indexes = (given[0], given[1])
+
+    def _posterior_mask(self) -> Tensor:
+        latent, observed = self._indexes
+        if latent is None or observed is None:
+            raise ValueError(
+                "build: which variables are latent in the posterior, and which observed? Call "
+                "set_condition_indexes(new_posterior_latent_idx=…, new_posterior_observed_idx=…) first."
+            )
+        mask = torch.zeros(len(latent) + len(observed), dtype=torch.bool)
+        mask[observed] = True
+        return mask
+
+    def _fixed_edges(self, t: int) -> Tensor | None:
+        if self._edge_source is None or callable(self._edge_source):
+            return None
+        masks = read_masks("edge mask", self._edge_source, (t, t))
+        return masks[0] if len(masks) == 1 else None
+
+    def _fresh(self, n_ids: int) -> Denoiser:
+        config = replace(self._network, uses_index=((),) * n_ids)
+        with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
+            torch.default_generator.manual_seed(self._seed)
+            return Denoiser(Network(config), self._schedule).to(self._device)
+
+
+class Simformer(JointInference):
+    """The Simformer trained by score matching (arXiv 2404.09636).
+
+    Args:
+        sde_type: "trig" or "vp"; see `noise.py`. Both preserve the variance, and the loss weighs them alike.
+        posterior_latent_idx, posterior_observed_idx: variables that are latent and observed in the posterior; or set
+            them later with `set_condition_indexes`.
+        network: sizes of the network.
+        levels: noise levels of training.
+        device: where the network trains and samples; simulations and draws stay on the CPU.
+        seed: of the split, the weights, the batches and the noise of training.
+    """
+
+    def __init__(
+        self,
+        sde_type: str = "trig",
+        posterior_latent_idx: Sequence[int] | Tensor | None = None,
+        posterior_observed_idx: Sequence[int] | Tensor | None = None,
+        *,
+        network: NetworkConfig | None = None,
+        levels: NoiseLevels | None = None,
+        device: str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        if sde_type not in ("trig", "vp"):
+            raise ValueError(
+                f"sde_type: expected 'trig' or 'vp', got {sde_type!r}; a denoiser of unit-scaled values depends on "
+                "the ratio of noise to signal alone, so 've' and 'subvp' would train the same network."
+            )
+        super().__init__(sde_type, posterior_latent_idx, posterior_observed_idx, network, levels, device, seed)
+
+
+class FlowMatchingSimformer(JointInference):
+    """The Simformer trained by flow matching on the straight path; arguments as for `Simformer` (arXiv 2210.02747)."""
+
+    def __init__(
+        self,
+        posterior_latent_idx: Sequence[int] | Tensor | None = None,
+        posterior_observed_idx: Sequence[int] | Tensor | None = None,
+        *,
+        network: NetworkConfig | None = None,
+        levels: NoiseLevels | None = None,
+        device: str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        super().__init__("rectified", posterior_latent_idx, posterior_observed_idx, network, levels, device, seed)

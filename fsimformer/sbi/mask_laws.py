@@ -1,0 +1,139 @@
+"""Laws of condition and edge masks over the rows of a training batch: a callable, a collection, or one fixed mask.
+
+Masks are of variables, True = observed (condition, (T,)) and True = query i may attend to key j (edges, (T, T)). Every
+row draws its own. The default condition law is Bernoulli(½) for each variable; a row in which every variable that is
+there came out observed makes a random one of them latent: it would have nothing to learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MaskSource = Callable[[Tensor], Any] | Tensor | Iterable[Any]
+ConditionLaw = Callable[[Tensor, torch.Generator], Tensor]
+"""Rows (n, T, F), NaN where missing -> condition masks (n, T)."""
+EdgeLaw = Callable[[Tensor, torch.Generator], Tensor | None]
+"""Condition masks (n, T) -> edge masks (n, T, T), or None where everything may attend to everything."""
+
+
+def read_mask(where: str, mask: Any, shape: tuple[int, ...]) -> Tensor:
+    """A boolean mask of this shape from a tensor, an array or nested lists of True/False or 1/0.
+
+    Raises:
+        ValueError: another shape, or entries that are neither 0 nor 1.
+    """
+    try:
+        mask = torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{where}: expected a mask of shape {shape}, got {type(mask).__name__}: {error}.") from error
+    if tuple(mask.shape) != shape:
+        raise ValueError(f"{where}: expected shape {shape}, got {tuple(mask.shape)}.")
+    if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
+        raise ValueError(f"{where}: expected True/False or 1/0, got {mask.unique().tolist()[:5]}.")
+    return mask.bool().cpu()
+
+
+def read_masks(where: str, source: Tensor | Iterable[Any], shape: tuple[int, ...]) -> Tensor:
+    """A collection of masks, or one mask, as (K, *shape)."""
+    if isinstance(source, set | frozenset):  # tensors hash by address: without an order of their own, no equal runs
+        source = sorted(source, key=lambda mask: torch.as_tensor(mask).tolist())
+    if not isinstance(source, Tensor):
+        if not isinstance(source, Iterable):
+            raise TypeError(
+                f"{where}: expected a callable, a tensor or a collection of masks, got {type(source).__name__}."
+            )
+        entries = list(source)
+        if not entries:
+            raise ValueError(f"{where}: expected at least one mask, got an empty collection.")
+        parts = [torch.as_tensor(mask) for mask in entries]
+        if len({part.shape for part in parts}) > 1:
+            raise ValueError(f"{where}: expected masks of one shape, got {[tuple(part.shape) for part in parts]}.")
+        source = torch.stack(parts)
+    n = len(source) if source.dim() == len(shape) + 1 else None
+    return read_mask(where, source, shape if n is None else (n, *shape)).view(-1, *shape)
+
+
+def _one_each(masks: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """(n, …): each row one of the masks (K, …), uniformly."""
+    return masks[torch.randint(len(masks), (n,), generator=generator)]
+
+
+def bernoulli(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """The default condition law, see the module; rows (n, T, F) -> (n, T)."""
+    there = torch.isfinite(rows).any(-1)
+    observed = torch.rand(there.shape, generator=generator) < 0.5
+    u = torch.rand(there.shape, generator=generator)
+    chosen = torch.where(there, u, -1.0).argmax(1)  # one variable of those that are there
+    full = (observed | ~there).all(1)
+    observed[full.nonzero()[:, 0], chosen[full]] = False
+    return observed
+
+
+def condition_law(source: MaskSource | None, n_variables: int) -> ConditionLaw:
+    """The law of condition masks that `source` describes.
+
+    Args:
+        source: a callable rows (n, T, F) -> masks (n, T), or (T,) for all rows of the call; a collection of masks (T,),
+            one drawn uniformly for each row; one mask (T,); None = `bernoulli`. A callable brings its own randomness.
+
+    Raises:
+        ValueError, TypeError: what is no mask of `n_variables`; a mask that leaves nothing latent.
+    """
+    where = "condition mask"
+    if source is None:
+        return bernoulli
+    if callable(source):
+
+        def called(rows: Tensor, generator: torch.Generator) -> Tensor:
+            mask = torch.as_tensor(source(rows))
+            if mask.dim() == 1:
+                return read_mask(f"{where} from the callable", mask, (n_variables,)).expand(len(rows), -1)
+            return read_mask(f"{where} from the callable", mask, (len(rows), n_variables))
+
+        return called
+    masks = read_masks(where, source, (n_variables,))
+    if masks.all(1).any():
+        raise ValueError(f"{where}: a mask observes all {n_variables} variables: nothing is latent, nothing to train.")
+    return lambda rows, generator: _one_each(masks, len(rows), generator)
+
+
+def edge_law(source: MaskSource | None, n_variables: int) -> EdgeLaw:
+    """The law of edge masks that `source` describes.
+
+    Args:
+        source: a callable condition masks (n, T) -> edge masks (n, T, T), (T, T) for all, or None for full attention; a
+            collection of masks (T, T), one drawn uniformly for each row; one mask (T, T); None = full attention.
+
+    Raises:
+        ValueError, TypeError: what is no mask of `n_variables`.
+    """
+    where, t = "edge mask", n_variables
+    if source is None:
+        return lambda conditions, generator: None
+    if callable(source):
+
+        def called(conditions: Tensor, generator: torch.Generator) -> Tensor | None:
+            mask = source(conditions)
+            if mask is None:
+                return None
+            mask = torch.as_tensor(mask)
+            if mask.dim() == 2:
+                return read_mask(f"{where} from the callable", mask, (t, t)).expand(len(conditions), -1, -1)
+            return read_mask(f"{where} from the callable", mask, (len(conditions), t, t))
+
+        return called
+    masks = read_masks(where, source, (t, t))
+    return lambda conditions, generator: _one_each(masks, len(conditions), generator)
+
+
+def edges_of_ids(edges: Tensor, n_features: int) -> Tensor:
+    """Edge masks of variables (…, T, T) as masks of token ids (…, T·F, T·F).
+
+    The features of a variable always see each other: a query without a single key would attend to all of them alike.
+    """
+    edges = edges | torch.eye(edges.shape[-1], dtype=torch.bool)
+    return edges.repeat_interleave(n_features, -2).repeat_interleave(n_features, -1)

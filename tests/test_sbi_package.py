@@ -1,0 +1,59 @@
+"""sbi's own diagnostics and plots take the face's conditionals for sbi's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from gaussian import Joint
+
+from fsimformer.sbi import Simformer
+
+pytest.importorskip("sbi")
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("agg")
+pytestmark = pytest.mark.filterwarnings("ignore")  # sbi's own
+
+from sbi.analysis import pairplot  # noqa: E402
+from sbi.diagnostics import check_sbc, check_tarp, run_sbc, run_tarp  # noqa: E402
+
+JOINT = Joint(2, 3)
+POSTERIOR = Simformer(posterior_latent_idx=[0], posterior_observed_idx=[1]).build_posterior(JOINT.estimator)
+INPUTS = JOINT.simulate(200, seed=3).float()
+THETAS, XS = INPUTS[:, 0], INPUTS[:, 1]
+
+
+def test_sbc_accepts_the_exact_posterior_and_rejects_a_shifted_one() -> None:
+    ranks, dap = run_sbc(THETAS, XS, POSTERIOR, num_posterior_samples=100, show_progress_bar=False)
+    stats = check_sbc(ranks, THETAS, dap, num_posterior_samples=100)
+    assert ranks.shape == (200, 3) and float(stats["ks_pvals"].min()) > 0.01
+    assert float((stats["c2st_dap"] - 0.5).abs().max()) < 0.1
+    wrong, dap = run_sbc(THETAS + THETAS.std(0), XS, POSTERIOR, num_posterior_samples=100, show_progress_bar=False)
+    assert float(check_sbc(wrong, THETAS, dap, num_posterior_samples=100)["ks_pvals"].max()) < 0.01
+
+
+def test_expected_coverage_ranks_by_log_prob() -> None:
+    ranks, _ = run_sbc(
+        THETAS[:40],
+        XS[:40],
+        POSTERIOR,
+        num_posterior_samples=50,
+        reduce_fns=POSTERIOR.log_prob,
+        show_progress_bar=False,
+    )
+    assert 0.3 < float(ranks.float().mean()) / 50 < 0.7
+
+
+def test_tarp_accepts_the_exact_posterior() -> None:
+    references = THETAS[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
+    ecp, alpha = run_tarp(
+        THETAS, XS, POSTERIOR, references, num_posterior_samples=100, num_bins=20, show_progress_bar=False
+    )
+    area, p_value = check_tarp(ecp, alpha)
+    assert abs(area) < 0.7 and p_value > 0.05
+
+
+def test_draws_plot() -> None:
+    limits = torch.stack([THETAS.amin(0), THETAS.amax(0)], 1).tolist()
+    figure, axes = pairplot(POSTERIOR.sample((100,), x=XS[0]), limits=limits, points=THETAS[0], figsize=(3, 3))
+    assert axes.shape == (3, 3)
+    matplotlib.pyplot.close(figure)
