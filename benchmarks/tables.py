@@ -11,6 +11,7 @@ from markdown import table
 from record import RESULTS
 from tables_peers import peers
 from tables_sbibm import sbibm
+from tables_sequential import sequential
 
 OUT = Path(__file__).resolve().parent / "README.md"
 
@@ -132,7 +133,10 @@ def main() -> None:
     lines += ["## dial", "", first_paragraph("dial"), ""]
     records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("dial_*.json"))]
     lines += dial(records) if records else ["Not run yet.", ""]
-    for name, section, pattern in ((sbibm.__name__, sbibm, "sbibm/*.json"),):
+    for name, section, pattern in (
+        (sbibm.__name__, sbibm, "sbibm/*.json"),
+        (sequential.__name__, sequential, "sequential_*.json"),
+    ):
         lines += [f"## {name}", "", first_paragraph(name), ""]
         records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(pattern))]
         lines += section([r["results"] for r in records]) if records else ["Not run yet.", ""]

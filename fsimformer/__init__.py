@@ -12,6 +12,7 @@ from fsimformer.priors import POSITIVE, REAL, LogitNormal, LogNormal, Normal, Su
 from fsimformer.readings import Design
 from fsimformer.sample import SamplerConfig
 from fsimformer.schema import Axis, Components, Index, Noise, Schema, Variable
+from fsimformer.sequential import Round, Sequential, train_sequential
 from fsimformer.stages import Budget
 from fsimformer.train import Progress, TrainConfig
 
@@ -34,8 +35,10 @@ __all__ = [
     "Normal",
     "ObservationWarning",
     "Progress",
+    "Round",
     "SamplerConfig",
     "Schema",
+    "Sequential",
     "Support",
     "TrainConfig",
     "TruncatedNormal",
@@ -45,4 +48,5 @@ __all__ = [
     "log_likelihood",
     "simulators",
     "train",
+    "train_sequential",
 ]

@@ -28,6 +28,7 @@ from fsimformer.convert import (
     read as read_observation,
 )
 from fsimformer.model_file import Model, load_model, save_model
+from fsimformer.points import readings_of, same_readings
 from fsimformer.refine import LogLikelihood, log_prob, refine
 from fsimformer.sample import SamplerConfig, quality_named
 from fsimformer.schema import Schema
@@ -81,7 +82,8 @@ class Joint:
     model: Model
 
     def __repr__(self) -> str:
-        return f"Joint({', '.join(self.schema.names)}; {self.n_parameters} weights)"
+        narrow = "" if self.model.refined_for is None else "; refined for one observation"
+        return f"Joint({', '.join(self.schema.names)}; {self.n_parameters} weights{narrow})"
 
     @property
     def schema(self) -> Schema:
@@ -133,7 +135,8 @@ class Joint:
             KeyError: unknown variable; ValueError: values outside a support, infinite, or of no numeric type.
 
         Warns:
-            ObservationWarning: more readings than training had, or values and places that it did not observe.
+            ObservationWarning: more readings than training had, or values and places that it did not observe; other
+                readings than those for which sequential training refined this Joint.
         """
         schema = self.schema
         if batch_dim is None:
@@ -145,6 +148,17 @@ class Joint:
         return Conditional(self, tuple(observations), labels, batch_dim, require_dial(dial))
 
     def _warn_many(self, observations: list[Observation], labels: xr.DataArray | None) -> None:
+        refined_for = self.model.refined_for
+        if refined_for is not None:
+            data = [v.name for v in self.schema.variables if v.role == "data"]
+            if others := sum(not same_readings(readings_of(o, data), refined_for) for o in observations):
+                warnings.warn(
+                    f"{others} of {len(observations)} data sets: this Joint was refined for one observation of "
+                    f"{list(refined_for)}, and this is another. It knows only parameters that are likely given the "
+                    "first; for others take a Joint of fsimformer.train.",
+                    ObservationWarning,
+                    stacklevel=3,
+                )
         for name, most in self.model.max_readings.items():
             n = max(
                 (int(np.isfinite(o.channels[name].value).sum()) for o in observations if name in o.channels), default=0

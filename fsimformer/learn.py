@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fsimformer.checkpoint import Run
 from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.joint import DEFAULT_DIAL, Joint, require_device
 from fsimformer.masks import MaskConfig
@@ -23,7 +24,7 @@ from fsimformer.nn import NetworkConfig
 from fsimformer.readings import Design, read
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
-from fsimformer.simulations import build_store, default_design, simulate
+from fsimformer.simulations import Simulations, build_store, default_design, simulate
 from fsimformer.simulators.protocol import Simulator, check, natural_functions, plausible_ranges
 from fsimformer.tokens import Dial, TokenBatch, require_dial
 from fsimformer.train import Progress, Rows, TrainConfig, fit
@@ -81,7 +82,7 @@ def whitened_limits(
 def train(
     simulator: Simulator,
     *,
-    simulations: int | None = 100_000,
+    simulations: int | Simulations | None = 100_000,
     config: TrainConfig | None = None,
     network: NetworkConfig | None = None,
     design: Design | None = None,
@@ -102,7 +103,7 @@ def train(
     Args:
         simulator: draws parameters, functions and clean observations; see `fsimformer.simulators.Simulator`.
         simulations: fixed budget, held-out ones included; reading places and noise are drawn anew at every use. None:
-            fresh simulations at every step.
+            fresh simulations at every step. `fsimformer.simulations.Simulations`: these, the last tenth held out.
         config: optimiser, batches, seed; `TrainConfig()` by default.
         network: sizes of the network; its `uses_index` comes from the schema.
         design: how many readings a function has in a row, and where; by default 0 to 60 a data channel, 0 to 40 a
@@ -128,12 +129,17 @@ def train(
         TypeError, ValueError: a simulator that does not fit its schema; too few simulations, or too many that failed;
             unknown schedule, dependency or device; embeddings that do not fit the array variables; a design for
             another number of series; a checkpoint of other settings; an `initial` of another schema, network or
-            schedule, or one whose training may have seen what would be held out here.
+            schedule, or one whose training may have seen what would be held out here, which of given simulations
+            nobody knows.
         FloatingPointError: the loss is not finite.
     """
     config, started = config or TrainConfig(), time.process_time()
-    if simulations is not None and simulations < 100:
-        raise ValueError(f"train: expected simulations >= 100 or None, got {simulations}.")
+    given = simulations if isinstance(simulations, Simulations) else None
+    n_given: int | None = len(simulations) if isinstance(simulations, Simulations) else simulations
+    if n_given is not None and n_given < 100:
+        raise ValueError(f"train: expected simulations >= 100 or None, got {n_given}.")
+    if given is not None and initial is not None:
+        raise ValueError("train: given simulations with an initial Joint: it may have seen those to be held out.")
     require_device(device)
     check(simulator)
     schema = simulator.schema
@@ -159,15 +165,15 @@ def train(
         _require_same(initial, schema, network, schedule, dependency)
         if embeddings is not None:
             raise ValueError("train: an `initial` Joint brings its embeddings with it; leave `embeddings` out.")
-        generation = _require_unseen(initial.provenance, simulations, config.seed)
+        generation = _require_unseen(initial.provenance, n_given, config.seed)
         denoiser = copy.deepcopy(initial.model.denoiser).to(device).train()
     else:
         with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
             torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reseed the GPU's as well
             denoiser = build_denoiser(schema, network, schedule, dependency, embeddings).to(device)
-    n_simulations = 20_000 if simulations is None else simulations
-    n_held_out = min(2_000, n_simulations // 10)
-    pilot = simulate(simulator, n_simulations, generator_at(config.seed, 2, 0))
+    n_simulations = 20_000 if n_given is None else n_given
+    n_held_out = held_out_of(n_simulations)
+    pilot = given or simulate(simulator, n_simulations, generator_at(config.seed, 2, 0))
     whitening = Whitening.fit(schema, pilot.values) if initial is None else initial.model.whitening
     natural, plausible = natural_functions(simulator), plausible_ranges(simulator)
     store = build_store(schema, whitening, pilot.values, natural)
@@ -191,7 +197,7 @@ def train(
     about = {
         "simulator": type(simulator).__name__,
         "simulator_config": plain(simulator),
-        "simulations": simulations,
+        "simulations": n_given,
         "design": asdict(design),
         "natural": list(natural),
         "plausible": {k: list(ends) for k, ends in plausible.items()},
@@ -200,7 +206,7 @@ def train(
     if embeddings:
         about["embeddings"] = plain({k: str(m) for k, m in embeddings.items()})
     initial_weights = {} if initial is None else {"initial_weights": _digest(initial.model.denoiser)}
-    rows: Rows = fresh if simulations is None else stored
+    rows: Rows = fresh if n_given is None else stored
     masks, levels = masks or MaskConfig(), levels or NoiseLevels()
     ranges = value_ranges(schema, whitening, plausible, rows(2_000, generator_at(config.seed, 0, 0, 0)))
     before = time.process_time() - started
@@ -226,19 +232,7 @@ def train(
         "generation": generation,
         "simulations_dropped": n_dropped,
         "simulations_held_out": n_held_out,
-        "train": asdict(config),
-        "masks": asdict(masks),
-        "levels": asdict(levels),
-        "steps": run.step,
-        "best_step": run.best_step,
-        "best_validation_loss": run.best_loss,
-        "history": run.history,
-        "n_parameters": denoiser.n_parameters,
-        "seed": config.seed,
-        "device": device,
-        "cpu_seconds": round(before + run.cpu_seconds, 1),
-        "date": datetime.date.today().isoformat(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **run_card(run, denoiser, masks, levels, config, device, before),
     }
     max_readings = dict.fromkeys(functions, 0)
     for name, n_max in zip(functions, design.n_max, strict=True):
@@ -257,6 +251,38 @@ def train(
         card,
     )
     return Joint(model)
+
+
+def held_out_of(n: int) -> int:
+    """How many of n simulations are held out."""
+    return min(2_000, n // 10)
+
+
+def run_card(
+    run: Run,
+    denoiser: Denoiser,
+    masks: MaskConfig,
+    levels: NoiseLevels,
+    config: TrainConfig,
+    device: str,
+    before: float,
+) -> dict[str, Any]:
+    """What the card of a model says of its training; `before`: CPU seconds of the work that led up to it."""
+    return {
+        "train": asdict(config),
+        "masks": asdict(masks),
+        "levels": asdict(levels),
+        "steps": run.step,
+        "best_step": run.best_step,
+        "best_validation_loss": run.best_loss,
+        "history": run.history,
+        "n_parameters": denoiser.n_parameters,
+        "seed": config.seed,
+        "device": device,
+        "cpu_seconds": round(before + run.cpu_seconds, 1),
+        "date": datetime.date.today().isoformat(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
 
 
 def _settings(initial: Joint) -> tuple[NetworkConfig, str, str, Dial]:

@@ -30,6 +30,7 @@ from fsimformer.tokens import Dial, require_dial
 from fsimformer.whiten import Whitening
 
 FORMAT = 2
+TRUNCATED = 3  # format 2 and `refined_for`: a reader that knows nothing of it must not take the model for amortised
 WEIGHTS, CARD = "weights.safetensors", "model.json"
 
 
@@ -49,6 +50,8 @@ class Model:
         value_range: data variable -> lowest and highest reading that training observed: what the simulator calls
             plausible, else all but one reading in a thousand.
         plausible: names of the former; not one reading outside was observed.
+        refined_for: the readings (`points.readings_of`) around which sequential training truncated the prior; None =
+            amortised.
 
     Of an array variable "reading" means any of its values.
     """
@@ -64,6 +67,7 @@ class Model:
     value_range: dict[str, tuple[float, float]]
     plausible: tuple[str, ...]
     provenance: dict[str, Any]
+    refined_for: dict[str, dict[str, list[Any]]] | None = None
 
 
 def build_denoiser(
@@ -117,7 +121,7 @@ def save_model(model: Model, path: str | Path) -> None:
     path = Path(path)
     require_free(path)
     card = {
-        "format": FORMAT,
+        "format": FORMAT if model.refined_for is None else TRUNCATED,
         "schema": model.schema.to_dict(),
         "whitening": model.whitening.to_dict(),
         "network": asdict(model.denoiser.network.config),
@@ -132,6 +136,8 @@ def save_model(model: Model, path: str | Path) -> None:
     }
     if model.denoiser.embeddings is not None:
         card["embeddings"] = fingerprints(model.schema, model.denoiser.embeddings)
+    if model.refined_for is not None:
+        card["refined_for"] = model.refined_for
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
@@ -198,15 +204,17 @@ def _read(card: Any, path: Path, embeddings: Mapping[str, nn.Module] | None) -> 
         {k: (float(lower), float(upper)) for k, (lower, upper) in card["value_range"].items()},
         tuple(card["plausible"]),
         card["provenance"],
+        card.get("refined_for"),
     )
 
 
 def _check_card(card: Any, path: Path) -> None:
-    expected = {"format", "network"} | {f.name for f in fields(Model)} - {"denoiser"}
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
+    expected = {"format", "network"} | {f.name for f in fields(Model)} - {"denoiser", "refined_for"}
+    if not isinstance(card, dict) or card.get("format") not in (FORMAT, TRUNCATED):
         found = card.get("format") if isinstance(card, dict) else type(card).__name__
-        raise ValueError(f"{path / CARD}: expected format {FORMAT}, got {found!r}.")
+        raise ValueError(f"{path / CARD}: expected format {FORMAT} or {TRUNCATED}, got {found!r}.")
     expected |= {"embeddings"} & set(card)  # of models with arrays
+    expected |= {"refined_for"} if card["format"] == TRUNCATED else set()
     if set(card) != expected:
         unknown, missing = sorted(set(card) - expected), sorted(expected - set(card))
         raise ValueError(f"{path / CARD}: unknown keys {unknown}, missing keys {missing}.")
@@ -217,6 +225,11 @@ def _check_card(card: Any, path: Path) -> None:
     ranges = card["value_range"]
     if not {*ranges, *card["plausible"]} <= names or not all(len(ends) == 2 for ends in ranges.values()):
         raise ValueError(f"{path / CARD}: expected value_range as name -> two ends, of {sorted(names)}, got {ranges}.")
+    if not all(
+        name in names and set(held) == {"component", "index", "value"} and len({*map(len, held.values())}) == 1
+        for name, held in card.get("refined_for", {}).items()
+    ):
+        raise ValueError(f"{path / CARD}: expected refined_for as data variable -> component, index, value.")
     try:
         require_dial(card["n_active_observed"])
     except ValueError as error:

@@ -7,6 +7,7 @@ from the origin. Labels are kept as they came, so the way home needs no inverse:
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
@@ -95,6 +96,33 @@ class Query:
 
     def __len__(self) -> int:
         return sum(len(p) for p in self.points.values())
+
+
+def readings_of(observation: Observation, names: Collection[str]) -> dict[str, dict[str, list[Any]]]:
+    """The finite values of some variables as plain JSON: name -> component, index (in its units), value, n of each.
+
+    Sorted by place, so that the order in which readings came does not count.
+    """
+    out = {}
+    for name, channel in observation.channels.items():
+        finite = np.isfinite(channel.value)
+        if name in names and finite.any():
+            points = channel.points.take(finite)
+            columns = zip(points.component.tolist(), points.index.tolist(), channel.value[finite].tolist(), strict=True)
+            held = zip(*sorted(columns), strict=True)
+            out[name] = dict(zip(("component", "index", "value"), map(list, held), strict=True))
+    return out
+
+
+def same_readings(a: Mapping[str, Mapping[str, list[Any]]], b: Mapping[str, Mapping[str, list[Any]]]) -> bool:
+    """Whether two results of `readings_of` are the same up to rounding."""
+    if set(a) != set(b) or any(len(a[k]["value"]) != len(b[k]["value"]) for k in a):
+        return False
+    return all(
+        np.allclose(np.array(a[k][part], dtype=float), np.array(b[k][part], dtype=float), rtol=1e-6, atol=1e-9)
+        for k in a
+        for part in ("component", "index", "value")
+    )
 
 
 _SECONDS = {

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fsimformer.tokens import TokenBatch, select
+from fsimformer.tokens import TokenBatch, TokenSet, select
 
 
 @dataclass(frozen=True)
@@ -145,16 +145,12 @@ def read(store: Store, rows: Tensor, design: Design, generator: torch.Generator)
     value = [store.scalars[rows]]
     valid = [torch.ones(b, n_scalars, dtype=torch.bool, device=device)]
     for series, n_max, n, where in zip(store.series, design.n_max, counts, places, strict=True):
-        u = interpolate(series.path, rows, where, within=series.units is not None)
-        u = u if series.units is None else series.units(u.double()).float()
-        noise = torch.randn(b, n_max, generator=generator, device=device)
-        sd = series.sd[rows][:, None] if isinstance(series.sd, Tensor) else series.sd
-        u = u + sd * noise
+        z = _read_series(series, rows, where, generator)
         full = torch.zeros(b, n_max, store.n_index, device=device)
         full[..., list(series.dims)] = where
         variable.append(torch.full((b, n_max), series.id, device=device))
         index.append(full)
-        value.append(u if series.tail is None else series.tail * torch.asinh(u / series.tail))
+        value.append(z)
         valid.append(torch.arange(n_max, device=device)[None] < n[:, None])
     for ids in store.arrays:
         variable.append(torch.tensor(ids, device=device).expand(b, -1))
@@ -173,6 +169,32 @@ def read(store: Store, rows: Tensor, design: Design, generator: torch.Generator)
     position, taken = select(ok)
     packed = batch.gather(position)
     return packed.replace(valid=packed.valid & taken)
+
+
+def read_at(store: Store, rows: Tensor, tokens: TokenSet, generator: torch.Generator) -> TokenBatch:
+    """Tokens of the given simulations (B,) at the ids and places of `tokens`, noise drawn; nothing observed yet."""
+    b = len(rows)
+    value = torch.zeros(b, len(tokens))
+    for column, id in enumerate(store.scalar_ids.tolist()):
+        value[:, tokens.variable == id] = store.scalars[rows, column, None]
+    for series in store.series:
+        mine = tokens.variable == series.id
+        where = tokens.index[mine][:, list(series.dims)].expand(b, -1, -1)
+        value[:, mine] = _read_series(series, rows, where, generator)
+    observed = torch.zeros(b, len(tokens), dtype=torch.bool)
+    return TokenBatch(
+        tokens.variable.expand(b, -1), tokens.index.expand(b, -1, -1), value, observed, torch.ones_like(observed)
+    )
+
+
+def _read_series(series: Series, rows: Tensor, where: Tensor, generator: torch.Generator) -> Tensor:
+    """Whitened readings (B, n) at places (B, n, d), noise added."""
+    u = interpolate(series.path, rows, where, within=series.units is not None)
+    u = u if series.units is None else series.units(u.double()).float()
+    noise = torch.randn(where.shape[:2], generator=generator, device=where.device)
+    sd = series.sd[rows][:, None] if isinstance(series.sd, Tensor) else series.sd
+    u = u + sd * noise
+    return u if series.tail is None else series.tail * torch.asinh(u / series.tail)
 
 
 def _draw_designs(

@@ -32,7 +32,7 @@ EVERYTHING = {
         "readings",
     ),
     *("noise", "denoise", "sample", "constraints", "likelihood", "train", "simulators", "simulations", "archive"),
-    *("diagnostics", "graph", "embeddings", "model_file", "stages", "importance", "explicit", "refine"),
+    *("diagnostics", "graph", "embeddings", "truncate", "model_file", "stages", "importance", "explicit", "refine"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "priors": set(),
@@ -58,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "constraints": {"tokens", "denoise", "sample", "stages", "seeds"},
     "likelihood": {"tokens", "noise", "denoise", "seeds"},
     "importance": set(),
+    "truncate": set(),
     "explicit": {"schema", "convert", "readings", "simulators"},
     "refine": {"points", "convert", "tokens", "importance", "likelihood", "model_file"},
     "checkpoint": set(),
@@ -67,8 +68,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "archive": {"priors", "schema"},
     "model_file": {"priors", "schema", "graph", "whiten", "nn", "tokens", "denoise", "embeddings"},
     "joint": EVERYTHING,
-    "learn": {*EVERYTHING, "joint"},
-    "__init__": {*EVERYTHING, "joint", "learn"},
+    "learn": {*EVERYTHING, "joint", "checkpoint"},
+    "pool": {"schema", "whiten", "simulators", "simulations", "truncate", "learn"},
+    "sequential": {*EVERYTHING, "joint", "learn", "pool"},
+    "__init__": {*EVERYTHING, "joint", "learn", "sequential"},
     "plots": {"joint", "diagnostics", "simulators"},
     "files": set(),
     "cli": {

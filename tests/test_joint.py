@@ -312,7 +312,7 @@ def test_an_unknown_key_raises(saved: Path, path: tuple[Any, ...], message: str)
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("format", 1, "expected format 2, got 1"),
+        ("format", 1, "expected format 2 or 3, got 1"),
         ("schedule", "cosine", "Unknown schedule 'cosine'"),
         ("dependency", "causal", "Unknown dependency mask 'causal'"),
         ("max_latents", 0, "expected counts"),

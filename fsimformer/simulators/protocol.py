@@ -9,6 +9,8 @@ points a path is interpolated after its support's bijection (the logarithm, for 
 that grow and fall exponentially. An attribute `natural` may name functions that are smooth as they are.
 An attribute `plausible` may say within which values readings of a data variable are ever taken: training then spends
 nothing on wilder observations, and a warning meets those who bring one.
+A method `simulate_at(parameters, generator)` may give draws of everything else at chosen parameters, which sequential
+training asks for; where paths follow from scalar parameters, `clean(parameters)` does as well.
 """
 
 from __future__ import annotations
@@ -24,10 +26,13 @@ from torch import Tensor
 from fsimformer.schema import Axis, Components, Schema, Variable
 from fsimformer.whiten import prior_from_z
 
+SimulateAt = Callable[[Mapping[str, Tensor], torch.Generator], dict[str, Tensor]]
+"""Scalar and vector parameters, each (n,) or (n, size) float64 -> a draw of every other variable, as `simulate`'s."""
+
 
 @runtime_checkable
 class Simulator(Protocol):
-    """Draws from p(parameters, functions, observations). `natural` and `plausible` (above) are optional."""
+    """Draws from p(parameters, functions, observations). `natural`, `plausible`, `simulate_at` (above) are optional."""
 
     @property
     def schema(self) -> Schema:
@@ -62,6 +67,8 @@ class FunctionSimulator:
         plausible: name of a data variable -> lowest and highest reading that is ever taken.
         paths: (parameters, each (n,) float64) -> clean paths (n, *grid) by name, where they follow from the parameters;
             what `log_likelihood` reads.
+        simulate_at: (parameters, generator) -> a draw of every other variable for each row of the scalar and vector
+            parameters, (n,) or (n, size) float64; what `train_sequential` asks for, unless there are `paths`.
     """
 
     schema: Schema
@@ -70,6 +77,7 @@ class FunctionSimulator:
     natural: tuple[str, ...] = ()
     plausible: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     paths: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+    simulate_at: SimulateAt | None = None
 
     def clean(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Clean paths for given parameters.
@@ -118,6 +126,24 @@ def plausible_ranges(simulator: Simulator) -> dict[str, tuple[float, float]]:
     return out
 
 
+def conditional_simulator(simulator: Simulator) -> SimulateAt:
+    """A simulator's way to draw everything else at chosen scalar and vector parameters.
+
+    Raises:
+        TypeError: it has neither `simulate_at` nor `clean`.
+    """
+    at: SimulateAt | None = getattr(simulator, "simulate_at", None)
+    if at is not None:
+        return at
+    clean = getattr(simulator, "clean", None)
+    if clean is None or getattr(simulator, "paths", clean) is None:
+        raise TypeError(
+            f"{type(simulator).__name__} draws from its prior only; expected a method simulate_at(parameters, "
+            "generator) -> draws of every other variable, or FunctionSimulator(..., simulate_at=f)."
+        )
+    return lambda parameters, generator: clean(parameters)
+
+
 def draw_priors(schema: Schema, n: int, generator: torch.Generator) -> dict[str, Tensor]:
     """n draws of every scalar parameter with a prior, float64 (n,), in the schema's order."""
     out = {}
@@ -133,7 +159,8 @@ def check(simulator: Simulator, n: int = 3, seed: int = 0) -> None:
     Raises:
         TypeError: an attribute of the protocol is missing, or a value is not a floating-point tensor.
         ValueError: the grid or a draw has another name or shape than the schema says, or values off their support;
-            draws that differ for one seed; `paths` that are not those of the draws.
+            draws that differ for one seed; `paths` that are not those of the draws; a `simulate_at` that returns
+            other variables or shapes.
     """
     missing = [a for a in ("schema", "grid", "simulate") if not hasattr(simulator, a)]
     if missing:
@@ -152,6 +179,23 @@ def check(simulator: Simulator, n: int = 3, seed: int = 0) -> None:
             raise ValueError(f"simulate(): {v.name!r} differs for one seed; draw all randomness from the generator.")
     if getattr(simulator, "paths", None) is not None:
         _check_paths(schema, simulator, draws)
+    if getattr(simulator, "simulate_at", None) is not None:
+        _check_simulate_at(schema, simulator, draws, n, seed)
+
+
+def given_parameters(schema: Schema) -> tuple[str, ...]:
+    """Names of the parameters that are scalars or vectors: what `simulate_at` takes."""
+    return tuple(v.name for v in schema.variables if v.role == "parameter" and not schema.is_function(v.name))
+
+
+def _check_simulate_at(schema: Schema, simulator: Simulator, draws: dict[str, Tensor], n: int, seed: int) -> None:
+    given = {k: draws[k].double() for k in given_parameters(schema)}
+    drawn = conditional_simulator(simulator)(given, torch.Generator().manual_seed(seed))
+    if set(drawn) != set(schema.names) - set(given):
+        expected = sorted(set(schema.names) - set(given))
+        raise ValueError(f"simulate_at(): expected the variables {expected}, got {sorted(drawn)}.")
+    for name, draw in drawn.items():
+        _check_draw(schema, schema[name], simulator.grid, draw, n)
 
 
 def _check_paths(schema: Schema, simulator: Any, draws: dict[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ that I stays positive and its decay is exact; R = γC, D = μC.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -95,16 +96,21 @@ class SIRD:
     def simulate(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         """n draws; parameters float64, (n,) and (n, grid_points); clean series float32 (n, grid_points)."""
         draws = draw_priors(self.schema, n, generator)
+        return {**draws, **self.simulate_at(draws, generator)}
+
+    def simulate_at(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """A contact rate drawn from its prior, and the series, for given scalars, each (n,) float64."""
+        n = len(parameters["recovery_rate"])
         weights = torch.randn(n, self.gp_factor.shape[1], generator=generator, dtype=torch.float64)
         contact = torch.empty(n, self.grid_points, dtype=torch.float64)
         series = {k: torch.empty(n, self.grid_points) for k in ("infected", "recovered", "deaths")}
         for rows in torch.split(torch.arange(n), _ROWS):
             fine = torch.sigmoid(self.gp_factor @ weights[rows].T)  # (fine, m)
             contact[rows] = fine[:: 2 * self.substeps].T
-            path = self.solve(torch.stack([draws[k][rows] for k in _SCALARS]), fine)
+            path = self.solve(torch.stack([parameters[k][rows] for k in _SCALARS]), fine)
             for k, clean in zip(series, path[:, 1:].unbind(1), strict=True):
                 series[k][rows] = clean.T.float()
-        return {**draws, "contact_rate": contact, **series}
+        return {"contact_rate": contact, **series}
 
     def solve(self, parameters: Tensor, contact: Tensor) -> Tensor:
         """S, I, R, D on the grid.

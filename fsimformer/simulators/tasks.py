@@ -16,7 +16,7 @@ Here x has its noise already: it is a vector, read as a whole or component by co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -120,8 +120,11 @@ def _task(
         theta = prior_from_z(prior, torch.randn(n, n_theta, generator=generator, dtype=torch.float64))
         return {"theta": theta, "x": likelihood(theta, generator)}
 
+    def simulate_at(parameters: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        return {"x": likelihood(parameters["theta"], generator)}
+
     theta = Variable("theta", "parameter", ("theta_dim",), prior, blocks=n_theta)
-    return FunctionSimulator(_schema(theta, n_theta, n_x, blocks, blockwise), simulate)
+    return FunctionSimulator(_schema(theta, n_theta, n_x, blocks, blockwise), simulate, simulate_at=simulate_at)
 
 
 def _schema(theta: Variable, n_theta: int, n_x: int, blocks: int = 1, blockwise: tuple[str, ...] = ()) -> Schema:

@@ -1,0 +1,34 @@
+"""The section of benchmarks/README.md on sequential training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from markdown import table
+
+NAMES = {"fsimformer": "ours", "tsnpe": "sbi, TSNPE (NSF)", "npe_c": "sbi, NPE-C (NSF)"}
+
+
+def sequential(records: Sequence[dict[str, Any]]) -> list[str]:
+    """C2ST against simulations, and CPU seconds, mean over the observations."""
+    out = []
+    for task in sorted({r["task"] for r in records}, reverse=True):
+        mine = [r for r in records if r["task"] == task]
+        every = [x for r in mine for x in r["rows"]]
+        totals = sorted({x["total"] for x in every})
+        rows: list[list[object]] = []
+        for method in (m for m in NAMES if any(x["method"] == m for x in every)):
+            by_total = [[x for x in every if (x["method"], x["total"]) == (method, t)] for t in totals]
+            c2st = [f"{np.mean([x['c2st_rf'] for x in xs]):.3f}" if xs else "" for xs in by_total]
+            seconds = [f"{np.mean([x['cpu_seconds'] for x in xs]):.0f}" if xs else "" for xs in by_total]
+            n = max(len(xs) for xs in by_total)
+            rows += [[NAMES[method], n, "RF C2ST", *c2st], ["", "", "CPU s", *seconds]]
+            if method == "fsimformer":
+                share = [f"{np.mean([x['share'] for x in xs]):.3f}" if xs else "" for xs in by_total]
+                rows.append(["", "", "prior inside", *share])
+        floor = np.mean([f for r in mine for f in r["floor"].values()])
+        head = ["method", "runs", f"{floor:.3f} = floor", *(f"{t:,}" for t in totals)]
+        out += [f"`{task}`, against simulations\n", *table(head, rows)]
+    return out
