@@ -20,7 +20,9 @@ class GaussianNetwork(nn.Module):
         self.mean, self.covariance = mean, covariance
         self.out = nn.Linear(1, 1)  # says which device the network is on
 
-    def encode(self, variable: Tensor, index: Tensor, value: Tensor, attend: Tensor) -> Context:
+    def encode(
+        self, variable: Tensor, index: Tensor, value: Tensor, attend: Tensor, content: Tensor | None = None
+    ) -> Context:
         assert variable.shape[1] == 0, "a frozen token: the exact denoiser would not see it"
         return Context((), ())
 
@@ -34,6 +36,7 @@ class GaussianNetwork(nn.Module):
         context: Context,
         attend: Tensor,
         attend_context: Tensor,
+        content: Tensor | None = None,
     ) -> Tensor:
         out = torch.zeros_like(value)
         for row in range(len(variable)):

@@ -89,7 +89,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         ),
         "model_file",
     },
-    "sbi": {"joint", "diagnostics", "simulators"},
+    "sbi": {
+        *("joint", "diagnostics", "simulators"),
+        *("tokens", "whiten", "seeds", "nn", "denoise", "sample", "stages", "likelihood", "train"),
+    },
 }
 XARRAY = {
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),

@@ -79,7 +79,7 @@ class Columns:
             torch.where(there, z, 0.0),
             condition.repeat_interleave(self.n_features, 1),
             there,
-            edges,
+            edges=edges,
         )
 
     def tokens(self, ids: Tensor, values: Tensor | None) -> TokenSet:

@@ -25,6 +25,8 @@ from fsimformer.train import Progress, Rows, TrainConfig, fit
 SMALL = NetworkConfig(width=48, depth=3, n_heads=4)
 """What inference trains by default: 0.08 M parameters, for some ten features; many variables deserve more."""
 
+_AS_THEY_COME = 16  # with as few tokens, sorting rows by length saves less than it costs
+
 
 class JointInference:
     """What both have: simulations, laws of masks, indexes of the posterior, and what training left."""
@@ -173,7 +175,8 @@ class JointInference:
             matrix_rate=2.5 * learning_rate,
             warmup=min(200, max_num_epochs * epoch // 5),
             clip=clip_max_norm,
-            n_micro=2,
+            n_micro=1 if t * f <= _AS_THEY_COME else 2,
+            pool=1,
             max_levels=1,
             max_latents=t * f,  # scalars are drawn jointly, however many
             validate_every=epoch,
