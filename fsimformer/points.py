@@ -101,7 +101,7 @@ class Query:
 def readings_of(observation: Observation, names: Collection[str]) -> dict[str, dict[str, list[Any]]]:
     """The finite values of some variables as plain JSON: name -> component, index (in its units), value, n of each.
 
-    Sorted by place, so that the order in which readings came does not count.
+    Sorted by place, so that the order in which readings came does not count; arrays stand as they are.
     """
     out = {}
     for name, channel in observation.channels.items():
@@ -109,7 +109,7 @@ def readings_of(observation: Observation, names: Collection[str]) -> dict[str, d
         if name in names and finite.any():
             points = channel.points.take(finite)
             columns = zip(points.component.tolist(), points.index.tolist(), channel.value[finite].tolist(), strict=True)
-            held = zip(*sorted(columns), strict=True)
+            held = zip(*(sorted(columns) if points.index.shape[1] else columns), strict=True)
             out[name] = dict(zip(("component", "index", "value"), map(list, held), strict=True))
     return out
 

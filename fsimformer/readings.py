@@ -183,7 +183,12 @@ def read_at(store: Store, rows: Tensor, tokens: TokenSet, generator: torch.Gener
         value[:, mine] = _read_series(series, rows, where, generator)
     observed = torch.zeros(b, len(tokens), dtype=torch.bool)
     return TokenBatch(
-        tokens.variable.expand(b, -1), tokens.index.expand(b, -1, -1), value, observed, torch.ones_like(observed)
+        tokens.variable.expand(b, -1),
+        tokens.index.expand(b, -1, -1),
+        value,
+        observed,
+        torch.ones_like(observed),
+        {ids: store.arrays[ids][rows] for ids in tokens.arrays},
     )
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fsimformer.convert import Observation, observed_tokens, query, query_tokens, read
 from fsimformer.denoise import NoiseLevels
@@ -118,6 +118,7 @@ def train_sequential(
     schedule: str | None = None,
     dependency: str | None = None,
     n_active_observed: int | str | None = DEFAULT_DIAL,
+    embeddings: Mapping[str, nn.Module] | None = None,
     origin: Any = None,
     callback: Callable[[Progress], None] | None = None,
     on_round: Callable[[Round], None] | None = None,
@@ -137,7 +138,7 @@ def train_sequential(
         draws: of the posterior, from which the region is made.
         candidates: draws of the prior that rejection may be expected to take in a round; beyond, kernels propose.
         config: of every round; by default 2,000 steps, stopped after eight validations without a new best.
-        network, design, levels, schedule, dependency, n_active_observed: as for `train`.
+        network, design, levels, schedule, dependency, n_active_observed, embeddings: as for `train`.
         masks: of every round; by default `train`'s in the first, then `REFINING_MASKS`.
         callback: called after every step with a `Progress`; on_round: after every round.
         device: where the network trains.
@@ -175,6 +176,7 @@ def train_sequential(
         schedule=schedule,
         dependency=dependency,
         n_active_observed=n_active_observed,
+        embeddings=embeddings,
         callback=callback,
         device=device,
         provenance=provenance,
@@ -224,7 +226,8 @@ def rows_as_observed(
     own = read_rows(store, rows, replace(design, n_max=n_max), generator)
     own = own.replace(valid=own.valid & is_parameter[own.variable])
     data = read_at(store, rows, observed, generator)
-    both = TokenBatch(*(torch.cat([getattr(own, f.name), getattr(data, f.name)], 1) for f in fields(TokenBatch)))
+    each = ("variable", "index", "value", "condition_mask", "valid")
+    both = data.replace(**{k: torch.cat([getattr(own, k), getattr(data, k)], 1) for k in each})
     position, taken = select(both.valid)
     packed = both.gather(position)
     return packed.replace(valid=packed.valid & taken)
@@ -279,7 +282,7 @@ class _Refining:
         refined_for, most = readings_of(self.observation, _data(schema)), dict(model.max_readings)
         for name in most.keys() & refined_for.keys():
             most[name] = max(most[name], len(refined_for[name]["value"]))
-        same = ("simulator", "simulator_config", "design", "natural", "plausible", "dependency")
+        same = ("simulator", "simulator_config", "design", "natural", "plausible", "dependency", "embeddings")
         return Joint(
             replace(
                 model,
@@ -288,7 +291,7 @@ class _Refining:
                 refined_for=refined_for,
                 provenance={
                     **card,
-                    **{k: joint.provenance[k] for k in same},
+                    **{k: joint.provenance[k] for k in same if k in joint.provenance},
                     "simulations": len(kept),
                     "simulations_held_out": len(kept) - kept.n_train,
                     "initial": joint.provenance,

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+import traces
 import xarray as xr
 from tiny import seeded, token_set
 from torch import Tensor
 
 import fsimformer as fsf
+from fsimformer.convert import observed_tokens, read
 from fsimformer.learn import is_parameter
 from fsimformer.pool import TruncatedPrior, parameters_of, pooled, uniform_of
 from fsimformer.readings import Design, read_at
@@ -217,6 +219,34 @@ def test_a_damaged_file_is_refused(run: fsf.Sequential, tmp_path: Path, key: str
     (tmp_path / "narrow" / "model.json").write_text(json.dumps({**card, key: value}))
     with pytest.raises(ValueError, match=message):
         fsf.load(tmp_path / "narrow")
+
+
+def test_arrays_and_series_beside_each_other(tmp_path: Path) -> None:
+    """Rows as observed hold the array of their own simulation; an array that is not observed is no token."""
+    simulator = replace(traces.SIMULATOR, simulate_at=simulate_traces)
+    drawn = simulator.simulate(8, seeded())
+    whitening = Whitening.fit(traces.SCHEMA, drawn)
+    store = build_store(traces.SCHEMA, whitening, drawn)
+    given = {"trace": traces.trace(), "y": xr.DataArray([0.1], {"time": [3.0]}, "time")}
+    observed = observed_tokens(traces.SCHEMA, whitening, read(traces.SCHEMA, given))
+    batch = rows_as_observed(store, torch.arange(8), Design((4,)), observed, is_parameter(traces.SCHEMA), seeded())
+    assert batch.variable[0].tolist() == [0, 4, 1, 2, 3] and list(batch.arrays) == [traces.TRACE]
+    assert torch.equal(batch.arrays[traces.TRACE], store.arrays[traces.TRACE])
+    run = fsf.train_sequential(
+        simulator, given, rounds=2, simulations=100, epsilon=0.1, draws=50, config=replace(CONFIG, steps=2),
+        network=NETWORK, embeddings=traces.modules(),
+    )  # fmt: skip
+    run.joint.save(tmp_path / "arrays")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fsf.load(tmp_path / "arrays", embeddings=traces.modules(1)).condition(given)
+    with pytest.warns(fsf.ObservationWarning, match="refined for one observation"):
+        run.joint.condition({**given, "trace": traces.trace()[::-1]})  # the order of an array counts
+
+
+def simulate_traces(parameters: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    drawn = traces.simulate(len(parameters["a"]), generator)
+    return {k: drawn[k] for k in ("y", "trace", "image")}
 
 
 def test_series_and_a_simulator_that_has_clean_paths() -> None:
