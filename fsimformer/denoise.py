@@ -93,9 +93,11 @@ class Denoiser(nn.Module):
         schedule: "trig", "vp" or "rectified"; fixes the training weight, and the path that samplers take by default.
         dependency: (n_ids, n_ids) bool, True = may attend; None = everything may.
         embeddings: the nets that embed array variables; None = there are no such variables.
+        past: (n_ids, n_ids) bool, edges that hold in the order of the index alone; see `masks.attention`.
     """
 
     dependency: Tensor | None
+    past: Tensor | None
 
     def __init__(
         self,
@@ -103,11 +105,13 @@ class Denoiser(nn.Module):
         schedule: str = "trig",
         dependency: Tensor | None = None,
         embeddings: ArrayEmbeddings | None = None,
+        past: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.schedule: Schedule = schedule_named(schedule)
         self.register_buffer("dependency", dependency, persistent=False)
+        self.register_buffer("past", past, persistent=False)
         self.embeddings = embeddings
 
     @property
@@ -128,7 +132,7 @@ class Denoiser(nn.Module):
         dependency, edges = self.dependency, streams.active.edges
         if edges is not None:
             dependency = edges if dependency is None else edges & dependency
-        masks = attention(streams.frozen, streams.active, dependency)
+        masks = attention(streams.frozen, streams.active, dependency, self.past)
         f, a = streams.frozen, streams.active
         frozen, active = (None, None) if self.embeddings is None else self.embeddings(f.arrays, f, a)
         context = self.network.encode(f.variable, f.index, f.value, masks.frozen, frozen)

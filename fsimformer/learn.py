@@ -111,7 +111,8 @@ def train(
         masks: which conditionals are trained, and how often.
         levels: noise levels of training.
         schedule: "trig" (default) or "vp" (score matching), "rectified" (flow matching).
-        dependency: "dense" (default), or "undirected": attention only along `graph.moral_graph`.
+        dependency: "dense" (default), "undirected": attention only along `graph.moral_graph`, or "causal": of that, of
+            a variable's `past_of` only what is not later.
         n_active_observed: the default dial of the returned Joint, by default "few"; see `tokens.split`.
         embeddings: array variable -> module, (B, *shape) whitened float32 -> (B, n_tokens, k) or (B, n_tokens·k)
             features; a copy is trained with the network, from the weights it comes with. `load` needs it again.

@@ -131,11 +131,15 @@ class Attention:
     context: Tensor
 
 
-def attention(frozen: TokenBatch, active: TokenBatch, dependency: Tensor | None = None) -> Attention:
-    """Attention masks from padding and, if given, from the dependency mask.
+def attention(
+    frozen: TokenBatch, active: TokenBatch, dependency: Tensor | None = None, past: Tensor | None = None
+) -> Attention:
+    """Attention masks from padding and, if given, from the dependency mask. Every token attends to itself.
 
     Args:
         dependency: bool, (n_ids, n_ids) for all rows or (B, n_ids, n_ids) one a row, [query id, key id].
+        past: bool (n_ids, n_ids), [child id, parent id] as in `graph.past_only`: the two attend to each other only
+            where the parent is not later than the child along the first index dim.
     """
     if dependency is None:
         return Attention(frozen.valid, active.valid, frozen.valid)
@@ -143,8 +147,15 @@ def attention(frozen: TokenBatch, active: TokenBatch, dependency: Tensor | None 
     def pairs(query: TokenBatch, key: TokenBatch) -> Tensor:
         q, k = query.variable[:, :, None], key.variable[:, None, :]
         if dependency.dim() == 2:
-            return dependency[q, k] & key.valid[:, None, :]
-        row = torch.arange(query.shape[0], device=q.device)[:, None, None]
-        return dependency[row, q, k] & key.valid[:, None, :]
+            allowed = dependency[q, k]
+        else:
+            row = torch.arange(query.shape[0], device=q.device)[:, None, None]
+            allowed = dependency[row, q, k]
+        if past is not None:
+            ahead = query.index[:, :, None, 0] - key.index[:, None, :, 0]
+            allowed = allowed & ~(past[q, k] & (ahead < 0)) & ~(past.T[q, k] & (ahead > 0))
+        if query is key:
+            allowed = allowed | torch.eye(query.shape[1], dtype=torch.bool, device=q.device)
+        return allowed & key.valid[:, None, :]
 
     return Attention(pairs(frozen, frozen), pairs(active, active), pairs(active, frozen))

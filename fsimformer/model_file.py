@@ -23,7 +23,7 @@ from torch import nn
 
 from fsimformer.denoise import Denoiser
 from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints
-from fsimformer.graph import moral_graph
+from fsimformer.graph import moral_graph, past_only
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.schema import Schema
 from fsimformer.tokens import Dial, require_dial
@@ -82,11 +82,12 @@ def build_denoiser(
     Raises:
         ValueError: unknown schedule or dependency; embeddings that do not fit the schema's array variables.
     """
-    if dependency not in ("dense", "undirected"):
-        raise ValueError(f"Unknown dependency mask {dependency!r}. Choices: 'dense', 'undirected'.")
+    if dependency not in ("dense", "undirected", "causal"):
+        raise ValueError(f"Unknown dependency mask {dependency!r}. Choices: 'dense', 'undirected', 'causal'.")
     mask = None if dependency == "dense" else torch.from_numpy(moral_graph(schema))
+    past = torch.from_numpy(past_only(schema)) if dependency == "causal" and schema.indexes else None
     net = Network(network)
-    return Denoiser(net, schedule, mask, build_embeddings(schema, network.width, embeddings))
+    return Denoiser(net, schedule, mask, build_embeddings(schema, network.width, embeddings), past)
 
 
 def plain(obj: Any) -> Any:

@@ -314,7 +314,7 @@ def test_an_unknown_key_raises(saved: Path, path: tuple[Any, ...], message: str)
     [
         ("format", 1, "expected format 2 or 3, got 1"),
         ("schedule", "cosine", "Unknown schedule 'cosine'"),
-        ("dependency", "causal", "Unknown dependency mask 'causal'"),
+        ("dependency", "directed", "Unknown dependency mask 'directed'"),
         ("max_latents", 0, "expected counts"),
         ("n_active_observed", "8", "expected an integer >= 0, .few. or None"),
         ("max_readings", {"y": -1}, "expected counts"),
