@@ -62,6 +62,7 @@ MASKS = fsf.MaskConfig(
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
+    "cosine": {"train": {"cooldown": 0.0, "ema": 0.999, "patience": 6}},
     "dense": {"dependency": "dense"},
     "flow": {"schedule": "rectified"},
     "vp": {"schedule": "vp"},
@@ -81,7 +82,8 @@ def settings(budget: int, seed: int, variant: str) -> dict[str, Any]:
     changes = dict(VARIANTS[variant])
     config: dict[str, Any] = {
         "steps": STEPS[budget], "batch_size": 256, "seed": seed, "n_micro": 2, "pool": 2, "max_levels": 1,
-        "warmup": 100, "validate_every": STEPS[budget] // 20, "patience": 6, "dial": (("few", 1.0),),
+        "warmup": 100, "validate_every": STEPS[budget] // 20, "patience": 4, "dial": (("few", 1.0),),
+        "cooldown": 0.3, "ema": 0.995,
     }  # fmt: skip
     return {
         "simulations": budget,

@@ -25,6 +25,7 @@ class Run:
     step: int = 0
     best_loss: float = math.inf
     best_step: int = 0
+    turn: int | None = None  # step at which patience ran out and the cool-down began
     history: list[tuple[int, float, float]] = field(default_factory=list)  # step, mean training loss, validation loss
     recent: list[float] = field(default_factory=list)  # training losses since the last validation
     cpu_seconds: float = 0.0  # of all processes that worked on the run
@@ -48,7 +49,7 @@ def save_checkpoint(
         for optimizer in optimizers:
             for name, value in optimizer.state.get(p, {}).items():
                 tensors[f"{type(optimizer).__name__}/{name}/{k}"] = value
-    meta = {k: getattr(run, k) for k in ("step", "best_loss", "best_step", "history", "recent", "cpu_seconds")}
+    meta = {k: getattr(run, k) for k in ("step", "best_loss", "best_step", "turn", "history", "recent", "cpu_seconds")}
     text = json.dumps({"run": meta, "settings": settings})
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
@@ -89,6 +90,7 @@ def load_checkpoint(
                 if state:
                     optimizer.state[p] = {s: (v if s == "step" else v.to(p.device)) for s, v in state.items()}
     run.step, run.best_step = meta["run"]["step"], meta["run"]["best_step"]
+    run.turn = meta["run"]["turn"]
     run.best_loss = float(meta["run"]["best_loss"])
     run.history = [tuple(h) for h in meta["run"]["history"]]
     run.recent, run.cpu_seconds = list(meta["run"]["recent"]), float(meta["run"]["cpu_seconds"])

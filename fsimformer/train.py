@@ -44,7 +44,10 @@ class TrainConfig:
             under `level_tokens`, at most `max_levels`.
         max_latents: latents kept in a row; others are dropped at random, as if nobody had asked for them.
         dial: pairs (which observed tokens ride in the active stream, see `tokens.split`; relative frequency).
-        validate_every, patience: validation interval in steps; stop after `patience` validations without a new best.
+        cooldown: share of a run, its last, over which the rates fall linearly to 0 after having been constant (arXiv
+            2405.18392); 0 = half a cosine over the whole run.
+        validate_every, patience: validation interval in steps; after `patience` validations without a new best a run
+            cools down and ends, or, without a cool-down, ends at once.
         n_validation: held-out rows.
         checkpoint_every: steps between checkpoints.
     """
@@ -57,6 +60,7 @@ class TrainConfig:
     weight_decay: float = 1e-4
     clip: float = 1.0
     ema: float = 0.999
+    cooldown: float = 0.0
     n_micro: int = 6
     pool: int = 4
     level_tokens: int = 48
@@ -93,6 +97,7 @@ class TrainConfig:
             "learning_rate > 0": self.learning_rate > 0,
             "clip > 0": self.clip > 0,
             "0 <= ema < 1": 0 <= self.ema < 1,
+            "0 <= cooldown < 1": 0 <= self.cooldown < 1,
             "n_validation >= 2": self.n_validation >= 2,
         }.items():
             if not ok:
@@ -104,12 +109,26 @@ class TrainConfig:
             raise ValueError(f"TrainConfig: expected pairs (dial, frequency >= 0), got {self.dial}.")
         object.__setattr__(self, "dial", tuple((n, float(p)) for n, p in self.dial))
 
-    def rate_at(self, step: int) -> float:
-        """Share of the learning rates: linear warm-up, then half a cosine to 0 at `steps`."""
+    def rate_at(self, step: int, turn: int | None = None) -> float:
+        """Share of the learning rates: linear warm-up, then half a cosine to 0 at `steps`, or constant and a cool-down.
+
+        `turn`: step at which patience ran out and the cool-down began; None = it did not.
+        """
         if step < self.warmup:
             return (step + 1) / self.warmup
-        part = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
+        if self.cooldown == 0:
+            part = (step - self.warmup) / max(1, self.steps - self.warmup)
+            return 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
+        start, end = round(self.steps * (1 - self.cooldown)) if turn is None else turn, self.end(turn)
+        return min(1.0, (end - step) / max(1, end - start))
+
+    def end(self, turn: int | None = None) -> int:
+        """Steps of a run whose patience ran out at step `turn`; `rate_at` is 0 there."""
+        return (
+            self.steps
+            if turn is None
+            else min(self.steps, turn + math.ceil(turn * self.cooldown / (1 - self.cooldown)))
+        )
 
 
 @dataclass(frozen=True)
@@ -258,7 +277,7 @@ def fit(
         run.best = {k: v.clone() for k, v in run.ema.items()}
     salt = (generation,) if generation else ()
     steps: list[list[TokenBatch]] = []
-    while run.step < config.steps and not _out_of_patience(run, config):
+    while not _ended(run, config):
         place = run.step % config.pool
         if place == 0 or not steps:
             batch = draw_rows(rows, config.pool * config.batch_size, 0, run.step // config.pool, *salt)
@@ -266,7 +285,7 @@ def fit(
         generator = generator_at(config.seed, 3, run.step, *salt)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = optimizer.defaults["lr"] * config.rate_at(run.step)
+                group["lr"] = optimizer.defaults["lr"] * config.rate_at(run.step, run.turn)
             optimizer.zero_grad(set_to_none=True)
         total, n_rows = 0.0, sum(part.shape[0] for part in steps[place])
         for part in steps[place]:
@@ -284,7 +303,7 @@ def fit(
             torch._foreach_lerp_(list(run.ema.values()), list(parameters.values()), 1 - decay)
         run.recent.append(total)
         validation = None
-        if run.step % config.validate_every == 0 or run.step == config.steps:
+        if run.step % config.validate_every == 0 or run.step == config.end(run.turn):
             validation = validate(denoiser, parameters, run, held_out, levels, config)
             run.history.append((run.step, sum(run.recent) / len(run.recent), validation))
             run.recent = []
@@ -294,8 +313,9 @@ def fit(
         if callback is not None:
             callback(Progress(run.step, total, validation))
         run.cpu_seconds = earlier + time.process_time() - started
-        last = run.step == config.steps or _out_of_patience(run, config)
-        if checkpoint is not None and (last or run.step % config.checkpoint_every == 0):
+        if config.cooldown and run.turn is None and _out_of_patience(run, config):
+            run.turn = run.step
+        if checkpoint is not None and (_ended(run, config) or run.step % config.checkpoint_every == 0):
             save_checkpoint(checkpoint, run, parameters, optimizers, settings)
     with torch.no_grad():
         for k, p in parameters.items():
@@ -318,6 +338,10 @@ def build_optimizers(denoiser: Denoiser, config: TrainConfig) -> tuple[torch.opt
         adjust_lr_fn="match_rms_adamw",
     )
     return (adamw, muon)
+
+
+def _ended(run: Run, config: TrainConfig) -> bool:
+    return run.step >= config.end(run.turn) or (config.cooldown == 0 and _out_of_patience(run, config))
 
 
 def _out_of_patience(run: Run, config: TrainConfig) -> bool:

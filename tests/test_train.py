@@ -172,6 +172,34 @@ def test_early_stopping_returns_the_best_averaged_weights(tmp_path: Path) -> Non
     assert equal(weights(again), weights(model))
 
 
+def test_a_run_whose_patience_ends_cools_down_before_it_stops(tmp_path: Path) -> None:
+    """It turns at t = best + patience, rates reach 0 at t/(1 − cooldown); killed on the way, it resumes."""
+    config = replace(
+        CONFIG, steps=200, learning_rate=2e-2, validate_every=2, patience=3, n_validation=128, cooldown=0.5, ema=0.5
+    )
+    whole, path = fresh(), tmp_path / "run.safetensors"
+    run = run_fit(whole, config, held_out=contradictory)
+    assert run.turn is not None
+    losses = {step: loss for step, _, loss in run.history if step <= run.turn}
+    assert run.turn == min(losses, key=losses.__getitem__) + 3 * 2 and run.step == 2 * run.turn < 200
+    with pytest.raises(Killed):
+        run_fit(fresh(), config, held_out=contradictory, checkpoint=path, callback=kill_at(run.turn + 4))
+    resumed = fresh()
+    again = run_fit(resumed, config, held_out=contradictory, checkpoint=path)
+    assert (again.turn, again.step) == (run.turn, run.step) and equal(again.ema, run.ema)
+
+
+def test_a_cool_down_falls_in_a_line_from_its_turn_or_from_its_share_of_the_steps() -> None:
+    config = TrainConfig(steps=100, warmup=10, cooldown=0.2)
+    rates = [config.rate_at(s) for s in range(101)]
+    assert rates[10:81] == [1.0] * 71 and rates[90] == pytest.approx(0.5) and rates[100] == 0.0
+    assert config.end() == 100 and config.end(40) == 50 and config.end(79) == 99
+    early = [config.rate_at(s, turn=40) for s in range(51)]
+    assert early[40] == 1.0 and early[45] == pytest.approx(0.5) and early[50] == 0.0
+    with pytest.raises(ValueError, match="expected 0 <= cooldown < 1, got 1"):
+        TrainConfig(cooldown=1.0)
+
+
 def test_validation_leaves_the_trained_weights_alone() -> None:
     model = fresh()
     before, parameters = weights(model), dict(model.named_parameters())
