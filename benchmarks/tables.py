@@ -10,7 +10,7 @@ from typing import Any
 from markdown import table
 from record import RESULTS
 from tables_peers import peers
-from tables_sbibm import sbibm
+from tables_sbibm import dependency, sbibm
 from tables_sequential import sequential
 
 OUT = Path(__file__).resolve().parent / "README.md"
@@ -135,6 +135,7 @@ def main() -> None:
     lines += dial(records) if records else ["Not run yet.", ""]
     for name, section, pattern in (
         (sbibm.__name__, sbibm, "sbibm/*.json"),
+        (dependency.__name__, dependency, "dependency/*.json"),
         (sequential.__name__, sequential, "sequential_*.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]

@@ -99,3 +99,23 @@ def sbibm(records: list[dict[str, Any]]) -> list[str]:
                 head = ["method", "C2ST", "1k", "10k", "100k", "floor", "training, CPU s"]
                 out += [f"`{task}`\n", *table(head, rows)]
     return out
+
+
+def dependency(records: list[dict[str, Any]]) -> list[str]:
+    """All cells of `dependency.py`."""
+    keys = ("model", "simulations", "dependency", "posterior_loss", "standard_error", "c2st_rf", "c2st_standard_error",
+            "floor", "steps", "train_cpu_seconds")  # fmt: skip
+    head = [
+        "model",
+        "simulations",
+        "mask",
+        "posterior loss",
+        "se",
+        "RF C2ST",
+        "se",
+        "floor",
+        "steps",
+        "training, CPU s",
+    ]
+    rows = sorted(records, key=lambda r: (r["model"], r["simulations"], r["dependency"]))
+    return table(head, [[r.get(k, "") for k in keys] for r in rows])
