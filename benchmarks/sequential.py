@@ -59,7 +59,7 @@ def fsimformer(task: str, x: np.ndarray, rounds: int, seed: int) -> Rounds:
         draws = made.joint.condition(observed).sample(N, seed=seed)["posterior"]["theta"].values.reshape(N, -1)
         card = made.joint.provenance
         total += card["cpu_seconds"]
-        row = made.summary() | {"steps": card["steps"], "best_step": card["best_step"]}
+        row = made.summary() | {"steps": card["steps"], "best_step": card["best_step"], "drawn_by": made.method}
         yield row | {"cpu_seconds": total + time.process_time() - start}, draws
 
 
@@ -130,8 +130,8 @@ def main() -> None:
             results["floor"][str(i)] = c2st(reference[:N], reference[N : 2 * N])
             rows = [r for r in results["rows"] if (r["method"], r["observation"]) != (method, i)]
             for number, (row, draws) in enumerate(METHODS[method](args.task, x, args.rounds, args.seed), 1):
-                found = {"method": method, "observation": i, "round": number, "total": number * SIMULATIONS, **row}
-                rows.append(found | {"c2st_rf": c2st(reference[:N], draws)})
+                found = {"method": method, "observation": i, "round": number, "total": number * SIMULATIONS}
+                rows.append(row | found | {"c2st_rf": c2st(reference[:N], draws)})
                 print(
                     {k: rows[-1][k] for k in ("method", "observation", "total", "cpu_seconds", "c2st_rf")}, flush=True
                 )
