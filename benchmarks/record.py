@@ -34,18 +34,23 @@ def budget(card: dict[str, Any]) -> dict[str, Any]:
     return {"simulations": card["simulations"], "steps": steps, "train_cpu_seconds": round(seconds, 1)}
 
 
+def commit() -> str:
+    """The commit that is checked out; "+changes" where the package differs from it."""
+    git = ["git", "-C", str(ROOT)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    dirty = subprocess.run([*git, "status", "--porcelain", "fsimformer"], capture_output=True, text=True).stdout.strip()
+    return head + ("+changes" if dirty else "")
+
+
 def save(name: str, seed: int, results: Any, packages: Mapping[str, str] | None = None) -> Path:
     """Write `results/<name>.json`; `results` holds the figures, each with its n and its Monte-Carlo floor.
 
     `packages`: further versions, e.g. of a peer that ran in another environment.
     """
-    git = ["git", "-C", str(ROOT)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    dirty = subprocess.run([*git, "status", "--porcelain", "fsimformer"], capture_output=True, text=True).stdout.strip()
     record = {
         "name": name,
         "seed": seed,
-        "commit": commit + ("+changes" if dirty else ""),
+        "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {
             "processor": processor(),

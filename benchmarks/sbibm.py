@@ -27,7 +27,7 @@ import torch
 import xarray as xr
 from conditionals import draw_problems
 from conditionals import reference as conditional_reference
-from record import RESULTS, ROOT, save
+from record import RESULTS, ROOT, commit, save
 from references import sbibm_observations
 
 import fsimformer as fsf
@@ -98,7 +98,7 @@ def settings(budget: int, seed: int, variant: str) -> dict[str, Any]:
 def train_cell(task: str, budget: int, seed: int, variant: str = "default") -> fsf.Joint:
     """The network of a cell, trained on one thread."""
     torch.set_num_threads(1)
-    return fsf.train(SIMULATORS[task](), **settings(budget, seed, variant))
+    return fsf.train(SIMULATORS[task](), provenance={"commit": commit()}, **settings(budget, seed, variant))
 
 
 def posterior_draws(joint: fsf.Joint, x: np.ndarray, n: int, seed: int) -> np.ndarray:
@@ -168,7 +168,7 @@ def cell(task: str, budget: int, seed: int, variant: str) -> None:
     results: dict[str, Any] = {
         "task": task, "simulations": budget, "variant": variant, "steps": card["steps"], "best_step": card["best_step"],
         "best_validation_loss": card["best_validation_loss"], "train_cpu_seconds": card["cpu_seconds"],
-        "n_parameters": card["n_parameters"],
+        "n_parameters": card["n_parameters"], "train_commit": card.get("commit", ""),
     }  # fmt: skip
     if task in POSTERIOR:
         pairs = [
