@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -118,7 +120,7 @@ def conditional_draws(joint: fsf.Joint, observed: np.ndarray, value: np.ndarray,
     """(n, latents) draws of all ids that are not observed; `observed` and `value` (ids,) on the original scale."""
     schema, model = joint.schema, joint.model
     transforms = [model.whitening.part(v.name, c) for v in schema.variables for c in range(schema.n_components(v.name))]
-    z = torch.stack([t.forward(torch.tensor(float(v))) for t, v in zip(transforms, value)])
+    z = torch.stack([t.forward(torch.tensor(float(v), dtype=torch.float64)) for t, v in zip(transforms, value)])
 
     def tokens(which: np.ndarray, is_observed: bool) -> TokenSet:
         ids = torch.from_numpy(np.flatnonzero(which))
@@ -157,7 +159,12 @@ def trained(task: str, budget: int, seed: int, variant: str) -> fsf.Joint:
     folder = ROOT / "runs" / name_of(task, budget, seed, variant)
     if not folder.exists():
         train_cell(task, budget, seed, variant).save(folder)
-    return fsf.load(folder)
+    joint, wanted = fsf.load(folder), settings(budget, seed, variant)
+    for key, expected in (("train", wanted["config"]), ("masks", wanted["masks"])):
+        found = joint.provenance[key]
+        if json.dumps(found, sort_keys=True) != json.dumps(asdict(expected), sort_keys=True):
+            raise SystemExit(f"{folder}: trained with other settings ({key}: {found}); remove it to train it anew.")
+    return joint
 
 
 def cell(task: str, budget: int, seed: int, variant: str) -> None:

@@ -95,7 +95,7 @@ def sbibm(records: list[dict[str, Any]]) -> list[str]:
                     cost = " / ".join(f"{np.mean(s):.0f}" if s else "–" for s in seconds)
                     values = [over_seeds([x["mean"] for x in found[b]]) for b in BUDGETS]
                     rows.append([f"ours, {variant}", classifier.upper(), *values, f"{np.mean(floor):.3f}", cost])
-            if len(rows) > len(PUBLISHED[kind]):
+            if len(rows) > len(published(kind, task)):
                 head = ["method", "C2ST", "1k", "10k", "100k", "floor", "training, CPU s"]
                 out += [f"`{task}`\n", *table(head, rows)]
     return out

@@ -93,7 +93,7 @@ class Denoiser(nn.Module):
         schedule: "trig", "vp" or "rectified"; fixes the training weight, and the path that samplers take by default.
         dependency: (n_ids, n_ids) bool, True = may attend; None = everything may.
         embeddings: the nets that embed array variables; None = there are no such variables.
-        past: (n_ids, n_ids) bool, edges that hold in the order of the index alone; see `masks.attention`.
+        past: (D, n_ids, n_ids) bool, edges that hold in the order of an index dim; see `masks.attention`.
     """
 
     dependency: Tensor | None

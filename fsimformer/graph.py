@@ -40,13 +40,19 @@ def moral_graph(schema: Schema) -> np.ndarray:
 
 
 def past_only(schema: Schema) -> np.ndarray:
-    """Bool (n_ids, n_ids), [child, parent]: of the parent only the readings that are not later than the child's count.
+    """Bool (index dims, n_ids, n_ids), [dim, child, parent]: of the parent only what is not later tells the child.
 
-    "Later" is along the first index dim of the child. The edge holds both ways: parent readings attend to children that
-    are not earlier.
+    "Later" is along the child's own first index dim. The parent still sees every reading of the child: where a function
+    has no token, its neighbours stand for it, and an earlier y tells of it as a later one does. For the same reason the
+    cut is exact only as far as the child's other readings, scalars or earlier tokens of the parent carry what a later
+    token of the parent would have told; measure it against "undirected". Where the two have a child in common they
+    are joined by it, and nothing is cut.
     """
-    out = np.zeros((schema.n_ids, schema.n_ids), dtype=bool)
+    indexes = [i.name for i in schema.indexes]
+    out = np.zeros((len(indexes), schema.n_ids, schema.n_ids), dtype=bool)
     for v in schema.variables:
         for p in v.past_of:
-            out[np.ix_(list(schema.ids(v.name)), list(schema.ids(p)))] = True
+            if not any({v.name, p} <= set(w.parents) for w in schema.variables):
+                dim = indexes.index(schema.index_dims(v.name)[0])
+                out[dim][np.ix_(list(schema.ids(v.name)), list(schema.ids(p)))] = True
     return out

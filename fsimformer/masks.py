@@ -138,8 +138,8 @@ def attention(
 
     Args:
         dependency: bool, (n_ids, n_ids) for all rows or (B, n_ids, n_ids) one a row, [query id, key id].
-        past: bool (n_ids, n_ids), [child id, parent id] as in `graph.past_only`: the two attend to each other only
-            where the parent is not later than the child along the first index dim.
+        past: bool (D, n_ids, n_ids), [index dim, query id, key id] as in `graph.past_only`: the query does not attend
+            to what is later along that dim.
     """
     if dependency is None:
         return Attention(frozen.valid, active.valid, frozen.valid)
@@ -151,9 +151,9 @@ def attention(
         else:
             row = torch.arange(query.shape[0], device=q.device)[:, None, None]
             allowed = dependency[row, q, k]
-        if past is not None:
-            ahead = query.index[:, :, None, 0] - key.index[:, None, :, 0]
-            allowed = allowed & ~(past[q, k] & (ahead < 0)) & ~(past.T[q, k] & (ahead > 0))
+        for dim, ordered in enumerate(() if past is None else past):
+            later = key.index[:, None, :, dim] > query.index[:, :, None, dim]
+            allowed = allowed & ~(ordered[q, k] & later)
         if query is key:
             allowed = allowed | torch.eye(query.shape[1], dtype=torch.bool, device=q.device)
         return allowed & key.valid[:, None, :]

@@ -43,7 +43,7 @@ class Model:
 
     Args:
         schedule: name of the schedule that training weighted.
-        dependency: "dense" or "undirected", the attention mask the network was trained with.
+        dependency: "dense", "undirected" or "causal", the attention mask the network was trained with.
         n_active_observed: the dial that sampling uses by default (design.md, D1; `tokens.split`).
         max_readings: readings a function had at most in training, by variable name.
         max_latents: latents a row had at most in training.

@@ -238,6 +238,10 @@ class Schema:
                 raise ValueError(f"Variable {v.name!r}: {v.blocks} blocks do not divide {part} {size} component(s).")
 
     def _check_series(self, v: Variable) -> None:
+        if feedback := [p for p in v.past_of if v.name in self[p].parents]:
+            raise ValueError(
+                f"Variable {v.name!r}: past_of {feedback} hang on {v.name!r} in turn; leave them out there."
+            )
         if v.determined and not self.is_function(v.name):
             raise ValueError(f"Variable {v.name!r}: only a series is determined by its parents, got dims {v.dims}.")
         for p in v.past_of:
@@ -344,7 +348,7 @@ class Schema:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Schema:
-        """Inverse of `to_dict`; old files lack `blocks`, `blockwise`, `n_tokens`. An unknown key raises ValueError."""
+        """Inverse of `to_dict`; old files lack keys with defaults. An unknown key raises ValueError."""
         _check_keys("Schema", data, {"variables", "dims"})
         variables = []
         for entry in data["variables"]:

@@ -109,6 +109,11 @@ class TrainConfig:
             raise ValueError(f"TrainConfig: expected pairs (dial, frequency >= 0), got {self.dial}.")
         object.__setattr__(self, "dial", tuple((n, float(p)) for n, p in self.dial))
 
+    @property
+    def turn(self) -> int:
+        """Step at which the cool-down begins if patience lasts."""
+        return round(self.steps * (1 - self.cooldown))
+
     def rate_at(self, step: int, turn: int | None = None) -> float:
         """Share of the learning rates: linear warm-up, then half a cosine to 0 at `steps`, or constant and a cool-down.
 
@@ -119,7 +124,7 @@ class TrainConfig:
         if self.cooldown == 0:
             part = (step - self.warmup) / max(1, self.steps - self.warmup)
             return 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
-        start, end = round(self.steps * (1 - self.cooldown)) if turn is None else turn, self.end(turn)
+        start, end = self.turn if turn is None else turn, self.end(turn)
         return min(1.0, (end - step) / max(1, end - start))
 
     def end(self, turn: int | None = None) -> int:
@@ -313,7 +318,8 @@ def fit(
         if callback is not None:
             callback(Progress(run.step, total, validation))
         run.cpu_seconds = earlier + time.process_time() - started
-        if config.cooldown and run.turn is None and _out_of_patience(run, config):
+        constant = config.cooldown and run.turn is None and run.step < config.turn
+        if constant and _out_of_patience(run, config):
             run.turn = run.step
         if checkpoint is not None and (_ended(run, config) or run.step % config.checkpoint_every == 0):
             save_checkpoint(checkpoint, run, parameters, optimizers, settings)

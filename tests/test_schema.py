@@ -126,7 +126,18 @@ def test_readings_of_a_determined_path_part_given_the_parents() -> None:
     y = Variable("y", "data", ("t",), parents=("f",), determined=True, past_of=("f",))
     schema = Schema((f, y), (Index("t", 0, 1),))
     assert moral_graph(schema).all()
-    np.testing.assert_array_equal(past_only(schema), graph_of({"f": "0 0", "y": "1 0"}))
+    np.testing.assert_array_equal(past_only(schema), graph_of({"f": "0 0", "y": "1 0"})[None])
+    space = Schema((f, y), (Index("x", 0, 1), Index("t", 0, 1)))  # the order is that of the variable's own dim
+    assert not past_only(space)[0].any() and past_only(space)[1].sum() == 1
+    z = Variable("z", "data", ("t",), parents=("f", "y"))  # joins f(s) to y(t) whatever their order
+    assert not past_only(Schema((f, y, z), (Index("t", 0, 1),))).any()
+
+
+def test_a_parent_that_hangs_on_its_child_has_no_past_of_its_own() -> None:
+    f = Variable("f", "parameter", ("t",), parents=("y",))
+    y = Variable("y", "data", ("t",), parents=("f",), past_of=("f",))
+    with pytest.raises(ValueError, match="past_of .'f'. hang on 'y' in turn"):
+        Schema((f, y), (Index("t", 0, 1),))
 
 
 @pytest.mark.parametrize(

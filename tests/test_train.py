@@ -196,6 +196,9 @@ def test_a_cool_down_falls_in_a_line_from_its_turn_or_from_its_share_of_the_step
     assert config.end() == 100 and config.end(40) == 50 and config.end(79) == 99
     early = [config.rate_at(s, turn=40) for s in range(51)]
     assert early[40] == 1.0 and early[45] == pytest.approx(0.5) and early[50] == 0.0
+    late = replace(CONFIG, steps=40, validate_every=2, patience=16, n_validation=128, learning_rate=2e-2, cooldown=0.5)
+    run = run_fit(fresh(), late, held_out=contradictory)  # patience ends at about 34, when the rates fall already
+    assert run.turn is None and run.step == 40
     with pytest.raises(ValueError, match="expected 0 <= cooldown < 1, got 1"):
         TrainConfig(cooldown=1.0)
 
