@@ -57,6 +57,14 @@ def read_masks(where: str, source: Tensor | Iterable[Any], shape: tuple[int, ...
     return read_mask(where, source, shape if n is None else (n, *shape)).view(-1, *shape)
 
 
+def _answered(where: str, mask: Any, n: int, shape: tuple[int, ...]) -> Tensor:
+    """What a callable answered for n rows, (n, *shape); a lone mask is that of every row."""
+    mask, where = torch.as_tensor(mask), f"{where} from the callable"
+    if mask.dim() == len(shape):
+        return read_mask(where, mask, shape).expand(n, *shape)
+    return read_mask(where, mask, (n, *shape))
+
+
 def _one_each(masks: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """(n, …): each row one of the masks (K, …), uniformly."""
     return masks[torch.randint(len(masks), (n,), generator=generator)]
@@ -87,14 +95,7 @@ def condition_law(source: MaskSource | None, n_variables: int) -> ConditionLaw:
     if source is None:
         return bernoulli
     if callable(source):
-
-        def called(rows: Tensor, generator: torch.Generator) -> Tensor:
-            mask = torch.as_tensor(source(rows))
-            if mask.dim() == 1:
-                return read_mask(f"{where} from the callable", mask, (n_variables,)).expand(len(rows), -1)
-            return read_mask(f"{where} from the callable", mask, (len(rows), n_variables))
-
-        return called
+        return lambda rows, generator: _answered(where, source(rows), len(rows), (n_variables,))
     masks = read_masks(where, source, (n_variables,))
     if masks.all(1).any():
         raise ValueError(f"{where}: a mask observes all {n_variables} variables: nothing is latent, nothing to train.")
@@ -118,12 +119,7 @@ def edge_law(source: MaskSource | None, n_variables: int) -> EdgeLaw:
 
         def called(conditions: Tensor, generator: torch.Generator) -> Tensor | None:
             mask = source(conditions)
-            if mask is None:
-                return None
-            mask = torch.as_tensor(mask)
-            if mask.dim() == 2:
-                return read_mask(f"{where} from the callable", mask, (t, t)).expand(len(conditions), -1, -1)
-            return read_mask(f"{where} from the callable", mask, (len(conditions), t, t))
+            return None if mask is None else _answered(where, mask, len(conditions), (t, t))
 
         return called
     masks = read_masks(where, source, (t, t))
