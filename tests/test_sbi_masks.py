@@ -13,7 +13,7 @@ from torch import Tensor
 from fsimformer.denoise import Denoiser
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.sbi import Simformer, inference
-from fsimformer.sbi.mask_laws import bernoulli, condition_law, edge_law, edges_of_ids
+from fsimformer.sbi.mask_laws import bernoulli, condition_law, edge_law, edges_of_ids, rows_with_latents
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch, concatenate, split
 from fsimformer.train import Run, observed_rows
@@ -117,14 +117,38 @@ def test_rows_get_their_own_masks_and_gaps_are_no_tokens(monkeypatch: pytest.Mon
         return rows[:, :, 0] > 0
 
     train, held_out = trained_rows(monkeypatch, Simformer().set_condition_masks_generator(called), inputs)
-    assert seen == [(300, 3, 2), (300, 3, 2)] and train.edges is None
+    assert set(seen) == {(300, 3, 2)} and train.edges is None
     for part in (train, held_out):
         assert part.valid[:, :5].all() and 0.1 < float(part.valid[:, 5].float().mean()) < 0.6
         assert torch.equal(part.valid[:, 5], part.value[:, 4] > part.value[part.valid[:, 5], 4].min() - 1e-6)
-        assert len(counts(part.condition_mask[:, ::2])) == 8
+        assert len(counts(part.condition_mask[:, ::2])) == 7  # all but the one that observes everything
     assert not set(train.value[:, 0].tolist()) & set(held_out.value[:, 0].tolist())  # held out is held out
-    whole = torch.cat([train.value, held_out.value])[:, :5]
+    whole = torch.cat([train.value, held_out.value])[:, 1::2][:, :2]  # masks, and so the choice of rows, ignore these
     assert float(whole.mean(0).abs().max()) < 0.2 and float((whole.std(0) - 1).abs().max()) < 0.15
+
+
+def test_rows_that_leave_nothing_latent_give_way_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = ROWS.clone()
+    inputs[torch.arange(2_000) % 10 != 0, 0] = torch.nan
+    simformer = Simformer().set_condition_masks_generator([False, True, True])
+    for part in trained_rows(monkeypatch, simformer, inputs):
+        assert part.shape[0] == 300 and bool(part.latent[:, :2].all()) and not part.latent[:, 2:].any()
+
+
+def test_the_rows_that_stay_keep_their_law() -> None:
+    rows = torch.arange(4.0).view(4, 1, 1).expand(4, 2, 1).clone()
+    rows[0, 0] = torch.nan
+    drawn, masks = rows_with_latents(rows, condition_law([[0, 1], [1, 0]], 2), 3_000, seeded())
+    kinds = counts(torch.cat([drawn[:, 1, 0, None], masks[:, :1]], 1))
+    assert len(kinds) == 7 and (0.0, 0.0) not in kinds  # row 0 has variable 1 alone
+    assert all(abs(n - 3_000 / 7) < 4.5 * (3_000 * 6 / 49) ** 0.5 for n in kinds.values())
+
+
+@pytest.mark.parametrize("law", [lambda rows: torch.ones(3), lambda rows: torch.isfinite(rows[:, :, 0])])
+def test_a_law_that_never_leaves_anything_latent_is_refused(law: Any) -> None:
+    simformer = Simformer().set_condition_masks_generator(law).append_simulations(ROWS)
+    with pytest.raises(ValueError, match=r"condition mask: (\d+) of \1 rows drawn .* leave nothing latent"):
+        simformer.train()
 
 
 def random_denoiser(dependency: Tensor | None = None) -> Denoiser:

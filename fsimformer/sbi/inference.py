@@ -17,7 +17,7 @@ from fsimformer.joint import require_device
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.sbi.conditional import FlatConditional
 from fsimformer.sbi.estimator import Columns, Estimator
-from fsimformer.sbi.mask_laws import MaskSource, condition_law, edge_law, edges_of_ids, read_masks
+from fsimformer.sbi.mask_laws import MaskSource, condition_law, edge_law, edges_of_ids, read_masks, rows_with_latents
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch
 from fsimformer.train import Progress, Rows, TrainConfig, fit
@@ -103,7 +103,8 @@ class JointInference:
 
         Args:
             condition_mask_generator: a callable rows (n, variables, features) -> (n, variables); a collection of masks
-                (variables,), drawn uniformly; one mask; None = Bernoulli(½), never all observed.
+                (variables,), drawn uniformly; one mask; None = Bernoulli(½), never all observed. Another row takes the
+                place of one of which all that is there comes out observed.
         """
         self._condition_source = condition_mask_generator
         return self
@@ -147,7 +148,8 @@ class JointInference:
             The averaged weights of the lowest validation loss with their whitening; `build_*` use them by default.
 
         Raises:
-            ValueError: no simulations, or too few; masks of another size; settings out of range.
+            ValueError: no simulations, or too few; masks of another size, or that leave nothing latent in more than 99
+                rows of a hundred; settings out of range.
             FloatingPointError: the loss is not finite.
         """
         if not self._inputs:
@@ -188,8 +190,7 @@ class JointInference:
 
         def rows_of(simulations: Tensor) -> Rows:
             def rows(k: int, generator: torch.Generator) -> TokenBatch:
-                chosen = simulations[torch.randint(len(simulations), (k,), generator=generator)]
-                masks = condition(chosen, generator)
+                chosen, masks = rows_with_latents(simulations, condition, k, generator)
                 graph = edges(masks, generator)
                 return columns.batch(chosen, masks, None if graph is None else edges_of_ids(graph, f))
 

@@ -2,7 +2,8 @@
 
 Masks are of variables, True = observed (condition, (T,)) and True = query i may attend to key j (edges, (T, T)). Every
 row draws its own. The default condition law is Bernoulli(½) for each variable; a row in which every variable that is
-there came out observed makes a random one of them latent: it would have nothing to learn.
+there came out observed makes a random one of them latent: it would have nothing to learn. Where another law observes
+all that is there of a row, another row takes its place.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ ConditionLaw = Callable[[Tensor, torch.Generator], Tensor]
 """Rows (n, T, F), NaN where missing -> condition masks (n, T)."""
 EdgeLaw = Callable[[Tensor, torch.Generator], Tensor | None]
 """Condition masks (n, T) -> edge masks (n, T, T), or None where everything may attend to everything."""
+
+
+_ROUNDS = 100
 
 
 def read_mask(where: str, mask: Any, shape: tuple[int, ...]) -> Tensor:
@@ -100,6 +104,31 @@ def condition_law(source: MaskSource | None, n_variables: int) -> ConditionLaw:
     if masks.all(1).any():
         raise ValueError(f"{where}: a mask observes all {n_variables} variables: nothing is latent, nothing to train.")
     return lambda rows, generator: _one_each(masks, len(rows), generator)
+
+
+def rows_with_latents(
+    simulations: Tensor, law: ConditionLaw, n: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """n rows drawn with replacement, (n, T, F), and their masks, (n, T), of rows that have a latent value.
+
+    Raises:
+        ValueError: fewer than one row in a hundred has one under this law.
+    """
+    rows, masks, found = [], [], 0
+    for _ in range(_ROUNDS):
+        drawn = simulations[torch.randint(len(simulations), (n,), generator=generator)]
+        mask = law(drawn, generator)
+        useful = (torch.isfinite(drawn).any(-1) & ~mask).any(1)
+        rows.append(drawn[useful])
+        masks.append(mask[useful])
+        found += int(useful.sum())
+        if found >= n:
+            return torch.cat(rows)[:n], torch.cat(masks)[:n]
+    raise ValueError(
+        f"condition mask: {_ROUNDS * n - found} of {_ROUNDS * n} rows drawn with their masks leave nothing latent "
+        "that is there, nothing to train; expected masks that leave a value that is not NaN latent in at least one row "
+        "of a hundred."
+    )
 
 
 def edge_law(source: MaskSource | None, n_variables: int) -> EdgeLaw:
