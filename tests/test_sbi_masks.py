@@ -135,6 +135,15 @@ def test_rows_that_leave_nothing_latent_give_way_to_others(monkeypatch: pytest.M
         assert part.shape[0] == 300 and bool(part.latent[:, :2].all()) and not part.latent[:, 2:].any()
 
 
+def test_what_becomes_of_the_callers_tensor_is_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, simformer = ROWS.clone(), Simformer()
+    expected = trained_rows(monkeypatch, Simformer(), ROWS)[0].value
+    simformer.append_simulations(inputs)
+    inputs.zero_()
+    monkeypatch.setattr(simformer, "append_simulations", lambda inputs: simformer)
+    assert torch.equal(trained_rows(monkeypatch, simformer, inputs)[0].value, expected)
+
+
 def test_the_rows_that_stay_keep_their_law() -> None:
     rows = torch.arange(4.0).view(4, 1, 1).expand(4, 2, 1).clone()
     rows[0, 0] = torch.nan

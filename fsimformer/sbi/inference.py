@@ -74,7 +74,7 @@ class JointInference:
             raise ValueError("append_simulations: rounds are not implemented; expected proposal=None.")
         if not isinstance(inputs, Tensor):
             raise TypeError(f"append_simulations: expected a tensor, got {type(inputs).__name__}.")
-        x = inputs.detach().to("cpu", torch.float32)
+        x = inputs.detach().to("cpu", torch.float32, copy=True)  # the caller's tensor stays the caller's
         x = x[..., None] if x.dim() == 2 else x
         if x.dim() != 3 or 0 in x.shape:
             raise ValueError(
