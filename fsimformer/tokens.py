@@ -105,9 +105,8 @@ class TokenBatch:
 
     def rows(self, which: Tensor | slice) -> TokenBatch:
         """A batch of the chosen rows."""
-        out = self._each(lambda x: x[which])
-        shared = {ids: x for ids, x in self.arrays.items() if len(x) < len(self.variable)}
-        return out.replace(arrays={**out.arrays, **shared}) if shared else out
+        arrays = {ids: x[which] if len(x) == len(self.variable) else x for ids, x in self.arrays.items()}
+        return self.replace(arrays={})._each(lambda x: x[which]).replace(arrays=arrays)
 
     def repeat(self, n: int) -> TokenBatch:
         """n copies of a batch's one row, which share its arrays."""

@@ -141,6 +141,12 @@ def test_rows_keep_their_arrays() -> None:
     shared = batch.rows(slice(0, 1)).repeat(3)
     assert shared.shape == (3, 7) and shared.arrays[TRACE].shape == (1, 20)
     assert shared.rows(slice(0, 2)).arrays[TRACE].shape == (1, 20)
+    shared = shared.replace(value=shared.value + torch.arange(3.0)[:, None])
+    for which in (torch.tensor([2, 0, 2]), torch.tensor([True, False, True])):
+        chosen = shared.rows(which)
+        assert torch.equal(chosen.value, shared.value[which]) and torch.equal(
+            chosen.arrays[TRACE], shared.arrays[TRACE]
+        )
 
 
 def test_shared_arrays_are_those_of_every_row() -> None:
