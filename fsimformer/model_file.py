@@ -143,7 +143,8 @@ def save_model(model: Model, path: str | Path) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.denoiser.state_dict().items()}
+    weights = model.denoiser.state_dict()  # tied ones share memory, which safetensors refuses
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
     save_file(tensors, beside / WEIGHTS)
     (beside / WEIGHTS).chmod(0o644)  # safetensors leaves 0600: a model that others cannot read
     (beside / CARD).write_text(json.dumps(card, indent=1) + "\n")

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from torch import nn
+from tiny import randomise
+from torch import Tensor, nn
 from traces import IMAGE, SCHEMA, SIMULATOR, image, modules, simulate, trace
 from traces import joint as random_joint
 
 import fsimformer as fsf
 from fsimformer.cli import main
 from fsimformer.convert import observed_tokens, read, read_many
-from fsimformer.embeddings import build_embeddings
+from fsimformer.embeddings import build_embeddings, fingerprints
 from fsimformer.joint import Joint
 from fsimformer.schema import Schema
 
@@ -97,6 +98,54 @@ def test_save_and_load(joint: Joint, tmp_path: Path) -> None:
     (tmp_path / "model" / "model.json").write_text(json.dumps(card))
     with pytest.raises(ValueError, match="damaged: KeyError: 'embeddings'"):
         fsf.load(tmp_path / "model", embeddings=modules())
+
+
+def negated(module: nn.Module, sign: Tensor) -> nn.Module:
+    class Negated(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * sign
+
+    return Negated(*module.children())
+
+
+def test_a_module_that_answers_otherwise_in_a_later_token_is_another(joint: Joint, tmp_path: Path) -> None:
+    joint.save(tmp_path / "model")
+    sign = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0])  # two tokens of three features
+    same, other = negated(modules()["trace"], sign.abs()), negated(modules()["trace"], sign)
+    fsf.load(tmp_path / "model", embeddings={**modules(), "trace": same})
+    with pytest.raises(ValueError, match="the module for 'trace' has weights .* but answers otherwise"):
+        fsf.load(tmp_path / "model", embeddings={**modules(), "trace": other})
+    card = json.loads((tmp_path / "model" / "model.json").read_text())
+    card["embeddings"]["trace"] = card["embeddings"]["trace"][:8]  # as files were before: token 0 alone
+    (tmp_path / "model" / "model.json").write_text(json.dumps(card))
+    fsf.load(tmp_path / "model", embeddings=modules())
+
+
+def test_fingerprints_are_those_of_a_float32_copy_on_the_cpu() -> None:
+    embeddings = random_joint().model.denoiser.embeddings
+    assert embeddings is not None
+    expected = fingerprints(SCHEMA, embeddings)
+    assert {k: len(v) for k, v in expected.items()} == {"trace": 16, "image": 8}
+    assert fingerprints(SCHEMA, embeddings.double()) == expected
+    assert {p.dtype for p in embeddings.parameters()} == {torch.float64}  # the nets themselves stay as they were
+
+
+def test_tied_weights_are_saved_and_stay_tied(tmp_path: Path) -> None:
+    def tied(seed: int) -> dict[str, nn.Module]:
+        first, second = nn.Linear(20, 20), nn.Linear(20, 20)
+        second.weight = first.weight
+        out = {**modules(seed), "trace": nn.Sequential(first, nn.Tanh(), second, nn.Linear(20, 6))}
+        randomise(out["trace"], seed)
+        return out
+
+    trained = brief(embeddings=tied(0))
+    trained.save(tmp_path / "model")
+    again = fsf.load(tmp_path / "model", embeddings=tied(5))
+    draws = [j.condition({"trace": trace(), "image": image()}).sample(4) for j in (trained, again)]
+    xr.testing.assert_identical(draws[0]["posterior"].to_dataset(), draws[1]["posterior"].to_dataset())
+    assert again.model.denoiser.embeddings is not None
+    part = again.model.denoiser.embeddings.parts[0].module
+    assert part[0].weight is part[2].weight  # type: ignore[index]
 
 
 def test_the_command_line_refuses_arrays(joint: Joint, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
