@@ -205,7 +205,7 @@ def train_sequential(
         card = {
             **(provenance or {}),
             "truncated": {
-                "observed": readings_of(observation, _data(schema)),
+                "observed": readings_of(observation, schema.data),
                 "epsilon": epsilon,
                 "draws": draws,
                 "rounds": [x.summary() for x in (*done, made)],
@@ -279,7 +279,7 @@ class _Refining:
             generation=number,
             callback=self.callback,
         )
-        refined_for, most = readings_of(self.observation, _data(schema)), dict(model.max_readings)
+        refined_for, most = readings_of(self.observation, schema.data), dict(model.max_readings)
         for name in most.keys() & refined_for.keys():
             most[name] = max(most[name], len(refined_for[name]["value"]))
         same = ("simulator", "simulator_config", "design", "natural", "plausible", "dependency", "embeddings")
@@ -318,10 +318,6 @@ def _posterior(model: Model, observation: Observation, n: int, seed: int, number
         Budget(n_joint=model.max_latents),
     )[0]
     return torch.special.ndtr(z.double())
-
-
-def _data(schema: Schema) -> tuple[str, ...]:
-    return tuple(v.name for v in schema.variables if v.role == "data")
 
 
 def _require_counts(rounds: int, simulations: int, epsilon: float, draws: int, candidates: int) -> None:

@@ -110,7 +110,7 @@ def plausible_ranges(simulator: Simulator) -> dict[str, tuple[float, float]]:
         ValueError: `plausible` names no data variable, or lower >= upper, or a bound off the variable's support.
     """
     plausible, schema = getattr(simulator, "plausible", {}), simulator.schema
-    names = [v.name for v in schema.variables if v.role == "data" and v.name not in schema.arrays]
+    names = [name for name in schema.data if name not in schema.arrays]
     if not isinstance(plausible, Mapping) or not set(plausible) <= set(names):
         raise ValueError(f"plausible: expected a mapping from data variables, {names}, to ranges; got {plausible!r}.")
     out = {}
