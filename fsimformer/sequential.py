@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ from fsimformer.pool import Pooled, TruncatedPrior, pooled
 from fsimformer.readings import Design, Store, read_at
 from fsimformer.readings import read as read_rows
 from fsimformer.sample import quality_named
-from fsimformer.schema import Schema
+from fsimformer.schema import Index, Schema
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import build_store, default_design, simulate
 from fsimformer.simulators.protocol import (
@@ -150,11 +151,12 @@ def train_sequential(
     Raises:
         TypeError: a simulator that cannot simulate at chosen parameters.
         ValueError: an observation without data or with parameters; parameters without a prior or with parents (the
-            truncated prior takes them to be independent) or none that is a scalar or vector; rounds < 1, simulations
-            < 100, epsilon outside [0, 1) or below 1/draws; what `train` refuses.
+            truncated prior takes them to be independent) or none that is a scalar or vector; readings outside the
+            trained range of an index, where no path is simulated; rounds < 1, simulations < 100, epsilon outside [0, 1)
+            or below 1/draws; what `train` refuses.
 
     Warns:
-        ObservationWarning: readings outside the trained range; afterwards, when the Joint is conditioned on others.
+        ObservationWarning: afterwards, when the Joint is conditioned on another observation.
     """
     config = config or TrainConfig(steps=2_000, validate_every=100, patience=8)
     _require_counts(rounds, simulations, epsilon, draws, candidates)
@@ -348,3 +350,14 @@ def _require_data(schema: Schema, observation: Observation) -> None:
         )
     if not held:
         raise ValueError("train_sequential: the observation holds no finite reading.")
+    for name, readings in held.items():
+        for dim, places in zip(schema.index_dims(name), zip(*readings["index"], strict=True), strict=True):
+            trained = schema.dim(dim)
+            assert isinstance(trained, Index)
+            if outside := [x for x in places if abs(trained.scaled(np.float64(x))) > 1 + 2e-9]:  # as `warn_outside`
+                units = f" {trained.units}" if trained.units else ""
+                raise ValueError(
+                    f"train_sequential: {name!r} is observed at {dim} = {outside[0]:g}, outside the trained range "
+                    f"[{trained.lower:g}, {trained.upper:g}]{units}: no path is simulated there. Widen the Index and "
+                    "its grid, or leave these readings out."
+                )

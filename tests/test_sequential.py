@@ -23,7 +23,7 @@ from fsimformer.convert import observed_tokens, read
 from fsimformer.learn import is_parameter
 from fsimformer.pool import TruncatedPrior, parameters_of, pooled, uniform_of
 from fsimformer.readings import Design, read_at
-from fsimformer.sequential import rows_as_observed
+from fsimformer.sequential import _require_data, rows_as_observed
 from fsimformer.simulations import Simulations, build_store, simulate
 from fsimformer.simulators import FunctionSimulator, LotkaVolterra, two_moons
 from fsimformer.simulators.protocol import SimulateAt, check, conditional_simulator
@@ -292,6 +292,22 @@ def test_what_cannot_be_refined_is_refused() -> None:
     given = simulate(linear(), 200, seeded())
     with pytest.raises(ValueError, match="given simulations with an initial Joint"):
         fsf.train(linear(), simulations=given, config=CONFIG, initial=joint)
+
+
+def test_readings_where_no_path_is_simulated_are_refused() -> None:
+    """Training at t = 16 would read an extrapolated cubic; a reading at the range's end, or a missing one, is fine."""
+
+    def prey(*readings: tuple[float, float]) -> xr.DataArray:
+        times, values = zip(*readings, strict=True)
+        return xr.DataArray(np.array(values), {"time": np.array(times)}, "time", name="prey")
+
+    message = r"'prey' is observed at time = 16, outside the trained range \[0, 15\]"
+    with pytest.warns(fsf.ObservationWarning, match="outside"), pytest.raises(ValueError, match=message):
+        fsf.train_sequential(LotkaVolterra(), prey((3.0, 1.0), (16.0, 1.0)))
+    schema = LotkaVolterra().schema
+    with pytest.warns(fsf.ObservationWarning, match="outside"):
+        missing = read(schema, prey((15.0, 1.0), (16.0, np.nan)))
+    _require_data(schema, missing)
 
 
 def test_simulators_draw_at_chosen_parameters() -> None:
