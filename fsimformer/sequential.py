@@ -45,6 +45,7 @@ from fsimformer.simulations import build_store, default_design, simulate
 from fsimformer.simulators.protocol import (
     Simulator,
     check,
+    check_conditional,
     conditional_simulator,
     given_parameters,
     natural_functions,
@@ -149,7 +150,7 @@ def train_sequential(
         A `Sequential`: `.joint`, and `.rounds` with what each did.
 
     Raises:
-        TypeError: a simulator that cannot simulate at chosen parameters.
+        TypeError: a simulator that cannot simulate at chosen parameters; ValueError: one that returns something else.
         ValueError: an observation without data or with parameters; parameters without a prior or with parents (the
             truncated prior takes them to be independent) or none that is a scalar or vector; readings outside the
             trained range of an index, where no path is simulated; rounds < 1, simulations < 100, epsilon outside [0, 1)
@@ -163,6 +164,7 @@ def train_sequential(
     check(simulator)
     schema, at = simulator.schema, conditional_simulator(simulator)
     _require_independent(schema)
+    check_conditional(simulator)
     observation = read(schema, observed, origin=origin)
     _require_data(schema, observation)
     design = design or default_design(schema)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -326,3 +327,32 @@ def test_simulators_draw_at_chosen_parameters() -> None:
     assert set(rest) == {"contact_rate", "infected", "recovered", "deaths"}
     with pytest.raises(ValueError, match=r"simulate_at\(\): expected the variables \['x'\], got \['y'\]"):
         check(linear(lambda parameters, generator: {"y": parameters["a"]}))
+    with pytest.raises(ValueError, match=r"simulate_at\(\): 'x' differs for one seed"):
+        check(linear(lambda parameters, generator: draw_x(parameters, torch.default_generator)))
+
+
+@pytest.mark.parametrize(
+    ("takes_rate", "message"),
+    [
+        (True, r"clean\(\): asks for 'contact_rate' besides .*'initial_infected'.*expected a method simulate_at"),
+        (False, r"clean\(\): expected the variables \['contact_rate', 'deaths', .*got \['deaths', 'infected', 'recov"),
+    ],
+)
+def test_clean_paths_that_leave_out_a_function_are_refused_before_any_training(takes_rate: bool, message: str) -> None:
+    """A function has no closed path of scalars alone; without `simulate_at` round two could not simulate."""
+    sird = fsf.simulators.SIRD(grid_points=26)
+
+    def clean(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if takes_rate:
+            assert len(parameters["contact_rate"])
+        drawn = sird.simulate_at(parameters, seeded())
+        return {k: drawn[k] for k in ("infected", "recovered", "deaths")}
+
+    simulator = SimpleNamespace(
+        schema=sird.schema, grid=sird.grid, natural=sird.natural, simulate=sird.simulate, clean=clean
+    )
+    observed = xr.DataArray([0.1], {"time": [3.0]}, "time", name="infected")
+    steps: list[Any] = []
+    with pytest.raises(ValueError, match=message):
+        fsf.train_sequential(simulator, observed, simulations=100, config=CONFIG, callback=steps.append)
+    assert not steps
