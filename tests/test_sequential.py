@@ -27,7 +27,7 @@ from fsimformer.readings import Design, read_at
 from fsimformer.sequential import _require_data, rows_as_observed
 from fsimformer.simulations import Simulations, build_store, simulate
 from fsimformer.simulators import FunctionSimulator, LotkaVolterra, two_moons
-from fsimformer.simulators.protocol import SimulateAt, check, conditional_simulator
+from fsimformer.simulators.protocol import SimulateAt, check, conditional_simulator, draw_priors
 from fsimformer.truncate import fit_region
 from fsimformer.whiten import Whitening
 
@@ -321,10 +321,13 @@ def test_simulators_draw_at_chosen_parameters() -> None:
     sird = fsf.simulators.SIRD(grid_points=26)
     whole, generator = sird.simulate(5, seeded(3)), seeded(3)
     scalars = {k: whole[k] for k in ("recovery_rate", "death_rate", "initial_infected")}
-    torch.randn(3, 5, generator=generator, dtype=torch.float64)  # what the priors took
+    draw_priors(sird.schema, 5, generator)  # as `simulate` starts
     check(sird)
     rest = sird.simulate_at(scalars, generator)
     assert set(rest) == {"contact_rate", "infected", "recovered", "deaths"}
+    assert all(torch.equal(rest[k], whole[k]) for k in rest)
+    other = sird.simulate_at({**scalars, "recovery_rate": 2 * scalars["recovery_rate"]}, seeded(3))
+    assert not any(torch.equal(other[k], whole[k]) for k in rest)
     with pytest.raises(ValueError, match=r"simulate_at\(\): expected the variables \['x'\], got \['y'\]"):
         check(linear(lambda parameters, generator: {"y": parameters["a"]}))
     with pytest.raises(ValueError, match=r"simulate_at\(\): 'x' differs for one seed"):
