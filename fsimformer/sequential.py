@@ -73,7 +73,8 @@ class Round:
         joint: the Joint after it; its training card is `joint.provenance`.
         simulations, dropped: finite simulations drawn in this round, and those that failed besides.
         pooled: rows of all rounds inside the region, held-out ones included: what was trained on.
-        method: how parameters were drawn: "prior" (the first), "rejection" from the prior, "kernels" (truncate.py).
+        method: how parameters were drawn: "prior" (the first), "rejection" from the prior, "kernels" (truncate.py);
+            both, joined by a comma, where the calls that made the round differed.
         share: mass of the region under the prior, estimated: the acceptance rate of rejection from the prior.
         threshold: log τ, a log density of u = Φ(z); None in the first.
     """
@@ -201,11 +202,10 @@ def train_sequential(
         drawn = simulate(truncated, simulations, generator_at(config.seed, 2, number))
         pool.append(drawn)
         kept = pooled(schema, joint.model.whitening, pool, regions)
-        share = sum(x.share * len(x.u) for x in truncated.drawn) / sum(len(x.u) for x in truncated.drawn)
         threshold = None if region.threshold == -math.inf else region.threshold
-        made = Round(
-            joint, simulations, drawn.n_dropped, len(kept), truncated.drawn[0].method, share, threshold
-        )  # its Joint follows
+        made = Round(  # its Joint follows
+            joint, simulations, drawn.n_dropped, len(kept), truncated.method, truncated.share, threshold
+        )
         card = {
             **(provenance or {}),
             "truncated": {

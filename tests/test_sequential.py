@@ -106,6 +106,20 @@ def test_rows_of_both_rounds_in_the_region_have_one_law() -> None:
     assert scipy.stats.kstest(noise.numpy().ravel(), scipy.stats.norm(0, NOISE).cdf).pvalue > 1e-3
 
 
+def test_all_calls_of_a_round_have_a_say_in_how_it_drew() -> None:
+    """Of many rows rejection is expected to take too long, of few it is not."""
+    whitening = Whitening.fit(SCHEMA, {"x": torch.randn(100, 3)})
+    region = fit_region(posterior_u(500, 0), 0.02)
+    truncated = TruncatedPrior(linear(), draw_x, whitening, (region,), 5_000)
+    truncated.simulate(900, seeded(1))
+    assert truncated.method == "kernels"
+    truncated.simulate(3, seeded(2))
+    truncated.simulate(3, seeded(3))
+    kernels, first, second = truncated.drawn
+    assert truncated.method == "kernels, rejection"
+    assert truncated.share == pytest.approx((900 * kernels.share + 3 * first.share + 3 * second.share) / 906)
+
+
 def test_a_row_that_was_held_out_stays_held_out() -> None:
     whitening = Whitening.fit(SCHEMA, {"x": torch.randn(100, 3)})
     made = []
