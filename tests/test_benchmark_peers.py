@@ -74,6 +74,14 @@ def test_a_method_that_does_not_says_why(run, method, reason):
     assert reason in run(method)[0]
 
 
+def test_scoring_without_draws_says_which_file_is_missing(run, tmp_path):
+    import peers
+
+    with pytest.raises(SystemExit, match=r"no draws kept in .*slcp_1000_npe_7\.npz"):
+        peers.cell("npe", "slcp", 1_000, 7, sys.executable, 2, score=True)
+    assert not list(tmp_path.glob("slcp_1000_npe_7*"))
+
+
 def test_ours_trains_on_every_row_of_the_file_once(monkeypatch):
     """100,000 rows are ten of the chunks in which a simulator is asked."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
