@@ -113,6 +113,8 @@ def cell(method: str, task: str, budget: int, seed: int, python: str, limit: flo
     failure = None
     if not score:
         failure, target = run(method, task, budget, seed, python, limit)
+    elif not target.exists():
+        raise SystemExit(f"--score: no draws kept in {target}; run this cell without --score first.")
     results: dict[str, Any] = {
         "method": method, "task": task, "simulations": budget, "n": N, "limit_cpu_seconds": limit,
         "simulations_for_each_observation": method.endswith("abc"),

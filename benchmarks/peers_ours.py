@@ -7,7 +7,7 @@ import torch
 from peers_fit import Problem, Sampler, serve
 
 import fsimformer as fsf
-from fsimformer.simulators import FunctionSimulator
+from fsimformer.simulations import Simulations
 
 
 def ours(problem: Problem) -> Sampler:
@@ -15,12 +15,8 @@ def ours(problem: Problem) -> Sampler:
     from sbibm import SIMULATORS, posterior_draws, settings
 
     rows = {"theta": torch.from_numpy(problem.theta), "x": torch.from_numpy(problem.x)}
-
-    def replay(n: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        return {name: values[:n] for name, values in rows.items()}
-
-    simulator = FunctionSimulator(SIMULATORS[problem.task]().schema, replay)
-    joint = fsf.train(simulator, **settings(len(problem.theta), problem.seed, "default"))
+    chosen = settings(len(problem.theta), problem.seed, "default") | {"simulations": Simulations(rows, 0)}
+    joint = fsf.train(SIMULATORS[problem.task](), **chosen)
 
     def sample(observation: np.ndarray, n: int) -> np.ndarray:
         return posterior_draws(joint, observation, n, problem.seed)

@@ -74,16 +74,6 @@ class Encoded:
     def active(self) -> TokenBatch:
         return self.streams.active
 
-    def rows(self, which: Tensor | slice) -> Encoded:
-        s = self.streams
-        return Encoded(
-            Streams(s.frozen.rows(which), s.active.rows(which), s.position[which]),
-            self.context.rows(which),
-            self.attend[which],
-            self.attend_context[which],
-            None if self.content is None else self.content[which],
-        )
-
 
 class Denoiser(nn.Module):
     """E[x | x_t, context].

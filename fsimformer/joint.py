@@ -149,16 +149,16 @@ class Joint:
 
     def _warn_many(self, observations: list[Observation], labels: xr.DataArray | None) -> None:
         refined_for = self.model.refined_for
-        if refined_for is not None:
-            data = [v.name for v in self.schema.variables if v.role == "data"]
-            if others := sum(not same_readings(readings_of(o, data), refined_for) for o in observations):
-                warnings.warn(
-                    f"{others} of {len(observations)} data sets: this Joint was refined for one observation of "
-                    f"{list(refined_for)}, and this is another. It knows only parameters that are likely given the "
-                    "first; for others take a Joint of fsimformer.train.",
-                    ObservationWarning,
-                    stacklevel=3,
-                )
+        if refined_for is not None and (
+            others := sum(not same_readings(readings_of(o, self.schema.data), refined_for) for o in observations)
+        ):
+            warnings.warn(
+                f"{others} of {len(observations)} data sets: this Joint was refined for one observation of "
+                f"{list(refined_for)}, and this is another. It knows only parameters that are likely given the "
+                "first; for others take a Joint of fsimformer.train.",
+                ObservationWarning,
+                stacklevel=3,
+            )
         for name, most in self.model.max_readings.items():
             n = max(
                 (int(np.isfinite(o.channels[name].value).sum()) for o in observations if name in o.channels), default=0

@@ -47,22 +47,21 @@ def value_ranges(
     Of an array, whose values come and go together: the range of all in `rows`.
     """
     out = {}
-    for v in schema.variables:
-        if v.role != "data":
+    for name in schema.data:
+        ids = schema.ids(name)
+        if name in schema.arrays:
+            ends = whitening[name].inverse(torch.stack(rows.arrays[ids].aminmax()).double())
+            out[name] = (float(ends[0]), float(ends[1]))
             continue
-        if v.name in schema.arrays:
-            ends = whitening[v.name].inverse(torch.stack(rows.arrays[schema.ids(v.name)].aminmax()).double())
-            out[v.name] = (float(ends[0]), float(ends[1]))
-            continue
-        mine = rows.valid & torch.isin(rows.variable, torch.tensor(schema.ids(v.name)))
-        z, component = rows.value[mine].double(), rows.variable[mine] - schema.ids(v.name)[0]
+        mine = rows.valid & torch.isin(rows.variable, torch.tensor(ids))
+        z, component = rows.value[mine].double(), rows.variable[mine] - ids[0]
         some = slice(None, None, len(z) // 1_000_000 + 1)  # torch.quantile is limited to 16 M entries
-        if v.name in plausible:
-            out[v.name] = plausible[v.name]
+        if name in plausible:
+            out[name] = plausible[name]
         elif len(z):
-            x = whitening.inverse(v.name, z[some], component[some])
+            x = whitening.inverse(name, z[some], component[some])
             ends = torch.quantile(x, x.new_tensor([0.0005, 0.9995]))
-            out[v.name] = (float(ends[0]), float(ends[1]))
+            out[name] = (float(ends[0]), float(ends[1]))
     return out
 
 

@@ -80,9 +80,6 @@ class Context:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
-    def rows(self, which: Tensor | slice) -> Context:
-        return Context(tuple(k[which] for k in self.keys), tuple(v[which] for v in self.values))
-
 
 def _fourier(x: Tensor, frequencies: Tensor) -> Tensor:
     """(…,) -> (…, 2F): sine and cosine of x at each frequency."""

@@ -88,6 +88,16 @@ class TruncatedPrior:
     def grid(self) -> dict[str, Tensor]:
         return self.simulator.grid
 
+    @property
+    def method(self) -> str:
+        """How parameters were drawn; "rejection, kernels" where calls of `simulate` differed."""
+        return ", ".join(dict.fromkeys(x.method for x in self.drawn))
+
+    @property
+    def share(self) -> float:
+        """Mass of the regions under the prior: mean of the estimates of all calls, each as often as it drew rows."""
+        return sum(x.share * len(x.u) for x in self.drawn) / sum(len(x.u) for x in self.drawn)
+
     def simulate(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         d = sum(self.schema.n_components(k) for k in given_parameters(self.schema))
         found = draw_inside(self.regions, n, d, generator, self.candidates)

@@ -306,6 +306,11 @@ class Schema:
         return out
 
     @property
+    def data(self) -> tuple[str, ...]:
+        """Names of the variables whose role is "data"."""
+        return tuple(v.name for v in self.variables if v.role == "data")
+
+    @property
     def n_ids(self) -> int:
         """How many variable ids tokens use."""
         return sum(len(self.ids(v.name)) for v in self.variables)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -38,12 +39,13 @@ from fsimformer.pool import Pooled, TruncatedPrior, pooled
 from fsimformer.readings import Design, Store, read_at
 from fsimformer.readings import read as read_rows
 from fsimformer.sample import quality_named
-from fsimformer.schema import Schema
+from fsimformer.schema import Index, Schema
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import build_store, default_design, simulate
 from fsimformer.simulators.protocol import (
     Simulator,
     check,
+    check_conditional,
     conditional_simulator,
     given_parameters,
     natural_functions,
@@ -71,7 +73,8 @@ class Round:
         joint: the Joint after it; its training card is `joint.provenance`.
         simulations, dropped: finite simulations drawn in this round, and those that failed besides.
         pooled: rows of all rounds inside the region, held-out ones included: what was trained on.
-        method: how parameters were drawn: "prior" (the first), "rejection" from the prior, "kernels" (truncate.py).
+        method: how parameters were drawn: "prior" (the first), "rejection" from the prior, "kernels" (truncate.py);
+            both, joined by a comma, where the calls that made the round differed.
         share: mass of the region under the prior, estimated: the acceptance rate of rejection from the prior.
         threshold: log τ, a log density of u = Φ(z); None in the first.
     """
@@ -148,19 +151,21 @@ def train_sequential(
         A `Sequential`: `.joint`, and `.rounds` with what each did.
 
     Raises:
-        TypeError: a simulator that cannot simulate at chosen parameters.
+        TypeError: a simulator that cannot simulate at chosen parameters; ValueError: one that returns something else.
         ValueError: an observation without data or with parameters; parameters without a prior or with parents (the
-            truncated prior takes them to be independent) or none that is a scalar or vector; rounds < 1, simulations
-            < 100, epsilon outside [0, 1) or below 1/draws; what `train` refuses.
+            truncated prior takes them to be independent) or none that is a scalar or vector; readings outside the
+            trained range of an index, where no path is simulated; rounds < 1, simulations < 100, epsilon outside [0, 1)
+            or below 1/draws; what `train` refuses.
 
     Warns:
-        ObservationWarning: readings outside the trained range; afterwards, when the Joint is conditioned on others.
+        ObservationWarning: afterwards, when the Joint is conditioned on another observation.
     """
     config = config or TrainConfig(steps=2_000, validate_every=100, patience=8)
     _require_counts(rounds, simulations, epsilon, draws, candidates)
     check(simulator)
     schema, at = simulator.schema, conditional_simulator(simulator)
     _require_independent(schema)
+    check_conditional(simulator)
     observation = read(schema, observed, origin=origin)
     _require_data(schema, observation)
     design = design or default_design(schema)
@@ -197,15 +202,14 @@ def train_sequential(
         drawn = simulate(truncated, simulations, generator_at(config.seed, 2, number))
         pool.append(drawn)
         kept = pooled(schema, joint.model.whitening, pool, regions)
-        share = sum(x.share * len(x.u) for x in truncated.drawn) / sum(len(x.u) for x in truncated.drawn)
         threshold = None if region.threshold == -math.inf else region.threshold
-        made = Round(
-            joint, simulations, drawn.n_dropped, len(kept), truncated.drawn[0].method, share, threshold
-        )  # its Joint follows
+        made = Round(  # its Joint follows
+            joint, simulations, drawn.n_dropped, len(kept), truncated.method, truncated.share, threshold
+        )
         card = {
             **(provenance or {}),
             "truncated": {
-                "observed": readings_of(observation, _data(schema)),
+                "observed": readings_of(observation, schema.data),
                 "epsilon": epsilon,
                 "draws": draws,
                 "rounds": [x.summary() for x in (*done, made)],
@@ -279,7 +283,7 @@ class _Refining:
             generation=number,
             callback=self.callback,
         )
-        refined_for, most = readings_of(self.observation, _data(schema)), dict(model.max_readings)
+        refined_for, most = readings_of(self.observation, schema.data), dict(model.max_readings)
         for name in most.keys() & refined_for.keys():
             most[name] = max(most[name], len(refined_for[name]["value"]))
         same = ("simulator", "simulator_config", "design", "natural", "plausible", "dependency", "embeddings")
@@ -320,10 +324,6 @@ def _posterior(model: Model, observation: Observation, n: int, seed: int, number
     return torch.special.ndtr(z.double())
 
 
-def _data(schema: Schema) -> tuple[str, ...]:
-    return tuple(v.name for v in schema.variables if v.role == "data")
-
-
 def _require_counts(rounds: int, simulations: int, epsilon: float, draws: int, candidates: int) -> None:
     for name, value, least in (("rounds", rounds, 1), ("simulations", simulations, 100), ("candidates", candidates, 1)):
         if value < least:
@@ -352,3 +352,14 @@ def _require_data(schema: Schema, observation: Observation) -> None:
         )
     if not held:
         raise ValueError("train_sequential: the observation holds no finite reading.")
+    for name, readings in held.items():
+        for dim, places in zip(schema.index_dims(name), zip(*readings["index"], strict=True), strict=True):
+            trained = schema.dim(dim)
+            assert isinstance(trained, Index)
+            if outside := [x for x in places if abs(trained.scaled(np.float64(x))) > 1 + 2e-9]:  # as `warn_outside`
+                units = f" {trained.units}" if trained.units else ""
+                raise ValueError(
+                    f"train_sequential: {name!r} is observed at {dim} = {outside[0]:g}, outside the trained range "
+                    f"[{trained.lower:g}, {trained.upper:g}]{units}: no path is simulated there. Widen the Index and "
+                    "its grid, or leave these readings out."
+                )

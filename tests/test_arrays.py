@@ -246,6 +246,7 @@ def test_arrays_cannot_be_asked_for(joint: Joint) -> None:
 def test_schema_round_trip_and_files_from_before() -> None:
     data = json.loads(json.dumps(SCHEMA.to_dict()))
     assert Schema.from_dict(data) == SCHEMA and SCHEMA.arrays == {"trace": (20,), "image": (3, 4)}
+    assert SCHEMA.data == ("trace", "y", "image")
     assert [list(SCHEMA.ids(n)) for n in SCHEMA.names] == [[0], [1, 2], [3], [4], [5]] and SCHEMA.n_ids == 6
     for entry in data["variables"]:
         entry.pop("n_tokens")

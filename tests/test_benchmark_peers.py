@@ -74,6 +74,30 @@ def test_a_method_that_does_not_says_why(run, method, reason):
     assert reason in run(method)[0]
 
 
+def test_scoring_without_draws_says_which_file_is_missing(run, tmp_path):
+    import peers
+
+    with pytest.raises(SystemExit, match=r"no draws kept in .*slcp_1000_npe_7\.npz"):
+        peers.cell("npe", "slcp", 1_000, 7, sys.executable, 2, score=True)
+    assert not list(tmp_path.glob("slcp_1000_npe_7*"))
+
+
+def test_ours_trains_on_every_row_of_the_file_once(monkeypatch):
+    """100,000 rows are ten of the chunks in which a simulator is asked."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import peers_ours
+    from peers_fit import Problem
+
+    given = {}
+    monkeypatch.setattr(peers_ours.fsf, "train", lambda simulator, **settings: given.update(settings))
+    theta, x = (np.random.default_rng(i).standard_normal((100_000, 2)) for i in range(2))
+    peers_ours.ours(Problem("two_moons", theta, x, 0))
+    rows = given["simulations"]
+    assert len(rows) == 100_000 and rows.n_dropped == 0
+    np.testing.assert_array_equal(rows.values["theta"].numpy(), theta)
+    np.testing.assert_array_equal(rows.values["x"].numpy(), x)
+
+
 def test_the_table_has_a_row_for_each_method_and_a_reason_for_each_failure(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from tables_peers import peers

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,10 @@ from fsimformer.convert import observed_tokens, read
 from fsimformer.learn import is_parameter
 from fsimformer.pool import TruncatedPrior, parameters_of, pooled, uniform_of
 from fsimformer.readings import Design, read_at
-from fsimformer.sequential import rows_as_observed
+from fsimformer.sequential import _require_data, rows_as_observed
 from fsimformer.simulations import Simulations, build_store, simulate
 from fsimformer.simulators import FunctionSimulator, LotkaVolterra, two_moons
-from fsimformer.simulators.protocol import SimulateAt, check, conditional_simulator
+from fsimformer.simulators.protocol import SimulateAt, check, conditional_simulator, draw_priors
 from fsimformer.truncate import fit_region
 from fsimformer.whiten import Whitening
 
@@ -103,6 +104,20 @@ def test_rows_of_both_rounds_in_the_region_have_one_law() -> None:
         assert scipy.stats.ks_2samp(ours, exact).pvalue > 1e-3
     noise = rows.values["x"] - torch.cat([rows.values["a"][:, None], rows.values["b"]], 1)
     assert scipy.stats.kstest(noise.numpy().ravel(), scipy.stats.norm(0, NOISE).cdf).pvalue > 1e-3
+
+
+def test_all_calls_of_a_round_have_a_say_in_how_it_drew() -> None:
+    """Of many rows rejection is expected to take too long, of few it is not."""
+    whitening = Whitening.fit(SCHEMA, {"x": torch.randn(100, 3)})
+    region = fit_region(posterior_u(500, 0), 0.02)
+    truncated = TruncatedPrior(linear(), draw_x, whitening, (region,), 5_000)
+    truncated.simulate(900, seeded(1))
+    assert truncated.method == "kernels"
+    truncated.simulate(3, seeded(2))
+    truncated.simulate(3, seeded(3))
+    kernels, first, second = truncated.drawn
+    assert truncated.method == "kernels, rejection"
+    assert truncated.share == pytest.approx((900 * kernels.share + 3 * first.share + 3 * second.share) / 906)
 
 
 def test_a_row_that_was_held_out_stays_held_out() -> None:
@@ -294,6 +309,20 @@ def test_what_cannot_be_refined_is_refused() -> None:
         fsf.train(linear(), simulations=given, config=CONFIG, initial=joint)
 
 
+def test_readings_where_no_path_is_simulated_are_refused() -> None:
+    """Training at t = 16 would read an extrapolated cubic; at t = 15, or of a missing one, it would not."""
+
+    def prey(*readings: tuple[float, float]) -> xr.DataArray:
+        times, values = zip(*readings, strict=True)
+        return xr.DataArray(np.array(values), {"time": np.array(times)}, "time", name="prey")
+
+    message = r"'prey' is observed at time = 16, outside the trained range \[0, 15\]"
+    with pytest.warns(fsf.ObservationWarning, match="outside"), pytest.raises(ValueError, match=message):
+        fsf.train_sequential(LotkaVolterra(), prey((3.0, 1.0), (16.0, 1.0)))
+    schema = LotkaVolterra().schema
+    _require_data(schema, read(schema, prey((15.0, 1.0), (16.0, np.nan))))
+
+
 def test_simulators_draw_at_chosen_parameters() -> None:
     check(linear())
     theta = torch.tensor([[0.3, -0.7]], dtype=torch.float64).expand(2_000, 2)
@@ -304,9 +333,41 @@ def test_simulators_draw_at_chosen_parameters() -> None:
     sird = fsf.simulators.SIRD(grid_points=26)
     whole, generator = sird.simulate(5, seeded(3)), seeded(3)
     scalars = {k: whole[k] for k in ("recovery_rate", "death_rate", "initial_infected")}
-    torch.randn(3, 5, generator=generator, dtype=torch.float64)  # what the priors took
+    draw_priors(sird.schema, 5, generator)  # as `simulate` starts
     check(sird)
     rest = sird.simulate_at(scalars, generator)
     assert set(rest) == {"contact_rate", "infected", "recovered", "deaths"}
+    assert all(torch.equal(rest[k], whole[k]) for k in rest)
+    other = sird.simulate_at({**scalars, "recovery_rate": 2 * scalars["recovery_rate"]}, seeded(3))
+    assert not any(torch.equal(other[k], whole[k]) for k in rest)
     with pytest.raises(ValueError, match=r"simulate_at\(\): expected the variables \['x'\], got \['y'\]"):
         check(linear(lambda parameters, generator: {"y": parameters["a"]}))
+    with pytest.raises(ValueError, match=r"simulate_at\(\): 'x' differs for one seed"):
+        check(linear(lambda parameters, generator: draw_x(parameters, torch.default_generator)))
+
+
+@pytest.mark.parametrize(
+    ("takes_rate", "message"),
+    [
+        (True, r"clean\(\): asks for 'contact_rate' besides .*'initial_infected'.*expected a method simulate_at"),
+        (False, r"clean\(\): expected the variables \['contact_rate', 'deaths', .*got \['deaths', 'infected', 'recov"),
+    ],
+)
+def test_clean_paths_that_leave_out_a_function_are_refused_before_any_training(takes_rate: bool, message: str) -> None:
+    """A function has no closed path of scalars alone; without `simulate_at` round two could not simulate."""
+    sird = fsf.simulators.SIRD(grid_points=26)
+
+    def clean(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if takes_rate:
+            assert len(parameters["contact_rate"])
+        drawn = sird.simulate_at(parameters, seeded())
+        return {k: drawn[k] for k in ("infected", "recovered", "deaths")}
+
+    simulator = SimpleNamespace(
+        schema=sird.schema, grid=sird.grid, natural=sird.natural, simulate=sird.simulate, clean=clean
+    )
+    observed = xr.DataArray([0.1], {"time": [3.0]}, "time", name="infected")
+    steps: list[Any] = []
+    with pytest.raises(ValueError, match=message):
+        fsf.train_sequential(simulator, observed, simulations=100, config=CONFIG, callback=steps.append)
+    assert not steps

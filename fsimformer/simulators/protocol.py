@@ -110,7 +110,7 @@ def plausible_ranges(simulator: Simulator) -> dict[str, tuple[float, float]]:
         ValueError: `plausible` names no data variable, or lower >= upper, or a bound off the variable's support.
     """
     plausible, schema = getattr(simulator, "plausible", {}), simulator.schema
-    names = [v.name for v in schema.variables if v.role == "data" and v.name not in schema.arrays]
+    names = [name for name in schema.data if name not in schema.arrays]
     if not isinstance(plausible, Mapping) or not set(plausible) <= set(names):
         raise ValueError(f"plausible: expected a mapping from data variables, {names}, to ranges; got {plausible!r}.")
     out = {}
@@ -160,7 +160,7 @@ def check(simulator: Simulator, n: int = 3, seed: int = 0) -> None:
         TypeError: an attribute of the protocol is missing, or a value is not a floating-point tensor.
         ValueError: the grid or a draw has another name or shape than the schema says, or values off their support;
             draws that differ for one seed; `paths` that are not those of the draws; a `simulate_at` that returns
-            other variables or shapes.
+            other variables or shapes, or draws that differ for one seed.
     """
     missing = [a for a in ("schema", "grid", "simulate") if not hasattr(simulator, a)]
     if missing:
@@ -183,6 +183,18 @@ def check(simulator: Simulator, n: int = 3, seed: int = 0) -> None:
         _check_simulate_at(schema, simulator, draws, n, seed)
 
 
+def check_conditional(simulator: Simulator, n: int = 3, seed: int = 0) -> None:
+    """Simulates n rows, and everything else anew at their parameters, by `simulate_at` or `clean`.
+
+    Raises:
+        TypeError: the simulator has neither.
+        ValueError: it wants more than the scalar and vector parameters, or returns other variables or shapes than the
+            schema says, or draws that differ for one seed.
+    """
+    draws = simulator.simulate(n, torch.Generator().manual_seed(seed))
+    _check_simulate_at(simulator.schema, simulator, draws, n, seed)
+
+
 def given_parameters(schema: Schema) -> tuple[str, ...]:
     """Names of the parameters that are scalars or vectors: what `simulate_at` takes."""
     return tuple(v.name for v in schema.variables if v.role == "parameter" and not schema.is_function(v.name))
@@ -190,12 +202,21 @@ def given_parameters(schema: Schema) -> tuple[str, ...]:
 
 def _check_simulate_at(schema: Schema, simulator: Simulator, draws: dict[str, Tensor], n: int, seed: int) -> None:
     given = {k: draws[k].double() for k in given_parameters(schema)}
-    drawn = conditional_simulator(simulator)(given, torch.Generator().manual_seed(seed))
-    if set(drawn) != set(schema.names) - set(given):
-        expected = sorted(set(schema.names) - set(given))
-        raise ValueError(f"simulate_at(): expected the variables {expected}, got {sorted(drawn)}.")
+    at, expected = conditional_simulator(simulator), sorted(set(schema.names) - set(given))
+    what = "clean()" if getattr(simulator, "simulate_at", None) is None else "simulate_at()"
+    try:
+        drawn, again = (at(given, torch.Generator().manual_seed(seed)) for _ in range(2))
+    except KeyError as error:
+        raise ValueError(
+            f"{what}: asks for {error} besides the scalar and vector parameters {sorted(given)}; expected a method "
+            f"simulate_at(parameters, generator) that draws {expected}."
+        ) from error
+    if set(drawn) != set(expected):
+        raise ValueError(f"{what}: expected the variables {expected}, got {sorted(drawn)}.")
     for name, draw in drawn.items():
         _check_draw(schema, schema[name], simulator.grid, draw, n)
+        if not torch.equal(torch.nan_to_num(draw), torch.nan_to_num(again[name])):
+            raise ValueError(f"{what}: {name!r} differs for one seed; draw all randomness from the generator.")
 
 
 def _check_paths(schema: Schema, simulator: Any, draws: dict[str, Tensor]) -> None:
