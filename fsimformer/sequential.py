@@ -356,7 +356,9 @@ def _require_data(schema: Schema, observation: Observation) -> None:
         for dim, places in zip(schema.index_dims(name), zip(*readings["index"], strict=True), strict=True):
             trained = schema.dim(dim)
             assert isinstance(trained, Index)
-            if outside := [x for x in places if abs(trained.scaled(np.float64(x))) > 1 + 2e-9]:  # as `warn_outside`
+            x = np.array(places)
+            outside = x[np.abs(trained.scaled(x)) > 1 + 2e-9]  # the slack of `warn_outside`
+            if len(outside):
                 units = f" {trained.units}" if trained.units else ""
                 raise ValueError(
                     f"train_sequential: {name!r} is observed at {dim} = {outside[0]:g}, outside the trained range "
