@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from fsimformer.schema import Schema
 from fsimformer.tokens import TokenBatch
 
-
 _EACH = 8  # numbers of each token that a fingerprint keeps
 
 
