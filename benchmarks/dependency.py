@@ -20,21 +20,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from held_out import N_ROWS, posterior_loss, posterior_rows
 from lotka_volterra import data_set, values
 from record import RESULTS, ROOT, save
 from train_shipped import NETWORK
 
 import fsimformer as fsf
 from fsimformer.diagnostics import c2st
-from fsimformer.learn import is_parameter
-from fsimformer.readings import read
-from fsimformer.seeds import generator_at
-from fsimformer.simulations import build_store, simulate
 from fsimformer.simulators import SIRD, FunctionSimulator, LotkaVolterra
 from fsimformer.simulators.protocol import natural_functions
-from fsimformer.tokens import split
 
-N, N_ROWS, N_READINGS = 1_000, 1_024, 20
+N, N_READINGS = 1_000, 20
 CELLS = {"lotka_volterra": ("dense", "undirected"), "sird": ("dense", "undirected", "causal")}
 BUDGETS = (1_000, 10_000)
 CONFIG = fsf.TrainConfig(
@@ -56,31 +52,15 @@ def simulator_named(name: str) -> FunctionSimulator:
     return FunctionSimulator(schema, simulator.simulate, simulator.grid, natural=natural_functions(simulator))
 
 
-def posterior_loss(joint: fsf.Joint, simulator: FunctionSimulator) -> tuple[float, float]:
-    """Loss of the parameters given all readings, four noise levels a row; its standard error over batches."""
-    schema = simulator.schema
-    drawn = simulate(simulator, N_ROWS, generator_at(99, 2, 0))
-    store = build_store(schema, joint.model.whitening, drawn.values, natural_functions(simulator))
-    n_max = tuple(N_READINGS for v in schema.variables if schema.is_function(v.name) for _ in schema.ids(v.name))
-    design = fsf.Design(n_max, skew=0.0, shared=0.0, regular=0.0, window=0.0)
-    rows = read(store, torch.arange(N_ROWS), design, generator_at(99, 0))
-    rows = rows.replace(condition_mask=~is_parameter(schema)[rows.variable])
-    generator, losses = generator_at(99, 1), []
-    for start in range(0, N_ROWS, 64):
-        streams = split(rows.rows(slice(start, start + 64)), "few", generator)
-        log_ratio = fsf.NoiseLevels().draw((64, 4), generator)
-        epsilon = torch.randn(64, 4, streams.active.shape[1], generator=generator)
-        with torch.no_grad():
-            losses.append(float(joint.model.denoiser.loss(streams, log_ratio, epsilon)))
-    return float(np.mean(losses)), float(np.std(losses, ddof=1) / len(losses) ** 0.5)
-
-
 def cell(name: str, budget: int, dependency: str, seed: int) -> None:
     torch.set_num_threads(1)
     simulator = simulator_named(name)
     config = replace(CONFIG, seed=seed)
     joint = fsf.train(simulator, simulations=budget, config=config, network=NETWORK, dependency=dependency)
-    loss, error = posterior_loss(joint, simulator)
+    schema = simulator.schema
+    n_max = tuple(N_READINGS for v in schema.variables if schema.is_function(v.name) for _ in schema.ids(v.name))
+    design = fsf.Design(n_max, skew=0.0, shared=0.0, regular=0.0, window=0.0)
+    loss, error = posterior_loss(joint, posterior_rows(joint, simulator, design), "few", 4)
     results: dict[str, Any] = {
         "model": name, "simulations": budget, "dependency": dependency, "posterior_loss": loss,
         "standard_error": error, "n_rows": N_ROWS, "steps": joint.provenance["steps"],

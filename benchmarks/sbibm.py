@@ -31,6 +31,7 @@ from conditionals import draw_problems
 from conditionals import reference as conditional_reference
 from record import RESULTS, ROOT, commit, save
 from references import sbibm_observations
+from tables_sbibm import BUDGETS, KINDS
 
 import fsimformer as fsf
 from fsimformer.diagnostics import c2st
@@ -53,9 +54,6 @@ SIMULATORS: dict[str, Callable[[], Simulator]] = {
     "gaussian_mixture": gaussian_mixture, "two_moons": two_moons, "tree": tree, "slcp": slcp,
     "gaussian_linear": gaussian_linear, "bernoulli_glm": bernoulli_glm, "hmm": hmm,
 }  # fmt: skip
-POSTERIOR = ("gaussian_linear", "gaussian_mixture", "two_moons", "slcp", "bernoulli_glm")
-CONDITIONALS = ("tree", "hmm", "two_moons", "slcp")
-BUDGETS = (1_000, 10_000, 100_000)
 STEPS = {1_000: 2_500, 10_000: 5_000, 100_000: 8_000}
 N, N_PROBLEMS = 1_000, 100
 MASKS = fsf.MaskConfig(
@@ -177,13 +175,13 @@ def cell(task: str, budget: int, seed: int, variant: str) -> None:
         "best_validation_loss": card["best_validation_loss"], "train_cpu_seconds": card["cpu_seconds"],
         "n_parameters": card["n_parameters"], "train_commit": card.get("commit", ""),
     }  # fmt: skip
-    if task in POSTERIOR:
+    if task in KINDS["posterior"]:
         pairs = [
             (reference[:N], reference[N : 2 * N], posterior_draws(joint, x, N, seed))
             for x, reference in sbibm_observations(task)
         ]
         results["posterior"] = scores(pairs, ("rf", "mlp"))
-    if task in CONDITIONALS:
+    if task in KINDS["conditionals"]:
         pairs = []
         for i, problem in enumerate(draw_problems(task, N_PROBLEMS, seed=0)):
             exact = conditional_reference(task, problem, 2 * N, seed=i)

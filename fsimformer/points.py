@@ -7,7 +7,7 @@ from the origin. Labels are kept as they came, so the way home needs no inverse:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
@@ -284,17 +284,23 @@ def _seconds_between(later: Any, earlier: Any) -> Any:
     return (whole - whole0) / one + ((later - whole) / one - (earlier - whole0) / one)
 
 
-def warn_outside(schema: Schema, name: str, what: str, index: np.ndarray, stacklevel: int) -> None:
-    """Warn where points (n, d) of a function lie outside the range that training covered; they are kept."""
+def outside_trained(schema: Schema, name: str, index: np.ndarray) -> Iterator[tuple[Index, np.ndarray, np.ndarray]]:
+    """For each index dim of a function: the dim, the places there of its points (n, d), and which lie outside, (n,)."""
     for j, dim in enumerate(schema.index_dims(name)):
         trained, x = schema.dim(dim), index[:, j]
         assert isinstance(trained, Index)
         slack = 1e-9 * (trained.upper - trained.lower)  # dates in years are not exact
-        n = int(((x < trained.lower - slack) | (x > trained.upper + slack)).sum())
-        if n:
+        yield trained, x, (x < trained.lower - slack) | (x > trained.upper + slack)
+
+
+def warn_outside(schema: Schema, name: str, what: str, index: np.ndarray, stacklevel: int) -> None:
+    """Warn where points (n, d) of a function lie outside the range that training covered; they are kept."""
+    for trained, x, outside in outside_trained(schema, name, index):
+        if n := int(outside.sum()):
             units = f" {trained.units}" if trained.units else ""
             text = (
-                f"{name!r}: {n} of {len(x)} {what} lie outside the trained range of {dim!r}, [{trained.lower:g}, "
-                f"{trained.upper:g}]{units} (from {x.min():g} to {x.max():g}). They are kept, and not to be trusted."
+                f"{name!r}: {n} of {len(x)} {what} lie outside the trained range of {trained.name!r}, "
+                f"[{trained.lower:g}, {trained.upper:g}]{units} (from {x.min():g} to {x.max():g}). They are kept, and "
+                "not to be trusted."
             )
             warnings.warn(text, ObservationWarning, stacklevel + 1)

@@ -34,12 +34,12 @@ from fsimformer.learn import is_parameter, run_card, train, whitened_limits
 from fsimformer.masks import MaskConfig
 from fsimformer.model_file import Model
 from fsimformer.nn import NetworkConfig
-from fsimformer.points import readings_of
+from fsimformer.points import outside_trained, readings_of
 from fsimformer.pool import Pooled, TruncatedPrior, pooled
 from fsimformer.readings import Design, Store, read_at
 from fsimformer.readings import read as read_rows
 from fsimformer.sample import quality_named
-from fsimformer.schema import Index, Schema
+from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import build_store, default_design, simulate
 from fsimformer.simulators.protocol import (
@@ -353,15 +353,12 @@ def _require_data(schema: Schema, observation: Observation) -> None:
     if not held:
         raise ValueError("train_sequential: the observation holds no finite reading.")
     for name, readings in held.items():
-        for dim, places in zip(schema.index_dims(name), zip(*readings["index"], strict=True), strict=True):
-            trained = schema.dim(dim)
-            assert isinstance(trained, Index)
-            where = np.asarray(places, dtype=np.float64)
-            outside = where[np.abs(trained.scaled(where)) > 1 + 2e-9]  # as `warn_outside`
-            if len(outside):
+        places = np.asarray(readings["index"], dtype=np.float64).reshape(len(readings["value"]), -1)
+        for trained, x, outside in outside_trained(schema, name, places):
+            if outside.any():
                 units = f" {trained.units}" if trained.units else ""
                 raise ValueError(
-                    f"train_sequential: {name!r} is observed at {dim} = {outside[0]:g}, outside the trained range "
-                    f"[{trained.lower:g}, {trained.upper:g}]{units}: no path is simulated there. Widen the Index and "
-                    "its grid, or leave these readings out."
+                    f"train_sequential: {name!r} is observed at {trained.name} = {x[outside][0]:g}, outside the "
+                    f"trained range [{trained.lower:g}, {trained.upper:g}]{units}: no path is simulated there. Widen the Index "
+                    "and its grid, or leave these readings out."
                 )
