@@ -359,6 +359,6 @@ def _require_data(schema: Schema, observation: Observation) -> None:
                 units = f" {trained.units}" if trained.units else ""
                 raise ValueError(
                     f"train_sequential: {name!r} is observed at {trained.name} = {x[outside][0]:g}, outside the "
-                    f"trained range [{trained.lower:g}, {trained.upper:g}]{units}: no path is simulated there. Widen the Index "
-                    "and its grid, or leave these readings out."
+                    f"trained range [{trained.lower:g}, {trained.upper:g}]{units}: no path is simulated there. Widen "
+                    "the Index and its grid, or leave these readings out."
                 )
