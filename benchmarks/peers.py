@@ -54,7 +54,7 @@ def simulations(task: str, budget: int, seed: int) -> Path:
     path = CACHE / f"simulations_{task}_{budget}_{seed}.npz"
     if not path.exists():
         simulator = {"two_moons": two_moons, "slcp": slcp}[task]()
-        drawn = simulate(simulator, budget, generator_at(seed, 2)).values
+        drawn = simulate(simulator, budget, generator_at(seed, 2, 0)).values  # those of sbibm.py's networks
         observations = np.stack([x for x, _ in sbibm_observations(task)])
         CACHE.mkdir(parents=True, exist_ok=True)
         np.savez(path, task=task, theta=drawn["theta"].numpy(), x=drawn["x"].numpy(), observations=observations)
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--all", action="store_true", help="every cell of the seed that has no result yet")
     parser.add_argument("--score", action="store_true", help="only compute the metrics anew from the draws kept")
-    parser.add_argument("--limit", type=float, default=900, help="CPU seconds a cell may train and draw")
+    parser.add_argument("--limit", type=float, default=3600, help="CPU seconds a cell may train and draw")
     parser.add_argument("--jax-python", default=os.environ.get("PEERS_JAX_PYTHON", sys.executable))
     args = parser.parse_args()
     torch.set_num_threads(1)

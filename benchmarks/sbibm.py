@@ -54,7 +54,7 @@ SIMULATORS: dict[str, Callable[[], Simulator]] = {
     "gaussian_mixture": gaussian_mixture, "two_moons": two_moons, "tree": tree, "slcp": slcp,
     "gaussian_linear": gaussian_linear, "bernoulli_glm": bernoulli_glm, "hmm": hmm,
 }  # fmt: skip
-STEPS = {1_000: 2_500, 10_000: 5_000, 100_000: 8_000}
+STEPS = {1_000: 2_500, 10_000: 10_000, 100_000: 10_000}  # at most: converged ones stop earlier
 N, N_PROBLEMS = 1_000, 100
 MASKS = fsf.MaskConfig(
     posterior=0.45, imputation=0, forecast=0, gap=0, likelihood=0.05, variable=0.4, token=0, joint=0.1
@@ -62,7 +62,9 @@ MASKS = fsf.MaskConfig(
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
-    "cosine": {"train": {"cooldown": 0.0, "ema": 0.999, "patience": 6}},
+    "cosine": {
+        "train": {"cooldown": 0.0, "ema": 0.999, "steps": 5_000, "validate_every": 250, "patience": 6, "min_gain": 0.0}
+    },
     "dense": {"dependency": "dense"},
     "flow": {"schedule": "rectified"},
     "vp": {"schedule": "vp"},
@@ -82,7 +84,7 @@ def settings(budget: int, seed: int, variant: str) -> dict[str, Any]:
     changes = dict(VARIANTS[variant])
     config: dict[str, Any] = {
         "steps": STEPS[budget], "batch_size": 256, "seed": seed, "n_micro": 2, "pool": 2, "max_levels": 1,
-        "warmup": 100, "validate_every": STEPS[budget] // 20, "patience": 4, "dial": (("few", 1.0),),
+        "warmup": 100, "validate_every": 200, "patience": 5, "min_gain": 5e-4, "dial": (("few", 1.0),),
         "cooldown": 0.3, "ema": 0.995,
     }  # fmt: skip
     return {

@@ -17,6 +17,10 @@ from torch import Tensor
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # what AdamW and Muon keep of a parameter
 
+_NUMBERS = (
+    "step", "best_loss", "best_step", "gain_loss", "gain_step", "turn", "history", "recent", "cpu_seconds",
+)  # fmt: skip
+
 
 @dataclass
 class Run:
@@ -25,6 +29,8 @@ class Run:
     step: int = 0
     best_loss: float = math.inf
     best_step: int = 0
+    gain_loss: float = math.inf  # validation loss of the last gain that counts against patience, and its step
+    gain_step: int = 0
     turn: int | None = None  # step at which patience ran out and the cool-down began
     history: list[tuple[int, float, float]] = field(default_factory=list)  # step, mean training loss, validation loss
     recent: list[float] = field(default_factory=list)  # training losses since the last validation
@@ -49,7 +55,7 @@ def save_checkpoint(
         for optimizer in optimizers:
             for name, value in optimizer.state.get(p, {}).items():
                 tensors[f"{type(optimizer).__name__}/{name}/{k}"] = value
-    meta = {k: getattr(run, k) for k in ("step", "best_loss", "best_step", "turn", "history", "recent", "cpu_seconds")}
+    meta = {k: getattr(run, k) for k in _NUMBERS}
     text = json.dumps({"run": meta, "settings": settings})
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
@@ -89,11 +95,9 @@ def load_checkpoint(
                 state = {s: tensors[n] for n, s in names.items() if n in tensors}
                 if state:
                     optimizer.state[p] = {s: (v if s == "step" else v.to(p.device)) for s, v in state.items()}
-    run.step, run.best_step = meta["run"]["step"], meta["run"]["best_step"]
-    run.turn = meta["run"]["turn"]
-    run.best_loss = float(meta["run"]["best_loss"])
+    for k in _NUMBERS:
+        setattr(run, k, meta["run"][k])
     run.history = [tuple(h) for h in meta["run"]["history"]]
-    run.recent, run.cpu_seconds = list(meta["run"]["recent"]), float(meta["run"]["cpu_seconds"])
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

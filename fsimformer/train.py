@@ -46,8 +46,9 @@ class TrainConfig:
         dial: pairs (which observed tokens ride in the active stream, see `tokens.split`; relative frequency).
         cooldown: share of a run, its last, over which the rates fall linearly to 0 after having been constant (arXiv
             2405.18392); 0 = half a cosine over the whole run.
-        validate_every, patience: validation interval in steps; after `patience` validations without a new best a run
-            cools down and ends, or, without a cool-down, ends at once.
+        validate_every, patience: validation interval in steps; after `patience` validations without a gain a run cools
+            down and ends, or, without a cool-down, ends at once.
+        min_gain: share of the validation loss by which it must fall below that of the last gain to count as a gain.
         n_validation: held-out rows.
         checkpoint_every: steps between checkpoints.
     """
@@ -69,6 +70,7 @@ class TrainConfig:
     dial: tuple[tuple[Dial, float], ...] = (("few", 0.9), (None, 0.1))
     validate_every: int = 500
     patience: int = 1_000_000
+    min_gain: float = 0.0
     n_validation: int = 1024
     checkpoint_every: int = 1000
     seed: int = 0
@@ -98,6 +100,7 @@ class TrainConfig:
             "clip > 0": self.clip > 0,
             "0 <= ema < 1": 0 <= self.ema < 1,
             "0 <= cooldown < 1": 0 <= self.cooldown < 1,
+            "0 <= min_gain < 1": 0 <= self.min_gain < 1,
             "n_validation >= 2": self.n_validation >= 2,
         }.items():
             if not ok:
@@ -280,6 +283,7 @@ def fit(
     if generation and run.step == 0:
         run.best_loss = validate(denoiser, parameters, run, held_out, levels, config)
         run.best = {k: v.clone() for k, v in run.ema.items()}
+        run.gain_loss = run.best_loss
     salt = (generation,) if generation else ()
     steps: list[list[TokenBatch]] = []
     while not _ended(run, config):
@@ -315,6 +319,8 @@ def fit(
             if validation < run.best_loss:
                 run.best_loss, run.best_step = validation, run.step
                 run.best = {k: v.clone() for k, v in run.ema.items()}
+            if validation < run.gain_loss * (1 - config.min_gain):
+                run.gain_loss, run.gain_step = validation, run.step
         if callback is not None:
             callback(Progress(run.step, total, validation))
         run.cpu_seconds = earlier + time.process_time() - started
@@ -351,7 +357,7 @@ def _ended(run: Run, config: TrainConfig) -> bool:
 
 
 def _out_of_patience(run: Run, config: TrainConfig) -> bool:
-    return run.step - run.best_step >= config.patience * config.validate_every
+    return run.step - run.gain_step >= config.patience * config.validate_every
 
 
 def validate(

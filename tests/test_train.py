@@ -189,6 +189,18 @@ def test_a_run_whose_patience_ends_cools_down_before_it_stops(tmp_path: Path) ->
     assert (again.turn, again.step) == (run.turn, run.step) and equal(again.ema, run.ema)
 
 
+def test_small_gains_do_not_buy_patience_but_are_returned() -> None:
+    """Gains below `min_gain` move the best weights on, not the step from which patience is counted."""
+    config = replace(CONFIG, steps=60, learning_rate=1e-4, validate_every=2, patience=5, n_validation=128, ema=0.5)
+    assert run_fit(fresh(), config).step == 60  # some gain at least every tenth step
+    run = run_fit(fresh(), replace(config, min_gain=0.5))
+    assert run.step == run.gain_step + 10 < 60 and run.best_loss < run.gain_loss and run.best_step > run.gain_step
+    losses = dict((step, loss) for step, _, loss in run.history)
+    assert run.best_loss == min(losses.values()) > 0.5 * run.gain_loss == 0.5 * losses[run.gain_step]
+    with pytest.raises(ValueError, match="expected 0 <= min_gain < 1, got 1"):
+        TrainConfig(min_gain=1.0)
+
+
 def test_a_cool_down_falls_in_a_line_from_its_turn_or_from_its_share_of_the_steps() -> None:
     config = TrainConfig(steps=100, warmup=10, cooldown=0.2)
     rates = [config.rate_at(s) for s in range(101)]
