@@ -40,7 +40,17 @@ class Problem:
 
 Sampler = Callable[[np.ndarray, int], np.ndarray]
 """observation (d_x,), n -> draws (n, d_theta)."""
-Fit = Callable[[Problem], Sampler]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A sampler whose training, of `cpu_seconds`, may have been done before."""
+
+    sample: Sampler
+    cpu_seconds: float
+
+
+Fit = Callable[[Problem], Sampler | Trained]
 
 
 def cpu_seconds() -> float:
@@ -56,6 +66,8 @@ def serve(methods: Mapping[str, Fit], packages: Sequence[str]) -> None:
     start = cpu_seconds()
     sample = methods[method](problem)
     train = cpu_seconds() - start
+    if isinstance(sample, Trained):
+        sample, train = sample.sample, sample.cpu_seconds
     print(f"{time.strftime('%X')} trained in {train:.1f} CPU s", flush=True)
     draws, seconds = np.zeros((0, N_DRAWS, problem.theta.shape[1])), np.zeros(0)
     versions = json.dumps({p: version(p) for p in packages})

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from peers_fit import Problem, Sampler, serve
+from peers_fit import Problem, Sampler, Trained, serve
+from sbibm import SIMULATORS, posterior_draws, trained
 
-import fsimformer as fsf
-from fsimformer.simulations import Simulations
+from fsimformer.seeds import generator_at
+from fsimformer.simulations import simulate
 
 
-def ours(problem: Problem) -> Sampler:
-    """The one fixed configuration of benchmarks/sbibm.py, trained on `problem`'s simulations."""
-    from sbibm import SIMULATORS, posterior_draws, settings
+def ours(problem: Problem) -> Trained:
+    """The network of benchmarks/sbibm.py for this task, budget and seed, from runs/ or trained now; its card's seconds.
 
-    rows = {"theta": torch.from_numpy(problem.theta), "x": torch.from_numpy(problem.x)}
-    chosen = settings(len(problem.theta), problem.seed, "default") | {"simulations": Simulations(rows, 0)}
-    joint = fsf.train(SIMULATORS[problem.task](), **chosen)
+    Raises:
+        ValueError: sbibm.py trains on other simulations than `problem` holds.
+    """
+    n = len(problem.theta)
+    mine = simulate(SIMULATORS[problem.task](), n, generator_at(problem.seed, 2, 0)).values
+    for name, theirs in (("theta", problem.theta), ("x", problem.x)):
+        if not np.array_equal(mine[name].numpy(), theirs):
+            raise ValueError(f"fsimformer: {name} of the {n} simulations are not those of sbibm.py; remove runs/peers.")
+    joint = trained(problem.task, n, problem.seed, "default")
 
     def sample(observation: np.ndarray, n: int) -> np.ndarray:
         return posterior_draws(joint, observation, n, problem.seed)
 
-    return sample
+    sampler: Sampler = sample
+    return Trained(sampler, joint.provenance["cpu_seconds"])
 
 
 if __name__ == "__main__":
