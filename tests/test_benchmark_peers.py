@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from fsimformer import learn
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -82,20 +85,29 @@ def test_scoring_without_draws_says_which_file_is_missing(run, tmp_path):
     assert not list(tmp_path.glob("slcp_1000_npe_7*"))
 
 
-def test_ours_trains_on_every_row_of_the_file_once(monkeypatch):
-    """100,000 rows are ten of the chunks in which a simulator is asked."""
+def test_ours_is_the_suites_network_and_only_on_the_suites_simulations(monkeypatch):
+    """The file of simulations that all peers read holds the rows sbibm.py trains on; other rows are refused."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import peers_ours
+    import sbibm
     from peers_fit import Problem
 
-    given = {}
-    monkeypatch.setattr(peers_ours.fsf, "train", lambda simulator, **settings: given.update(settings))
-    theta, x = (np.random.default_rng(i).standard_normal((100_000, 2)) for i in range(2))
-    peers_ours.ours(Problem("two_moons", theta, x, 0))
-    rows = given["simulations"]
-    assert len(rows) == 100_000 and rows.n_dropped == 0
-    np.testing.assert_array_equal(rows.values["theta"].numpy(), theta)
-    np.testing.assert_array_equal(rows.values["x"].numpy(), x)
+    asked = []
+    joint = SimpleNamespace(provenance={"cpu_seconds": 12.5})
+    monkeypatch.setattr(peers_ours, "trained", lambda *cell: asked.append(cell) or joint)
+    drawn = {}
+
+    def store(schema, whitening, values, natural):
+        drawn.update(values)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learn, "build_store", store)
+    with pytest.raises(KeyboardInterrupt):
+        learn.train(sbibm.two_moons(), **sbibm.settings(1_000, 3, "default"))
+    problem = Problem("two_moons", drawn["theta"].numpy(), drawn["x"].numpy(), 3)
+    assert peers_ours.ours(problem).cpu_seconds == 12.5 and asked == [("two_moons", 1_000, 3, "default")]
+    with pytest.raises(ValueError, match="x of the 1000 simulations are not those of sbibm.py"):
+        peers_ours.ours(Problem("two_moons", problem.theta, problem.x[::-1], 3))
 
 
 def test_the_table_has_a_row_for_each_method_and_a_reason_for_each_failure(monkeypatch):
