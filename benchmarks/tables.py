@@ -9,6 +9,7 @@ from typing import Any
 
 from markdown import table
 from record import RESULTS
+from tables_ablation import ablation
 from tables_peers import peers
 from tables_sbibm import dependency, sbibm
 from tables_sequential import sequential
@@ -141,6 +142,9 @@ def main() -> None:
         lines += [f"## {name}", "", first_paragraph(name), ""]
         records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(pattern))]
         lines += section([r["results"] for r in records]) if records else ["Not run yet.", ""]
+    lines += ["## ablation", "", first_paragraph("ablation"), ""]
+    records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("ablation/*.json"))]
+    lines += ablation(records) if records else ["Not run yet.", ""]
     lines += ["## peers", "", first_paragraph("peers"), ""]
     records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("peers_*.json"))]
     lines += peers(records) if records else ["Not run yet.", ""]
