@@ -12,11 +12,14 @@ which holds for every covariance K: samplers know a schedule and a denoiser, not
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from fsimformer.kernels import Kernel
+from fsimformer.seeds import normals
 
 
 class Schedule(Protocol):
@@ -137,14 +140,14 @@ def velocity(schedule: Schedule, x_t: Tensor, x_hat: Tensor, t: Tensor) -> Tenso
 
 
 class NoiseProcess(Protocol):
-    """The law of ε over the tokens of a row; the only place that knows its covariance K."""
+    """The law of ε over the tokens of a row; the only place that knows its covariance K.
+
+    `WhiteNoise` and `matern.MaternNoise` have a log density, `log_prob(index, value)`; `SmoothNoise` has none: its
+    values at more points than it has coefficients hang on each other.
+    """
 
     def sample(self, index: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """index (L, D) -> n draws of ε, (n, L)."""
-        ...
-
-    def log_prob(self, index: Tensor, value: Tensor) -> Tensor:
-        """log N(value; 0, K), value (…, L) -> (…)."""
         ...
 
     def times_covariance(self, index: Tensor, g: Tensor) -> Tensor:
@@ -157,18 +160,66 @@ class WhiteNoise:
     """K = I: independent at every token."""
 
     def sample(self, index: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        """(n, L) standard normals; the first m of n draws do not depend on n.
-
-        torch fills normals in blocks of 16 and redoes the tail of a fill that is not a multiple of 16: a whole number
-        of blocks keeps the prefix, so that asking for more draws changes none.
-        """
-        length = index.shape[0]
-        blocks = max(1, -(-n * length // 16))
-        flat = torch.randn(16 * blocks, generator=generator, device=generator.device)
-        return flat[: n * length].view(n, length).to(index.device)
+        """(n, L) standard normals; the first m of n draws do not depend on n."""
+        return normals(n, index.shape[0], generator).to(index.device)
 
     def log_prob(self, index: Tensor, value: Tensor) -> Tensor:
+        """log N(value; 0, K), value (…, L) -> (…)."""
         return -0.5 * (value**2 + math.log(2 * math.pi)).sum(-1)
 
     def times_covariance(self, index: Tensor, g: Tensor) -> Tensor:
         return g
+
+
+@dataclass(frozen=True)
+class SmoothNoise:
+    """One random smooth function of the index a draw, evaluated wherever it is asked, today or later.
+
+        ε(s) = n^{-1/2} Σ_k a_k cos(ω_k·s) + b_k sin(ω_k·s),   a, b ~ N(0, 1),
+
+    with fixed frequencies ω from the kernel's spectral density (random Fourier features, Rahimi & Recht 2007): Gaussian
+    with variance 1 at every point, stationary, its covariance mean_k cos(ω_k·(s − s')) near the kernel's. The
+    coefficients are the draw: whoever keeps them has the function.
+
+    Args:
+        kernel: roughness and lengthscale.
+        n_features: pairs of coefficients.
+    """
+
+    kernel: Kernel = field(default_factory=Kernel)
+    n_features: int = 64
+
+    def __post_init__(self) -> None:
+        if self.n_features < 1:
+            raise ValueError(f"SmoothNoise: expected n_features >= 1, got {self.n_features}.")
+
+    def coefficients(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, 2·n_features) standard normals, float32; more draws change none."""
+        return normals(n, 2 * self.n_features, generator)
+
+    def evaluate(self, coefficients: Tensor, index: Tensor) -> Tensor:
+        """Values (…, L) of the functions with these coefficients (…, 2·n_features) at index (L, D), float32.
+
+        Every point is worked out in float64 by itself: its value does not depend on what else is asked.
+        """
+        features = self._features(index)
+        if coefficients.shape[-1] != features.shape[1]:
+            raise ValueError(
+                f"SmoothNoise: expected {features.shape[1]} coefficients a draw, got {coefficients.shape[-1]}."
+            )
+        return (coefficients.to(index.device).double() @ features.T).float()
+
+    def sample(self, index: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        """index (L, D) -> n draws (n, L)."""
+        return self.evaluate(self.coefficients(n, generator), index)
+
+    def times_covariance(self, index: Tensor, g: Tensor) -> Tensor:
+        """K g through the features, O(L·n_features)."""
+        features = self._features(index).to(g.dtype)
+        return (g @ features) @ features.T
+
+    def _features(self, index: Tensor) -> Tensor:
+        """(L, 2·n_features) float64."""
+        omega = self.kernel.frequencies(self.n_features, index.shape[1]).to(index.device)
+        phase = index.double() @ omega.T
+        return torch.cat([phase.cos(), phase.sin()], 1) / math.sqrt(self.n_features)

@@ -27,3 +27,14 @@ def generator_at(seed: int, *path: int, device: torch.device | str = "cpu") -> t
         raise ValueError(f"seed: expected integers from 0 to 2**32 - 1, got {seed}{f' and {path}' if path else ''}.")
     state = int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0])
     return torch.Generator(device=device).manual_seed(state & (2**63 - 1))
+
+
+def normals(n: int, length: int, generator: torch.Generator) -> torch.Tensor:
+    """(n, length) standard normals, float32; the first m of n rows do not depend on n.
+
+    torch fills normals in blocks of 16 and redoes the tail of a fill that is not a multiple of 16: a whole number of
+    blocks keeps the prefix, so that asking for more draws changes none.
+    """
+    blocks = max(1, -(-n * length // 16))
+    flat = torch.randn(16 * blocks, generator=generator, device=generator.device)
+    return flat[: n * length].view(n, length)

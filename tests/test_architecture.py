@@ -33,6 +33,7 @@ EVERYTHING = {
     ),
     *("noise", "denoise", "sample", "constraints", "likelihood", "train", "simulators", "simulations", "archive"),
     *("diagnostics", "graph", "embeddings", "truncate", "model_file", "stages", "importance", "explicit", "refine"),
+    *("kernels", "matern"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "priors": set(),
@@ -50,7 +51,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "convert": {"priors", "schema", "tokens", "whiten", "points", "tables", "query", "tree"},
     "masks": {"tokens"},
     "readings": {"tokens", "masks"},
-    "noise": {"tokens"},
+    "kernels": set(),
+    "matern": {"kernels", "seeds"},
+    "noise": {"tokens", "kernels", "seeds"},
     "embeddings": {"schema", "tokens"},
     "denoise": {"tokens", "masks", "noise", "nn", "embeddings"},
     "sample": {"tokens", "noise", "denoise", "seeds"},

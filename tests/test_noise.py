@@ -1,6 +1,8 @@
-"""Schedules against autograd and their identities; white noise against torch.distributions."""
+"""Schedules against autograd and their identities; noise against torch.distributions and its kernel."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from tiny import seeded
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from fsimformer.noise import SCHEDULES, Schedule, VPSchedule, WhiteNoise, schedule_named
+from fsimformer.kernels import SMOOTHNESS, Kernel
+from fsimformer.noise import SCHEDULES, Schedule, SmoothNoise, VPSchedule, WhiteNoise, schedule_named
 
 T = torch.linspace(0.005, 0.995, 67, dtype=torch.float64)
 everyone = pytest.mark.parametrize("name", SCHEDULES)
@@ -103,3 +106,38 @@ def test_log_density_and_covariance_are_those_of_a_dense_normal() -> None:
     dense = MultivariateNormal(torch.zeros(4).double(), torch.eye(4).double())
     torch.testing.assert_close(WhiteNoise().log_prob(index, value), dense.log_prob(value))
     torch.testing.assert_close(WhiteNoise().times_covariance(index, g), g @ dense.covariance_matrix)
+
+
+@pytest.mark.parametrize("nu", SMOOTHNESS)
+@pytest.mark.parametrize("d", [1, 2])
+def test_a_smooth_noise_function_is_one_function_of_unit_variance(nu: float, d: int) -> None:
+    """Its value at a point does not depend on what else is asked; its covariance is near the kernel's."""
+    noise = SmoothNoise(Kernel(nu, 0.5), 64)
+    index = 2 * torch.rand(40, d, generator=seeded(7), dtype=torch.float64) - 1
+    a = noise.coefficients(20_000, seeded(8))
+    values = noise.evaluate(a, index)
+    torch.testing.assert_close(values[:, 11:13], noise.evaluate(a, index[11:13]), rtol=0, atol=1e-6)
+    assert torch.equal(a[:100], noise.coefficients(100, seeded(8)))
+    assert torch.equal(noise.sample(index, 100, seeded(8)), values[:100])
+    exact = noise.times_covariance(index, torch.eye(40).double())
+    torch.testing.assert_close(exact.diagonal(), torch.ones(40).double())
+    assert float((torch.cov(values.T.double()) - exact).abs().max()) < 5 * (2 / 20_000) ** 0.5
+    assert float((exact - Kernel(nu, 0.5)(index, index)).abs().max()) < (0.1 if d == 1 else 0.25)
+
+
+def test_a_smooth_noise_function_is_as_rough_as_its_kernel() -> None:
+    """Mean square of an increment over h = 1e-3 lengthscales: 2(1 − k(h)), within the share of frequencies kept."""
+    index = torch.tensor([[0.0], [1e-3]], dtype=torch.float64)
+    increment = {nu: 2 * (1 - float(SmoothNoise(Kernel(nu), 1024).times_covariance(index, torch.eye(2).double())[0, 1]))
+                 for nu in SMOOTHNESS}  # fmt: skip
+    exact = {nu: 2 * (1 - float(Kernel(nu)(index, index)[0, 1])) for nu in SMOOTHNESS}
+    for nu in (1.5, 2.5, math.inf):
+        assert increment[nu] == pytest.approx(exact[nu], rel=0.2)
+    assert exact[0.5] / 4 < increment[0.5] < exact[0.5]  # a finite sum of waves is differentiable, ν = ½ is not
+
+
+def test_noise_functions_refuse_what_they_cannot_be() -> None:
+    with pytest.raises(ValueError, match="expected n_features >= 1, got 0"):
+        SmoothNoise(n_features=0)
+    with pytest.raises(ValueError, match="expected 128 coefficients a draw, got 64"):
+        SmoothNoise().evaluate(torch.zeros(3, 64), torch.zeros(2, 1))
