@@ -41,7 +41,7 @@ def test_draws_have_the_kernels_covariance(nu: float) -> None:
 @pytest.mark.parametrize("nu", NU)
 @pytest.mark.parametrize("step", [1e-2, 1e-4, 1e-6])
 def test_increments_between_near_duplicates_have_the_exact_variance(nu: float, step: float) -> None:
-    """E (f(s + h) − f(s))² = 2(1 − k(h)), where k(h) is worked out from its series; subtracting covariances loses it."""
+    """E (f(s + h) − f(s))² = 2(1 − k(h)), k(h) from its series; subtracting covariances would lose it."""
     at = torch.tensor([[0.0], [step], [0.7]], dtype=torch.float64)
     draws = MaternNoise(nu, 1.0).sample(at, 20_000, seeded(3))
     increment = (draws[:, 1] - draws[:, 0]).square().mean()
