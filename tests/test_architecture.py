@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "refine": {"points", "convert", "tokens", "importance", "likelihood", "model_file"},
     "checkpoint": set(),
     "train": {"tokens", "masks", "readings", "denoise", "seeds", "checkpoint"},
-    "simulators": {"priors", "schema", "whiten"},
+    "simulators": {"priors", "schema", "whiten", "kernels"},
     "simulations": {"priors", "schema", "whiten", "readings", "simulators"},
     "archive": {"priors", "schema"},
     "model_file": {"priors", "schema", "graph", "whiten", "nn", "tokens", "denoise", "embeddings"},

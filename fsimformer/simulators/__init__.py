@@ -1,5 +1,6 @@
 """One file a simulator, and the protocol."""
 
+from fsimformer.simulators.gaussian_process import GaussianProcess, GaussianProcessPosterior
 from fsimformer.simulators.hare_lynx import HareLynx, hudson_bay
 from fsimformer.simulators.lotka_volterra import LotkaVolterra
 from fsimformer.simulators.protocol import FunctionSimulator, Simulator, check
@@ -10,6 +11,8 @@ from fsimformer.simulators.tasks import bernoulli_glm, gaussian_linear, gaussian
 __all__ = [
     "SIRD",
     "FunctionSimulator",
+    "GaussianProcess",
+    "GaussianProcessPosterior",
     "HareLynx",
     "LotkaVolterra",
     "Simulator",
