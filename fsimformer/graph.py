@@ -39,6 +39,18 @@ def moral_graph(schema: Schema) -> np.ndarray:
     return graph
 
 
+def truncated_graph(schema: Schema) -> np.ndarray:
+    """The moral graph where the prior is truncated to a region of all scalar and vector parameters: they are joined.
+
+    Independent before, θ₁ and θ₂ hang together inside a region that is no box, whatever else is given.
+    """
+    graph = moral_graph(schema)
+    ids = [i for v in schema.variables if v.role == "parameter" and not schema.is_function(v.name)
+           for i in schema.ids(v.name)]  # fmt: skip
+    graph[np.ix_(ids, ids)] = True
+    return graph
+
+
 def past_only(schema: Schema) -> np.ndarray:
     """Bool (index dims, n_ids, n_ids), [dim, child, parent]: of the parent only what is not later tells the child.
 

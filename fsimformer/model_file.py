@@ -23,7 +23,7 @@ from torch import nn
 
 from fsimformer.denoise import Denoiser
 from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints
-from fsimformer.graph import moral_graph, past_only
+from fsimformer.graph import moral_graph, past_only, truncated_graph
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.schema import Schema
 from fsimformer.tokens import Dial, require_dial
@@ -76,15 +76,19 @@ def build_denoiser(
     schedule: str,
     dependency: str,
     embeddings: Mapping[str, nn.Module] | None = None,
+    truncated: bool = False,
 ) -> Denoiser:
     """An untrained denoiser for a schema; `embeddings`: array variable -> module that embeds it.
+
+    `truncated`: its prior is truncated, as sequential training does.
 
     Raises:
         ValueError: unknown schedule or dependency; embeddings that do not fit the schema's array variables.
     """
     if dependency not in ("dense", "undirected", "causal"):
         raise ValueError(f"Unknown dependency mask {dependency!r}. Choices: 'dense', 'undirected', 'causal'.")
-    mask = None if dependency == "dense" else torch.from_numpy(moral_graph(schema))
+    graph = truncated_graph if truncated else moral_graph
+    mask = None if dependency == "dense" else torch.from_numpy(graph(schema))
     past = torch.from_numpy(past_only(schema)) if dependency == "causal" and schema.indexes else None
     net = Network(network)
     return Denoiser(net, schedule, mask, build_embeddings(schema, network.width, embeddings), past)
@@ -187,7 +191,8 @@ def _read(card: Any, path: Path, embeddings: Mapping[str, nn.Module] | None) -> 
     if network.uses_index != tuple(tuple(bool(x) for x in row) for row in schema.uses_index()):
         raise ValueError(f"{path / CARD}: the network's uses_index is not that of the schema.")
     with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from the global generator
-        denoiser = build_denoiser(schema, network, card["schedule"], card["dependency"], embeddings)
+        truncated = card.get("refined_for") is not None
+        denoiser = build_denoiser(schema, network, card["schedule"], card["dependency"], embeddings, truncated)
     try:
         denoiser.load_state_dict(load_file(path / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from fsimformer.convert import Observation, observed_tokens, query, query_tokens, read
 from fsimformer.denoise import NoiseLevels
+from fsimformer.graph import truncated_graph
 from fsimformer.joint import DEFAULT_DIAL, Joint
 from fsimformer.learn import is_parameter, run_card, train, whitened_limits
 from fsimformer.masks import MaskConfig
@@ -268,7 +269,10 @@ class _Refining:
             return rows
 
         scalar = torch.from_numpy(~schema.uses_index().any(axis=1))
-        denoiser = copy.deepcopy(model.denoiser).to(self.device).train()
+        denoiser = copy.deepcopy(model.denoiser).train()
+        if model.dependency != "dense":
+            denoiser.dependency = torch.from_numpy(truncated_graph(schema))
+        denoiser = denoiser.to(self.device)
         before += time.process_time() - started
         run = fit(
             denoiser,
