@@ -16,59 +16,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fsimformer.dims import Axis, Components, Index
 from fsimformer.priors import POSITIVE, PRIORS, REAL, Prior, Support
 
+__all__ = ["Axis", "Components", "Index", "Noise", "Schema", "Variable"]
+
 Role = Literal["parameter", "data"]
-
-
-@dataclass(frozen=True)
-class Index:
-    """A continuous index dim (time, a place) and the closed range that training covers.
-
-    Args:
-        name: dim and coordinate name in the user's Dataset.
-        lower, upper: trained range, in `units`.
-        units: what one unit of the index is; dates are converted with it ("days", "years", ...).
-        origin: ISO date that index 0 stands for when the user's coordinate holds dates; None: the earliest coordinate.
-    """
-
-    name: str
-    lower: float
-    upper: float
-    units: str | None = None
-    origin: str | None = None
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.lower) and math.isfinite(self.upper) and self.lower < self.upper):
-            raise ValueError(f"Index {self.name!r}: expected finite lower < upper, got [{self.lower}, {self.upper}].")
-
-    def scaled(self, x: np.ndarray) -> np.ndarray:
-        """Values in `units` to [−1, 1] over the trained range, as tokens carry them."""
-        return 2 * (x - self.lower) / (self.upper - self.lower) - 1
-
-
-@dataclass(frozen=True)
-class Components:
-    """A dim of `size` unordered components: the dim of a vector variable. Each component is a token with its own id."""
-
-    name: str
-    size: int
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"Components {self.name!r}: expected size >= 1, got {self.size}.")
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A dim of an array variable: `size` places in their order, the samples of a trace or the rows of an image."""
-
-    name: str
-    size: int
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"Axis {self.name!r}: expected size >= 1, got {self.size}.")
 
 
 @dataclass(frozen=True)
@@ -114,6 +67,11 @@ class Variable:
         determined: a series whose path follows from its parents: its readings are independent given them.
         past_of: those of the parents, functions of the same first index dim, of which only the past counts: y(t) hangs
             on f(s ≤ t).
+        reference: number of points along each index dim of a function's reference set, spread evenly over the trained
+            range, its ends included. A draw is then a function: its values there are drawn together with all other
+            latents, everywhere else it follows from them point by point (functions.py). (): no reference set.
+        path_of: name of the series of which this is the noise-free path, on the same dims. The simulator returns that
+            series alone; the path can be asked for, and the series is its path read with noise.
     """
 
     name: str
@@ -128,9 +86,13 @@ class Variable:
     n_tokens: int = 1
     determined: bool = False
     past_of: tuple[str, ...] = ()
+    reference: tuple[int, ...] = ()
+    path_of: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("dims", "parents", "blockwise", "past_of"):
+        reference = (self.reference,) if isinstance(self.reference, int) else self.reference
+        object.__setattr__(self, "reference", reference)
+        for name in ("dims", "parents", "blockwise", "past_of", "reference"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.blocks < 1:
             raise ValueError(f"Variable {self.name!r}: expected blocks >= 1, got {self.blocks}.")
@@ -176,12 +138,14 @@ class Schema:
     Raises:
         ValueError: doubled names, unknown dims or parents, two `Components` dims in one variable, noise on a variable
             that is no series, blocks of a variable that is no vector or that do not divide it or a blockwise parent, an
-            array variable that could be latent or has other dims besides.
+            array variable that could be latent or has other dims besides, a reference set on what is no noise-free
+            function or with another number of dims, a path that is not one of a series with noise.
     """
 
     variables: tuple[Variable, ...]
     dims: tuple[Index | Components | Axis, ...] = ()
     _first: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _residual: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "variables", tuple(self.variables))
@@ -212,10 +176,15 @@ class Schema:
                     raise ValueError(f"Variable {v.name!r}: unknown parent {p!r}. Variables: {list(self.names)}.")
             self._check_blocks(v)
             self._check_series(v)
+            self._check_function(v)
         first = 0
         for v in self.variables:
             self._first[v.name] = first
             first += self.n_components(v.name) * v.n_tokens
+        for v in self.variables:
+            if v.reference:
+                self._residual[v.name] = first
+                first += self.n_components(v.name)
 
     def _check_array(self, v: Variable) -> None:
         axes = [d for d in v.dims if isinstance(self.dim(d), Axis)]
@@ -250,6 +219,38 @@ class Schema:
                 raise ValueError(
                     f"Variable {v.name!r}: past_of {p!r} needs one first index dim for both, got {mine} and {theirs}."
                 )
+
+    def _check_function(self, v: Variable) -> None:
+        """Reference sets and paths."""
+        if v.reference and (v.noise is not None or len(v.reference) != len(self.index_dims(v.name))):
+            raise ValueError(
+                f"Variable {v.name!r}: a reference set is of a function without noise, with a number of points for "
+                f"each of its index dims {self.index_dims(v.name)}; got reference {v.reference} and noise {v.noise}. "
+                "For a series with noise, give it to a variable with path_of."
+            )
+        if min(v.reference, default=2) < 2:
+            raise ValueError(f"Variable {v.name!r}: expected at least 2 reference points a dim, got {v.reference}.")
+        if v.path_of is None:
+            return
+        if v.path_of not in self.names or self[v.path_of].noise is None:
+            series = [w.name for w in self.variables if w.noise is not None]
+            raise ValueError(f"Variable {v.name!r}: path_of {v.path_of!r} is no series with noise. Choices: {series}.")
+        series_dims, support = self[v.path_of].dims, self[v.path_of].support
+        if (v.role, v.dims, v.prior, v.noise, v.support) != ("parameter", series_dims, None, None, support):
+            raise ValueError(
+                f"Variable {v.name!r}: the path of {v.path_of!r} has role 'parameter', its dims {series_dims} and "
+                f"support {support}, no prior and no noise; got {v}."
+            )
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Noise-free path -> its series: what the simulator does not return by itself."""
+        return {v.name: v.path_of for v in self.variables if v.path_of is not None}
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Names of the functions with a reference set."""
+        return tuple(v.name for v in self.variables if v.reference)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -313,17 +314,23 @@ class Schema:
     @property
     def n_ids(self) -> int:
         """How many variable ids tokens use."""
-        return sum(len(self.ids(v.name)) for v in self.variables)
+        return sum(len(self.ids(v.name)) + len(self.residual_ids(v.name)) for v in self.variables)
 
     def ids(self, name: str) -> range:
         """Token ids of a variable: one, or one a component, or one a token of an array."""
         first = self._first[self[name].name]
         return range(first, first + self.n_components(name) * self[name].n_tokens)
 
+    def residual_ids(self, name: str) -> range:
+        """Token ids of what a function is besides the spline through its reference set, one a component; else none."""
+        if not self[name].reference:
+            return range(0)
+        return range(self._residual[name], self._residual[name] + self.n_components(name))
+
     def variable_of(self, id: int) -> Variable:
         """The variable that owns a token id."""
         for v in self.variables:
-            if id in self.ids(v.name):
+            if id in self.ids(v.name) or id in self.residual_ids(v.name):
                 return v
         raise KeyError(f"No variable id {id}. There are {self.n_ids}.")
 
@@ -332,7 +339,7 @@ class Schema:
         out = np.zeros((self.n_ids, len(self.indexes)), dtype=bool)
         for v in self.variables:
             for j, index in enumerate(self.indexes):
-                out[list(self.ids(v.name)), j] = index.name in v.dims
+                out[[*self.ids(v.name), *self.residual_ids(v.name)], j] = index.name in v.dims
         return out
 
     def to_dict(self) -> dict[str, Any]:

@@ -33,11 +33,12 @@ EVERYTHING = {
     ),
     *("noise", "denoise", "sample", "constraints", "likelihood", "train", "simulators", "simulations", "archive"),
     *("diagnostics", "graph", "embeddings", "truncate", "model_file", "stages", "importance", "explicit", "refine"),
-    *("kernels", "matern"),
+    *("kernels", "matern", "dims", "functions"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "priors": set(),
-    "schema": {"priors"},
+    "dims": set(),
+    "schema": {"priors", "dims"},
     "graph": {"priors", "schema"},
     "tokens": set(),
     "whiten": {"priors", "schema"},
@@ -52,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "masks": {"tokens"},
     "readings": {"tokens", "masks"},
     "kernels": set(),
+    "functions": set(),
     "matern": {"kernels", "seeds"},
     "noise": {"tokens", "kernels", "seeds"},
     "embeddings": {"schema", "tokens"},

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import xarray as xr
+from tiny import seeded
+from torch import Tensor
 
 import fsimformer as fsf
 
@@ -54,3 +58,39 @@ def test_a_query_is_blind_to_what_its_mask_cuts_and_stays_so_in_the_file(depende
     assert torch.equal(draw(-1.0, early, "y"), draw(1.0, early, "y")) == (dependency == "causal")
     late = {"y": [0.95]}
     assert not torch.equal(draw(-1.0, late, "y"), draw(1.0, late, "y"))
+
+
+def test_a_region_joins_parameters_that_were_independent(tmp_path: Path) -> None:
+    """x_i hangs on θ_i alone; inside a region that is no box θ₁ tells of θ₂, so the mask of later rounds joins them."""
+    pairs = fsf.Schema(
+        (
+            fsf.Variable("theta", "parameter", ("i",), prior=fsf.Normal(0.0, 1.0), blocks=3),
+            fsf.Variable("x", "data", ("j",), parents=("theta",), blocks=3, blockwise=("theta",)),
+        ),
+        (fsf.Components("i", 3), fsf.Components("j", 3)),
+    )
+
+    def read_theta(parameters: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        theta = parameters["theta"]
+        return {"x": theta + 0.1 * torch.randn(theta.shape, generator=generator, dtype=torch.float64)}
+
+    def simulate(n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        theta = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+        return {"theta": theta, **read_theta({"theta": theta}, generator)}
+
+    run = fsf.train_sequential(
+        fsf.simulators.FunctionSimulator(pairs, simulate, simulate_at=read_theta), {"x": xr.DataArray([0.1, np.nan, 0.5], dims="j")},
+        rounds=2, simulations=300, draws=200, epsilon=0.01, config=CONFIG, network=NETWORK, dependency="undirected",
+    )  # fmt: skip
+    run.joint.save(tmp_path / "model")
+    first, second, again = (
+        j.model.denoiser.dependency for j in (run.rounds[0].joint, run.joint, fsf.load(tmp_path / "model"))
+    )
+    assert torch.equal(first, torch.eye(3).repeat(2, 2).bool())
+    joined = first.clone()
+    joined[:3, :3] = True
+    assert torch.equal(second, joined) and torch.equal(again, joined)
+    ball = torch.randn(20_000, 2, generator=seeded(0))
+    ball = ball[ball.norm(dim=1) < 1]
+    wide, narrow = (ball[(ball[:, 0].abs() > 0.8) == w, 1].std() for w in (False, True))
+    assert wide > 1.5 * narrow  # what is left of θ₂ where θ₁ is far out
