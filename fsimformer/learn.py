@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 import hashlib
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from fsimformer.joint import DEFAULT_DIAL, Joint, require_device
 from fsimformer.masks import MaskConfig
 from fsimformer.model_file import Model, build_denoiser, plain
 from fsimformer.nn import NetworkConfig
-from fsimformer.readings import Design, read
+from fsimformer.readings import Design, Store, read
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import Simulations, build_store, default_design, simulate
@@ -37,6 +38,31 @@ def is_parameter(schema: Schema) -> torch.Tensor:
     for v in schema.variables:
         out[list(schema.ids(v.name))] = v.role == "parameter"
     return out
+
+
+def is_residual(schema: Schema) -> torch.Tensor:
+    """(n_ids,) bool: ids of what lies between the knots of reference sets."""
+    out = torch.zeros(schema.n_ids, dtype=torch.bool)
+    for name in schema.references:
+        out[list(schema.residual_ids(name))] = True
+    return out
+
+
+def spread_of(schema: Schema, store: Store) -> dict[str, tuple[torch.Tensor, ...]]:
+    """What the spline through a function's knots misses, by name, one a component."""
+    found = {s.id: s.reference.spread for s in store.series if s.reference is not None}
+    return {name: tuple(found[id] for id in schema.ids(name)) for name in schema.references}
+
+
+def _require_room(schema: Schema, scalar: torch.Tensor, max_latents: int) -> None:
+    """A row can hold all scalars and the largest reference set as latents."""
+    for name in schema.references:
+        n = int(scalar.sum()) + math.prod(schema[name].reference)
+        if n > max_latents:
+            raise ValueError(
+                f"TrainConfig: max_latents {max_latents} is less than the {n} latents of all scalars and the reference "
+                f"set of {name!r}; a draw of it solves them together."
+            )
 
 
 def value_ranges(
@@ -155,6 +181,7 @@ def train(
     dial = require_dial(dial)
     scalar = torch.from_numpy(~uses_index.any(axis=1))
     scalar[[id for name in schema.arrays for id in schema.ids(name)]] = False
+    _require_room(schema, scalar, config.max_latents)
     if dependency != "dense" and int(scalar.sum()) > config.max_latents:
         raise ValueError(
             f"TrainConfig: max_latents {config.max_latents} would lose some of the {int(scalar.sum())} scalars that a "
@@ -176,7 +203,8 @@ def train(
     pilot = given or simulate(simulator, n_simulations, generator_at(config.seed, 2, 0))
     whitening = Whitening.fit(schema, pilot.values) if initial is None else initial.model.whitening
     natural, plausible = natural_functions(simulator), plausible_ranges(simulator)
-    store = build_store(schema, whitening, pilot.values, natural)
+    store = build_store(schema, whitening, pilot.values, natural, None if initial is None else initial.model.spread)
+    spread = spread_of(schema, store)
     n_train, n_dropped = len(store) - n_held_out, pilot.n_dropped
     del pilot
 
@@ -188,7 +216,8 @@ def train(
         nonlocal n_dropped
         drawn = simulate(simulator, n, generator)
         n_dropped += drawn.n_dropped
-        return read(build_store(schema, whitening, drawn.values, natural), torch.arange(n), design, generator)
+        fresh_store = build_store(schema, whitening, drawn.values, natural, spread)
+        return read(fresh_store, torch.arange(n), design, generator)
 
     def held_out(n: int, generator: torch.Generator) -> TokenBatch:
         rows = torch.randint(n_train, len(store), (n,), generator=generator)
@@ -220,6 +249,7 @@ def train(
         config,
         keep=scalar if dependency != "dense" else None,
         limits=whitened_limits(schema, whitening, plausible),
+        is_residual=is_residual(schema) if schema.references else None,
         generation=generation,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         about=about | initial_weights,
@@ -249,6 +279,7 @@ def train(
         ranges,
         tuple(plausible),
         card,
+        spread=spread,
     )
     return Joint(model)
 

@@ -27,6 +27,9 @@ class MaskConfig:
         variable: every variable id observed or not by a fair coin.
         token: every token observed at the row's own random rate.
         joint: nothing observed.
+        extension: parameters and functions observed, their reference sets among them, data observed at the row's own
+            random rate; latent is what lies between the knots, each point by itself (functions.py). In the rows of
+            other kinds those points are no tokens. Without reference sets there are no such rows.
     """
 
     posterior: float = 0.4
@@ -37,6 +40,7 @@ class MaskConfig:
     variable: float = 0.08
     token: float = 0.12
     joint: float = 0.06
+    extension: float = 0.12
 
     def __post_init__(self) -> None:
         if min(astuple(self)) < 0 or sum(astuple(self)) <= 0:
@@ -52,7 +56,13 @@ def draw_kinds(n: int, config: MaskConfig, generator: torch.Generator) -> Tensor
     return torch.multinomial(weights, n, replacement=True, generator=generator)
 
 
-def draw_condition_masks(batch: TokenBatch, is_parameter: Tensor, kinds: Tensor, generator: torch.Generator) -> Tensor:
+def draw_condition_masks(
+    batch: TokenBatch,
+    is_parameter: Tensor,
+    kinds: Tensor,
+    generator: torch.Generator,
+    is_residual: Tensor | None = None,
+) -> Tensor:
     """A condition mask for every row, (B, L).
 
     Args:
@@ -60,14 +70,16 @@ def draw_condition_masks(batch: TokenBatch, is_parameter: Tensor, kinds: Tensor,
         is_parameter: (n_ids,) bool, True for ids of parameters.
         kinds: (B,) long, from `draw_kinds`.
         generator: its draws are in one fixed order, whatever the kinds are.
+        is_residual: (n_ids,) bool, ids of what lies between the knots of reference sets; None = there are none.
 
     A row whose mask would leave nothing latent becomes a posterior row; if it has no parameter, a joint row. The tokens
-    of one array share a coin, and count as nothing latent: `drop_latent_arrays` is to follow.
+    of one array share a coin, and count as nothing latent: `drop_latent_arrays` is to follow, and `drop_residuals`.
     """
     (b, length), device = batch.shape, batch.variable.device
     n_ids, d = is_parameter.shape[0], batch.index.shape[-1]
     rand = lambda *shape: torch.rand(*shape, generator=generator, device=device)  # noqa: E731
     parameter = is_parameter[batch.variable]
+    residual = torch.zeros_like(parameter) if is_residual is None else is_residual[batch.variable]
     rate, coin, token = rand(b, 1), rand(b, n_ids) < 0.5, rand(b, length)
     ends, which = rand(b, 2).sort(dim=1).values * 2 - 1, rand(b)
     if d:
@@ -91,14 +103,29 @@ def draw_condition_masks(batch: TokenBatch, is_parameter: Tensor, kinds: Tensor,
         "variable": coin.gather(1, batch.variable),
         "token": token < rate,
         "joint": torch.zeros_like(parameter),
+        "extension": (parameter | (token < rate)) & ~residual,
     }
     stacked = torch.stack([candidates[k] for k in KINDS])  # (kinds, B, L)
-    mask = stacked[kinds, torch.arange(b, device=device)]
+    mask = stacked[kinds, torch.arange(b, device=device)] & ~residual
     sampled = batch.valid & ~batch.of_arrays() if batch.arrays else batch.valid
+    sampled = sampled & (residual == _extends(batch, residual, kinds)[:, None])
     for fallback in ("posterior", "joint"):
         full = ~(~mask & sampled).any(dim=1, keepdim=True)
         mask = torch.where(full, candidates[fallback], mask)
     return mask
+
+
+def drop_residuals(batch: TokenBatch, is_residual: Tensor, kinds: Tensor) -> TokenBatch:
+    """What lies between knots stays in extension rows, and is all that is latent there; elsewhere it is no token."""
+    residual = is_residual[batch.variable]
+    extends = _extends(batch, residual, kinds)
+    kept = torch.where(extends[:, None], batch.condition_mask | residual, ~residual)
+    return batch.replace(valid=batch.valid & kept)
+
+
+def _extends(batch: TokenBatch, residual: Tensor, kinds: Tensor) -> Tensor:
+    """(B,): extension rows that hold a reference set; the others become posterior rows."""
+    return (kinds == KINDS.index("extension")) & (residual & batch.valid).any(1)
 
 
 def drop_latent_arrays(batch: TokenBatch) -> TokenBatch:

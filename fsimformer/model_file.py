@@ -11,18 +11,19 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from fsimformer.denoise import Denoiser
 from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints
+from fsimformer.functions import ReferenceSet
 from fsimformer.graph import moral_graph, past_only, truncated_graph
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.schema import Schema
@@ -50,6 +51,7 @@ class Model:
         value_range: data variable -> lowest and highest reading that training observed: what the simulator calls
             plausible, else all but one reading in a thousand.
         plausible: names of the former; not one reading outside was observed.
+        spread: function with a reference set -> what the spline through its knots misses, one a component.
         refined_for: the readings (`points.readings_of`) around which sequential training truncated the prior; None =
             amortised.
 
@@ -68,6 +70,17 @@ class Model:
     plausible: tuple[str, ...]
     provenance: dict[str, Any]
     refined_for: dict[str, dict[str, list[Any]]] | None = None
+    spread: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+
+    def references(self, names: Collection[str]) -> tuple[ReferenceSet, ...]:
+        """The reference sets of these functions, one a component; none of those without."""
+        schema, out = self.schema, list[ReferenceSet]()
+        columns = [i.name for i in schema.indexes]
+        for name in (n for n in schema.references if n in names):
+            dims = tuple(columns.index(d) for d in schema.index_dims(name))
+            ids = zip(schema.ids(name), schema.residual_ids(name), self.spread[name], strict=True)
+            out += [ReferenceSet(id, residual, dims, schema[name].reference, s) for id, residual, s in ids]
+        return tuple(out)
 
 
 def build_denoiser(
@@ -87,8 +100,13 @@ def build_denoiser(
     """
     if dependency not in ("dense", "undirected", "causal"):
         raise ValueError(f"Unknown dependency mask {dependency!r}. Choices: 'dense', 'undirected', 'causal'.")
+    if schema.references and dependency != "dense":
+        raise ValueError(f"dependency {dependency!r}: with reference sets ({list(schema.references)}) only 'dense'.")
     graph = truncated_graph if truncated else moral_graph
     mask = None if dependency == "dense" else torch.from_numpy(graph(schema))
+    if schema.references:  # what lies between knots is solved point by point, and nobody sees it
+        mask = torch.ones(schema.n_ids, schema.n_ids, dtype=torch.bool)
+        mask[:, [i for name in schema.references for i in schema.residual_ids(name)]] = False
     past = torch.from_numpy(past_only(schema)) if dependency == "causal" and schema.indexes else None
     net = Network(network)
     return Denoiser(net, schedule, mask, build_embeddings(schema, network.width, embeddings), past)
@@ -143,6 +161,8 @@ def save_model(model: Model, path: str | Path) -> None:
         card["embeddings"] = fingerprints(model.schema, model.denoiser.embeddings)
     if model.refined_for is not None:
         card["refined_for"] = model.refined_for
+    if model.spread:
+        card["spread"] = {name: [s.tolist() for s in parts] for name, parts in model.spread.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
@@ -212,16 +232,28 @@ def _read(card: Any, path: Path, embeddings: Mapping[str, nn.Module] | None) -> 
         tuple(card["plausible"]),
         card["provenance"],
         card.get("refined_for"),
+        _read_spread(schema, card.get("spread", {}), path),
     )
 
 
+def _read_spread(schema: Schema, found: Mapping[str, Any], path: Path) -> dict[str, tuple[Tensor, ...]]:
+    out = {name: tuple(torch.tensor(s, dtype=torch.float32) for s in parts) for name, parts in found.items()}
+    for name, parts in out.items():
+        d, n = len(schema[name].reference), schema.n_components(name)
+        if len(parts) != n or not all(s.dim() == d and min(s.shape) > 1 and bool((s >= 0).all()) for s in parts):
+            raise ValueError(f"{path / CARD}: expected spread of {name!r}: {n} grid(s) of {d} dim(s), none negative.")
+    return out
+
+
 def _check_card(card: Any, path: Path) -> None:
-    expected = {"format", "network"} | {f.name for f in fields(Model)} - {"denoiser", "refined_for"}
+    expected = {"format", "network"} | {f.name for f in fields(Model)} - {"denoiser", "refined_for", "spread"}
     if not isinstance(card, dict) or card.get("format") not in (FORMAT, TRUNCATED):
         found = card.get("format") if isinstance(card, dict) else type(card).__name__
         raise ValueError(f"{path / CARD}: expected format {FORMAT} or {TRUNCATED}, got {found!r}.")
     expected |= {"embeddings"} & set(card)  # of models with arrays
     expected |= {"refined_for"} if card["format"] == TRUNCATED else set()
+    with_knots = [v["name"] for v in card["schema"]["variables"] if v.get("reference")]
+    expected |= {"spread"} if with_knots else set()
     if set(card) != expected:
         unknown, missing = sorted(set(card) - expected), sorted(expected - set(card))
         raise ValueError(f"{path / CARD}: unknown keys {unknown}, missing keys {missing}.")
@@ -230,6 +262,8 @@ def _check_card(card: Any, path: Path) -> None:
         raise ValueError(f"{path / CARD}: expected counts in max_latents and max_readings, got {latents}, {readings}.")
     names = {v["name"] for v in card["schema"]["variables"]}
     ranges = card["value_range"]
+    if sorted(card.get("spread", {})) != sorted(with_knots):
+        raise ValueError(f"{path / CARD}: expected spread of {with_knots}, got {list(card.get('spread', {}))}.")
     if not {*ranges, *card["plausible"]} <= names or not all(len(ends) == 2 for ends in ranges.values()):
         raise ValueError(f"{path / CARD}: expected value_range as name -> two ends, of {sorted(names)}, got {ranges}.")
     if not all(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fsimformer.functions import ReferenceSet, knots
 from fsimformer.tokens import TokenBatch, TokenSet, select
 
 
@@ -29,6 +30,7 @@ class Series:
         units: from the path's units to working units, applied after interpolation; None = the path is in working units.
         sd: noise sd in working units, (N,) or a number; 0 = no noise.
         tail: asinh tail of its whitening, or None.
+        reference: the function's reference set, if it has one.
     """
 
     id: int
@@ -37,6 +39,7 @@ class Series:
     sd: Tensor | float = 0.0
     tail: float | None = None
     units: Callable[[Tensor], Tensor] | None = None
+    reference: ReferenceSet | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Design:
         shared: probability that all series with the same dims share count and places, as on a common time axis.
         regular, window: probabilities that a row's places are a regular grid with random ends, or crowd a random
             window; otherwise they are uniform over the range.
+        reference: probability that a row holds a function's reference set, if it has one; then with at most `beside`
+            other points of it, and `residuals` points of what lies between.
     """
 
     n_max: tuple[int, ...]
@@ -73,13 +78,18 @@ class Design:
     shared: float = 0.4
     regular: float = 0.35
     window: float = 0.15
+    reference: float = 0.6
+    beside: int = 8
+    residuals: int = 8
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n_max", tuple(self.n_max))
         if min(self.n_max, default=0) < 0 or self.skew < 0:
             raise ValueError(f"Design: expected counts n_max >= 0 and skew >= 0, got {self}.")
-        chances = (self.shared, self.regular, self.window)
-        if min(chances) < 0 or self.shared > 1 or self.regular + self.window > 1:
+        chances = (self.shared, self.regular, self.window, self.reference)
+        if min(self.beside, self.residuals) < 0:
+            raise ValueError(f"Design: expected beside, residuals >= 0, got {self.beside}, {self.residuals}.")
+        if min(chances) < 0 or max(self.shared, self.reference) > 1 or self.regular + self.window > 1:
             raise ValueError(f"Design: expected probabilities, regular + window <= 1, got {self}.")
 
 
@@ -144,14 +154,22 @@ def read(store: Store, rows: Tensor, design: Design, generator: torch.Generator)
     index = [torch.zeros(b, n_scalars, store.n_index, device=device)]
     value = [store.scalars[rows]]
     valid = [torch.ones(b, n_scalars, dtype=torch.bool, device=device)]
-    for series, n_max, n, where in zip(store.series, design.n_max, counts, places, strict=True):
-        z = _read_series(series, rows, where, generator)
-        full = torch.zeros(b, n_max, store.n_index, device=device)
-        full[..., list(series.dims)] = where
-        variable.append(torch.full((b, n_max), series.id, device=device))
+
+    def add(id: int, dims: tuple[int, ...], where: Tensor, z: Tensor, real: Tensor) -> None:
+        full = torch.zeros(b, where.shape[1], store.n_index, device=device)
+        full[..., list(dims)] = where
+        variable.append(torch.full(z.shape, id, device=device))
         index.append(full)
         value.append(z)
-        valid.append(torch.arange(n_max, device=device)[None] < n[:, None])
+        valid.append(real)
+
+    for series, n_max, n, where in zip(store.series, design.n_max, counts, places, strict=True):
+        if series.reference is not None:
+            held = torch.rand(b, generator=generator, device=generator.device).to(device) < design.reference
+            n = torch.where(held, n.clamp(max=design.beside), n)
+            _add_reference(series, series.reference, rows, held[:, None], design.residuals, generator, add)
+        z = _read_series(series, rows, where, generator)
+        add(series.id, series.dims, where, z, torch.arange(n_max, device=device)[None] < n[:, None])
     for ids in store.arrays:
         variable.append(torch.tensor(ids, device=device).expand(b, -1))
         index.append(torch.zeros(b, len(ids), store.n_index, device=device))
@@ -169,6 +187,26 @@ def read(store: Store, rows: Tensor, design: Design, generator: torch.Generator)
     position, taken = select(ok)
     packed = batch.gather(position)
     return packed.replace(valid=packed.valid & taken)
+
+
+def _add_reference(
+    series: Series,
+    reference: ReferenceSet,
+    rows: Tensor,
+    held: Tensor,
+    n_residuals: int,
+    generator: torch.Generator,
+    add: Callable[[int, tuple[int, ...], Tensor, Tensor, Tensor], None],
+) -> None:
+    """Tokens of the knots, and of the residual at uniform places, real in the rows that are `held` (B, 1)."""
+    b, device = len(rows), rows.device
+    at_knots = knots(reference.reference).float().to(device).expand(b, -1, -1)
+    z_knots = read_clean(series, rows, at_knots)
+    add(series.id, series.dims, at_knots, z_knots, held.expand(-1, reference.n_knots))
+    where = 2 * torch.rand(b, n_residuals, len(series.dims), generator=generator, device=generator.device) - 1
+    where = where.to(device)
+    r = reference.residual(read_clean(series, rows, where), z_knots, where)
+    add(reference.residual_id, series.dims, where, r, held.expand(-1, n_residuals))
 
 
 def read_at(store: Store, rows: Tensor, tokens: TokenSet, generator: torch.Generator) -> TokenBatch:
@@ -194,11 +232,23 @@ def read_at(store: Store, rows: Tensor, tokens: TokenSet, generator: torch.Gener
 
 def _read_series(series: Series, rows: Tensor, where: Tensor, generator: torch.Generator) -> Tensor:
     """Whitened readings (B, n) at places (B, n, d), noise added."""
-    u = interpolate(series.path, rows, where, within=series.units is not None)
-    u = u if series.units is None else series.units(u.double()).float()
+    u = _working_units_at(series, rows, where)
     noise = torch.randn(where.shape[:2], generator=generator, device=where.device)
     sd = series.sd[rows][:, None] if isinstance(series.sd, Tensor) else series.sd
-    u = u + sd * noise
+    return _whitened(series, u + sd * noise)
+
+
+def read_clean(series: Series, rows: Tensor, where: Tensor) -> Tensor:
+    """Whitened values (B, n) of the path itself at places (B, n, d)."""
+    return _whitened(series, _working_units_at(series, rows, where))
+
+
+def _working_units_at(series: Series, rows: Tensor, where: Tensor) -> Tensor:
+    u = interpolate(series.path, rows, where, within=series.units is not None)
+    return u if series.units is None else series.units(u.double()).float()
+
+
+def _whitened(series: Series, u: Tensor) -> Tensor:
     return u if series.tail is None else series.tail * torch.asinh(u / series.tail)
 
 

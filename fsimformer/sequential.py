@@ -340,6 +340,8 @@ def _require_counts(rounds: int, simulations: int, epsilon: float, draws: int, c
 
 def _require_independent(schema: Schema) -> None:
     """The prior of u is uniform: as for `refine`, parameters have priors and no parents."""
+    if schema.references:
+        raise ValueError(f"train_sequential: reference sets ({list(schema.references)}) are not offered; use train.")
     names = given_parameters(schema)
     if not names:
         raise ValueError("train_sequential: expected a scalar or vector parameter; the schema has none.")

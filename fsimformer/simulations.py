@@ -5,17 +5,20 @@ A draw that holds a non-finite number is no draw: it is dropped, counted and rep
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from fsimformer.readings import Design, Series, Store
+from fsimformer.functions import ReferenceSet, fit_spread
+from fsimformer.readings import Design, Series, Store, read_clean
 from fsimformer.schema import Schema
 from fsimformer.simulators.protocol import Simulator
 from fsimformer.whiten import Transform, Whitening
+
+_FITTED = 2_000  # simulations that tell how much a spline misses
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,10 @@ def simulate(
     while have < n:
         m = min(chunk, n - have) if not dropped else min(chunk, n - have + 64)
         draws = simulator.simulate(m, generator)
-        if missing := set(schema.names) ^ set(draws):
-            raise ValueError(f"simulate: expected the variables {list(schema.names)}, got {list(draws)}: {missing}.")
+        expected = [name for name in schema.names if name not in schema.paths]
+        if missing := set(expected) ^ set(draws):
+            raise ValueError(f"simulate: expected the variables {expected}, got {list(draws)}: {missing}.")
+        draws = {**draws, **{path: draws[series] for path, series in schema.paths.items()}}
         ok = torch.ones(m, dtype=torch.bool)
         for name, x in draws.items():
             if x.shape[0] != m:
@@ -61,9 +66,16 @@ def simulate(
 
 
 def build_store(
-    schema: Schema, whitening: Whitening, simulations: Mapping[str, Tensor], natural: Collection[str] = ()
+    schema: Schema,
+    whitening: Whitening,
+    simulations: Mapping[str, Tensor],
+    natural: Collection[str] = (),
+    spread: Mapping[str, Sequence[Tensor]] | None = None,
 ) -> Store:
-    """Whitened scalars and arrays, functions in working units (readings.py); `natural` ones are interpolated first."""
+    """Whitened scalars and arrays, functions in working units (readings.py); `natural` ones are interpolated first.
+
+    `spread`: of each function with a reference set, one a component (`functions.ReferenceSet`); None = fitted here.
+    """
     ids, columns, series, arrays = [], [], [], {}
     index_names = [i.name for i in schema.indexes]
     for v in schema.variables:
@@ -84,17 +96,33 @@ def build_store(
             dims = tuple(index_names.index(d) for d in schema.index_dims(v.name))
             s = t.standardise
             units = partial(_working_units, t)
-            is_natural = v.name in natural
+            is_natural = v.name in natural or v.path_of in natural
             path = values.to(simulations[v.name].dtype) if is_natural else units(values).float()
             sd: Tensor | float = 0.0
             if v.noise is not None:
                 raw = simulations[v.noise.sd].double() if isinstance(v.noise.sd, str) else float(v.noise.sd)
                 sd = (raw / s.scale).float() if isinstance(raw, Tensor) else raw / s.scale
             tail = s.tail if t.prior is None else None
-            series.append(Series(id, dims, path, sd, tail, units if is_natural else None))
+            one = Series(id, dims, path, sd, tail, units if is_natural else None)
+            if v.reference:
+                known = None if spread is None else spread[v.name][c]
+                one = replace(one, reference=_reference(one, schema.residual_ids(v.name)[c], v.reference, known))
+            series.append(one)
     n = next(iter(simulations.values())).shape[0]
     scalars = torch.stack(columns, 1) if columns else torch.zeros(n, 0)
     return Store(torch.tensor(ids, dtype=torch.long), scalars, tuple(series), len(schema.indexes), arrays)
+
+
+def _reference(series: Series, residual_id: int, reference: tuple[int, ...], spread: Tensor | None) -> ReferenceSet:
+    """The reference set of a series; its spread is that of at most `_FITTED` simulations."""
+    if spread is None:
+        rows = torch.arange(min(_FITTED, len(series.path)))
+
+        def read(points: Tensor) -> Tensor:
+            return read_clean(series, rows, points.float().expand(len(rows), -1, -1))
+
+        spread = fit_spread(reference, read)
+    return ReferenceSet(series.id, residual_id, series.dims, reference, spread)
 
 
 def _working_units(t: Transform, x: Tensor) -> Tensor:

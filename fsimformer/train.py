@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,14 @@ from torch import Tensor
 
 from fsimformer.checkpoint import Run, load_checkpoint, save_checkpoint
 from fsimformer.denoise import Denoiser, NoiseLevels
-from fsimformer.masks import MaskConfig, draw_condition_masks, draw_kinds, drop_latent_arrays, thin_latents
+from fsimformer.masks import (
+    MaskConfig,
+    draw_condition_masks,
+    draw_kinds,
+    drop_latent_arrays,
+    drop_residuals,
+    thin_latents,
+)
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import Dial, TokenBatch, concatenate, require_dial, select, split
 
@@ -157,6 +164,7 @@ def observed_rows(
     generator: torch.Generator,
     keep: Tensor | None = None,
     limits: Tensor | None = None,
+    is_residual: Tensor | None = None,
 ) -> TokenBatch:
     """Rows with condition masks drawn, and at most `n_latent` latents a row, those of the ids in `keep` among them.
 
@@ -175,9 +183,11 @@ def observed_rows(
     kinds = torch.zeros(n, dtype=torch.long)
     for attempt in range(200):
         batch = rows(len(kinds), generator)
-        kinds = draw_kinds(n, masks, generator) if attempt == 0 else kinds
-        batch = batch.replace(condition_mask=draw_condition_masks(batch, is_parameter, kinds, generator))
-        batch = drop_latent_arrays(batch)
+        if attempt == 0:
+            kinds = draw_kinds(n, masks if is_residual is not None else replace(masks, extension=0), generator)
+        condition_mask = draw_condition_masks(batch, is_parameter, kinds, generator, is_residual)
+        batch = drop_latent_arrays(batch.replace(condition_mask=condition_mask))
+        batch = batch if is_residual is None else drop_residuals(batch, is_residual, kinds)
         if limits is None:
             return thin_latents(batch, n_latent, generator, keep)
         lower, upper = limits[batch.variable].unbind(-1)
@@ -236,6 +246,7 @@ def fit(
     *,
     keep: Tensor | None = None,
     limits: Tensor | None = None,
+    is_residual: Tensor | None = None,
     generation: int = 0,
     checkpoint: Path | None = None,
     about: Mapping[str, Any] | None = None,
@@ -248,6 +259,7 @@ def fit(
         masks: which conditionals are trained; None = the rows bring their own condition masks.
         keep: (n_ids,) bool, ids that `thin_latents` drops last.
         limits: (n_ids, 2), values that may be observed; see `observed_rows`.
+        is_residual: (n_ids,) bool, ids of what lies between the knots of reference sets; None = there are none.
         generation: how many trainings these weights have behind them. Each draws its own rows and noise; from the
             second on the weights that come in compete with those of later validations.
         checkpoint: file to write to and, if it exists, to resume from.
@@ -277,7 +289,7 @@ def fit(
 
     def draw_rows(source: Rows, n: int, *path: int) -> TokenBatch:
         generator = generator_at(config.seed, *path)
-        return observed_rows(source, n, is_parameter, masks, config.max_latents, generator, keep, limits)
+        return observed_rows(source, n, is_parameter, masks, config.max_latents, generator, keep, limits, is_residual)
 
     held_out = draw_rows(validation_rows, config.n_validation, 1, 0)
     if generation and run.step == 0:

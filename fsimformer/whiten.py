@@ -243,7 +243,10 @@ class Whitening:
         """Fit the variables without a prior to simulations of them (any shape, clean or noisy; a vector's components
         where `Simulator.simulate` has them). Components are fitted one by one: they may differ in place and scale."""
         out: dict[str, Transform | tuple[Transform, ...]] = {}
-        for v in schema.variables:
+        for v in sorted(schema.variables, key=lambda v: v.path_of is not None):
+            if v.path_of is not None:  # as the series is read: noise has one size on both
+                out[v.name] = out[v.path_of]
+                continue
             whole = Transform(v.prior, v.support)
             if v.prior is not None:
                 out[v.name] = whole

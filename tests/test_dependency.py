@@ -79,7 +79,8 @@ def test_a_region_joins_parameters_that_were_independent(tmp_path: Path) -> None
         return {"theta": theta, **read_theta({"theta": theta}, generator)}
 
     run = fsf.train_sequential(
-        fsf.simulators.FunctionSimulator(pairs, simulate, simulate_at=read_theta), {"x": xr.DataArray([0.1, np.nan, 0.5], dims="j")},
+        fsf.simulators.FunctionSimulator(pairs, simulate, simulate_at=read_theta),
+        {"x": xr.DataArray([0.1, np.nan, 0.5], dims="j")},
         rounds=2, simulations=300, draws=200, epsilon=0.01, config=CONFIG, network=NETWORK, dependency="undirected",
     )  # fmt: skip
     run.joint.save(tmp_path / "model")

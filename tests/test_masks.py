@@ -34,7 +34,7 @@ def masks_of(kind: str, whole: TokenBatch, seed: int = 0) -> Tensor:
 
 
 def test_kinds_come_with_the_configured_frequencies() -> None:
-    config = MaskConfig(0.3, 0.1, 0.15, 0.1, 0.1, 0.05, 0.2, 0.0)
+    config = MaskConfig(0.3, 0.1, 0.15, 0.1, 0.1, 0.05, 0.2, 0.0, 0.0)
     counts = torch.bincount(draw_kinds(20_000, config, seeded(1)), minlength=8).numpy()
     weights = torch.tensor([0.3, 0.1, 0.15, 0.1, 0.1, 0.05, 0.2]).double().numpy()
     assert counts[7] == 0
@@ -46,7 +46,7 @@ def test_wrong_frequencies_are_refused() -> None:
     with pytest.raises(ValueError, match="frequencies must be >= 0 and not all 0"):
         MaskConfig(posterior=-0.1)
     with pytest.raises(ValueError, match="not all 0"):
-        MaskConfig(0, 0, 0, 0, 0, 0, 0, 0)
+        MaskConfig(0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("kind", ["imputation", "token", "forecast", "gap"])

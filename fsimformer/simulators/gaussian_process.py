@@ -42,6 +42,7 @@ class GaussianProcess:
         lengthscale: its prior, the same ℓ in every dim; None = the kernel's, known.
         sd: standard deviation of f. noise: of a reading x.
         dims: name of an index dim -> its trained range.
+        reference: knots of theta's reference set along each dim; () = none.
         grid_points: points of the dense grid along each dim; paths between them are interpolated, so at smoothness ½
             they should be much closer than the readings.
 
@@ -55,6 +56,7 @@ class GaussianProcess:
     noise: float = math.sqrt(0.1)
     dims: Mapping[str, tuple[float, float]] = field(default_factory=lambda: {"time": (0.0, 1.0)})
     grid_points: int = 201
+    reference: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not (self.sd > 0 and self.noise > 0 and self.dims and self.grid_points >= 2):
@@ -65,7 +67,8 @@ class GaussianProcess:
     def schema(self) -> Schema:
         dims, known = tuple(self.dims), self.lengthscale is None
         scale = () if known else (Variable("lengthscale", "parameter", prior=self.lengthscale),)
-        theta = Variable("theta", "parameter", dims, Normal(0.0, self.sd), parents=tuple(v.name for v in scale))
+        parents = tuple(v.name for v in scale)
+        theta = Variable("theta", "parameter", dims, Normal(0.0, self.sd), parents=parents, reference=self.reference)
         x = Variable("x", "data", dims, noise=Noise("normal", self.noise), parents=("theta",))
         return Schema((*scale, theta, x), tuple(Index(k, *ends) for k, ends in self.dims.items()))
 

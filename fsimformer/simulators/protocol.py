@@ -170,10 +170,11 @@ def check(simulator: Simulator, n: int = 3, seed: int = 0) -> None:
     plausible_ranges(simulator)
     _check_grid(schema, simulator.grid)
     draws, again = (simulator.simulate(n, torch.Generator().manual_seed(seed)) for _ in range(2))
-    if set(draws) != set(schema.names):
-        absent, unknown = sorted(set(schema.names) - set(draws)), sorted(set(draws) - set(schema.names))
+    returned = set(schema.names) - set(schema.paths)
+    if set(draws) != returned:
+        absent, unknown = sorted(returned - set(draws)), sorted(set(draws) - returned)
         raise ValueError(f"simulate(): expected every variable of the schema. Missing: {absent}, unknown: {unknown}.")
-    for v in schema.variables:
+    for v in (schema[name] for name in schema.names if name in returned):
         _check_draw(schema, v, simulator.grid, draws[v.name], n)
         if not torch.equal(torch.nan_to_num(draws[v.name]), torch.nan_to_num(again[v.name])):
             raise ValueError(f"simulate(): {v.name!r} differs for one seed; draw all randomness from the generator.")
@@ -202,7 +203,7 @@ def given_parameters(schema: Schema) -> tuple[str, ...]:
 
 def _check_simulate_at(schema: Schema, simulator: Simulator, draws: dict[str, Tensor], n: int, seed: int) -> None:
     given = {k: draws[k].double() for k in given_parameters(schema)}
-    at, expected = conditional_simulator(simulator), sorted(set(schema.names) - set(given))
+    at, expected = conditional_simulator(simulator), sorted(set(schema.names) - set(schema.paths) - set(given))
     what = "clean()" if getattr(simulator, "simulate_at", None) is None else "simulate_at()"
     try:
         drawn, again = (at(given, torch.Generator().manual_seed(seed)) for _ in range(2))
@@ -221,7 +222,9 @@ def _check_simulate_at(schema: Schema, simulator: Simulator, draws: dict[str, Te
 
 def _check_paths(schema: Schema, simulator: Any, draws: dict[str, Tensor]) -> None:
     """`clean` gives the paths of the simulator's own draws."""
-    parameters = {v.name: draws[v.name].double() for v in schema.variables if v.role == "parameter"}
+    parameters = {
+        v.name: draws[v.name].double() for v in schema.variables if v.role == "parameter" and v.path_of is None
+    }
     for name, path in simulator.clean(parameters).items():
         if name not in draws or path.shape != draws[name].shape:
             shapes = {k: tuple(x.shape) for k, x in draws.items() if k not in parameters}
