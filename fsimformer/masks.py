@@ -105,10 +105,13 @@ def draw_condition_masks(
         "joint": torch.zeros_like(parameter),
         "extension": (parameter | (token < rate)) & ~residual,
     }
+    extends = _extends(batch, residual, kinds)
+    lost = (kinds == KINDS.index("extension")) & ~extends
+    kinds = torch.where(lost, KINDS.index("posterior"), kinds)
     stacked = torch.stack([candidates[k] for k in KINDS])  # (kinds, B, L)
     mask = stacked[kinds, torch.arange(b, device=device)] & ~residual
     sampled = batch.valid & ~batch.of_arrays() if batch.arrays else batch.valid
-    sampled = sampled & (residual == _extends(batch, residual, kinds)[:, None])
+    sampled = sampled & (residual == extends[:, None])
     for fallback in ("posterior", "joint"):
         full = ~(~mask & sampled).any(dim=1, keepdim=True)
         mask = torch.where(full, candidates[fallback], mask)
