@@ -148,10 +148,18 @@ def test_tied_weights_are_saved_and_stay_tied(tmp_path: Path) -> None:
     assert part[0].weight is part[2].weight  # type: ignore[index]
 
 
-def test_the_command_line_refuses_arrays(joint: Joint, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    joint.save(tmp_path / "model")
-    assert main(["info", str(tmp_path / "model")]) == 2
-    assert "pass embeddings={name: module}" in capsys.readouterr().err
+def test_the_command_line_tells_of_arrays_and_refuses_to_embed_them(
+    joint: Joint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "model")
+    joint.save(path)
+    assert main(["info", path]) == 0
+    out, error = capsys.readouterr()
+    assert error == "" and all(f"\n{name} " in out for name in SCHEMA.names)
+    (tmp_path / "y.csv").write_text("time,y\n1,0.5\n")
+    assert main(["infer", path, str(tmp_path / "y.csv")]) == 2
+    error = capsys.readouterr().err
+    assert "has array variables ['trace', 'image']: it needs Python, fsf.load(" in error and error.count("\n") == 1
     (tmp_path / "wave.py").write_text("from traces import SIMULATOR as wave\n")
     assert main(["train", f"{tmp_path}/wave.py:wave", "--out", str(tmp_path / "out")]) == 2
     assert "has array variables ['trace', 'image']; train it in Python" in capsys.readouterr().err
