@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -42,3 +43,12 @@ def test_draws_that_come_in_no_mapping_are_refused(returns: str, name: str) -> N
 def test_simulating_asks_for_a_mapping_where_nobody_checked_before() -> None:
     with pytest.raises(TypeError, match="simulate: expected a dict of variable -> tensor, got tuple"):
         simulate(FunctionSimulator(SCHEMA, pair), 200, seeded())
+
+
+def test_parameters_that_come_back_are_to_be_left_out() -> None:
+    def everything(parameters: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        return {**parameters, "x": 2 * parameters["a"]}
+
+    message = r"simulate_at\(\): expected the variables \['x'\], got \['a', 'x'\]; leave the parameters out\."
+    with pytest.raises(ValueError, match=message):
+        check(FunctionSimulator(SCHEMA, double, simulate_at=everything))

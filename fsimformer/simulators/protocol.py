@@ -215,7 +215,8 @@ def _check_simulate_at(schema: Schema, simulator: Simulator, draws: dict[str, Te
         ) from error
     _require_mapping(what, drawn)
     if set(drawn) != set(expected):
-        raise ValueError(f"{what}: expected the variables {expected}, got {sorted(drawn)}.")
+        too_many = "; leave the parameters out" if set(drawn) & set(given) else ""
+        raise ValueError(f"{what}: expected the variables {expected}, got {sorted(drawn)}{too_many}.")
     for name, draw in drawn.items():
         _check_draw(schema, schema[name], simulator.grid, draw, n)
         if not torch.equal(torch.nan_to_num(draw), torch.nan_to_num(again[name])):
