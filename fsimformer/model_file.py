@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fsimformer.denoise import Denoiser
-from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints
+from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints, require_shapes
 from fsimformer.graph import moral_graph, past_only
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.schema import Schema
@@ -213,8 +213,15 @@ def _read(schema: Schema, card: dict[str, Any], path: Path, embeddings: Mapping[
     with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from the global generator
         denoiser = build_denoiser(schema, network, card["schedule"], card["dependency"], embeddings)
     try:
-        denoiser.load_state_dict(load_file(path / WEIGHTS))
+        weights = load_file(path / WEIGHTS)
     except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
+    if denoiser.embeddings is not None:
+        own = {k.removeprefix("embeddings."): x for k, x in weights.items() if k.startswith("embeddings.")}
+        require_shapes(schema, denoiser.embeddings, own)
+    try:
+        denoiser.load_state_dict(weights)
+    except RuntimeError as error:
         raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
     if denoiser.embeddings is not None:
         require_fingerprints(schema, denoiser.embeddings, card["embeddings"])
