@@ -130,8 +130,8 @@ def train(
         TypeError, ValueError: a simulator that does not fit its schema; too few simulations, or too many that failed;
             unknown schedule, dependency or device; a dependency mask that parts data from all parameters; embeddings
             that do not fit the array variables; a design for another number of series; a checkpoint of other settings;
-            an `initial` of another schema, network or schedule, or one whose training may have seen what would be held
-            out here, which of given simulations nobody knows.
+            an `initial` of another schema, network or schedule, or refined for one observation, or whose training may
+            have seen what would be held out here, which of given simulations nobody knows.
         FloatingPointError: the loss is not finite.
     """
     config, started = config or TrainConfig(), time.process_time()
@@ -141,6 +141,11 @@ def train(
         raise ValueError(f"train: expected simulations >= 100 or None, got {n_given}.")
     if given is not None and initial is not None:
         raise ValueError("train: given simulations with an initial Joint: it may have seen those to be held out.")
+    if initial is not None and initial.model.refined_for is not None:
+        raise ValueError(
+            f"initial: this Joint was refined for one observation of {sorted(initial.model.refined_for)}: its pool of "
+            "simulations is not drawn from the prior. Train anew, or call train_sequential with more rounds."
+        )
     require_device(device)
     check(simulator)
     schema = simulator.schema
