@@ -111,8 +111,14 @@ def _infer(args: argparse.Namespace) -> None:
         _check_folder(path)
     if args.out is not None:
         require_netcdf(args.out)
-    from fsimformer import load
+    from fsimformer.joint import find_model, load
+    from fsimformer.model_file import read_card
 
+    if arrays := list(read_card(find_model(args.model))[0].arrays):
+        raise ValueError(
+            f"{args.model} has array variables {arrays}: it needs Python, fsf.load({args.model!r}, embeddings=...); "
+            "the command line cannot build the modules that embed them."
+        )
     joint = load(args.model)
     observed = read_observations(args.observations, [index.name for index in joint.schema.indexes])
     at = dict(parse_at(text) for text in args.at)
@@ -163,22 +169,24 @@ def _simulate(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    from fsimformer import load
+    from fsimformer.joint import find_model
+    from fsimformer.model_file import read_card
 
-    joint = load(args.model)
+    schema, card = read_card(find_model(args.model))  # the card alone: a model with arrays has modules we cannot build
+    provenance = card["provenance"]
+    n = provenance.get("n_parameters")
     if args.json:
-        found = {"schema": joint.schema.to_dict(), "n_parameters": joint.n_parameters, "provenance": joint.provenance}
-        print(json.dumps(found, indent=2, default=str))
+        print(json.dumps({"schema": schema.to_dict(), "n_parameters": n, "provenance": provenance}, indent=2))
         return
-    print(f"{args.model}: {joint.n_parameters:,} parameters")
+    print(args.model if n is None else f"{args.model}: {n:,} parameters")
     rows = [("variable", "role", "dims", "prior or support", "noise")]
-    for v in joint.schema.variables:
+    for v in schema.variables:
         noise = "" if v.noise is None else f"{v.noise.kind}, sd {v.noise.sd}"
         rows.append((v.name, v.role, ", ".join(v.dims), str(v.support if v.prior is None else v.prior), noise))
     print(_columns(rows))
-    for index in joint.schema.indexes:
+    for index in schema.indexes:
         print(f"{index.name}: trained on [{index.lower:g}, {index.upper:g}] {index.units or ''}".rstrip())
-    for key, value in joint.provenance.items():
+    for key, value in provenance.items():
         if key not in ("history", "initial"):  # a line for every validation: --json has them
             print(f"{key}: {value}")
 

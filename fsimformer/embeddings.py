@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fsimformer.schema import Schema
 from fsimformer.tokens import TokenBatch
@@ -85,6 +86,10 @@ def build_embeddings(schema: Schema, width: int, modules: Mapping[str, nn.Module
     arrays = schema.arrays
     if modules is not None and not isinstance(modules, Mapping):
         raise ValueError(f"embeddings: expected a mapping of variable -> torch module, got {type(modules).__name__}.")
+    if modules and not arrays:
+        raise ValueError(
+            f"embeddings: this model has no array variables; leave embeddings out, got modules for {sorted(modules)}."
+        )
     if set(modules or {}) != set(arrays):
         raise ValueError(
             f"embeddings: expected a torch module for each array variable (name: shape), {arrays}; got modules for "
@@ -113,6 +118,40 @@ def fingerprints(schema: Schema, embeddings: ArrayEmbeddings) -> dict[str, list[
             answer = own(_fixed(1, shape))
         out[name] = [float(x) for x in answer[0, :, :_EACH].flatten()]
     return out
+
+
+def require_shapes(schema: Schema, embeddings: ArrayEmbeddings, weights: Mapping[str, Tensor]) -> None:
+    """The nets have the weights, by name and shape, that a file holds for them.
+
+    Args:
+        weights: the file's, under the names that `embeddings.state_dict()` has.
+
+    Raises:
+        ValueError: the array's name, and up to three weights that differ, with both shapes.
+    """
+    for i, (name, part) in enumerate(zip(schema.arrays, embeddings.parts, strict=True)):
+        assert isinstance(part, ArrayEmbedding)
+        prefix = f"parts.{i}.module."
+        mine = {k: tuple(p.shape) for k, p in part.module.state_dict().items() if not is_lazy(p)}
+        lazy = part.module.state_dict().keys() - mine.keys()  # they take any shape
+        theirs = {k.removeprefix(prefix): tuple(x.shape) for k, x in weights.items() if k.startswith(prefix)}
+        unlike = [
+            f"{k} {mine.get(k, 'absent')}, the file's is {theirs.get(k, 'absent')}"
+            for k in {**mine, **theirs}
+            if k not in lazy and mine.get(k) != theirs.get(k)
+        ]
+        if unlike:
+            more = f"; and {len(unlike) - 3} more" if len(unlike) > 3 else ""
+            raise ValueError(
+                f"embeddings: the module passed for {name!r} has other weights: {'; '.join(unlike[:3])}{more}. Pass a "
+                "module built as in training."
+            )
+        out = weights.get(f"parts.{i}.out.weight")
+        if out is not None and out.shape != part.out.weight.shape:
+            raise ValueError(
+                f"embeddings: the module passed for {name!r} gives {part.out.in_features} features a token, the "
+                f"trained one {out.shape[1]}. Pass a module built as in training."
+            )
 
 
 def require_fingerprints(schema: Schema, embeddings: ArrayEmbeddings, expected: Mapping[str, list[float]]) -> None:

@@ -51,6 +51,30 @@ def truncated_graph(schema: Schema) -> np.ndarray:
     return graph
 
 
+def require_connected(schema: Schema, dependency: str | None) -> None:
+    """Refuses a mask under which data tell nothing of the parameters: the posterior would be the prior, silently.
+
+    The moral graph must join every data variable, all its components, to some parameter, in any number of steps.
+
+    Raises:
+        ValueError: the names of data variables that are not, where the mask is not dense and there are parameters.
+    """
+    reached = np.zeros(schema.n_ids, dtype=bool)
+    for v in schema.variables:
+        reached[list(schema.ids(v.name))] = v.role == "parameter"
+    if dependency in (None, "dense") or not reached.any():
+        return
+    graph = moral_graph(schema)
+    while (wider := reached | graph[reached].any(0)).sum() > reached.sum():
+        reached = wider
+    if alone := [name for name in schema.data if not reached[list(schema.ids(name))].all()]:
+        raise ValueError(
+            f"dependency={dependency!r}: tokens attend along the edges that the schema states, and none lead from "
+            f"{alone} to a parameter: given these data the posterior would be the prior. State the `parents` of "
+            'these variables, or use dependency="dense".'
+        )
+
+
 def past_only(schema: Schema) -> np.ndarray:
     """Bool (index dims, n_ids, n_ids), [dim, child, parent]: of the parent only what is not later tells the child.
 

@@ -53,6 +53,21 @@ def require_device(device: str) -> None:
         raise ValueError(f"device: {device!r} asked for, but torch finds no GPU here.")
 
 
+def find_model(name: str | Path) -> Path:
+    """The directory of a model that ships, by name, or of one that was saved; see `load`.
+
+    Raises:
+        FileNotFoundError: neither; the message lists the models that ship.
+    """
+    bare = isinstance(name, str) and Path(name).name == name
+    if bare and (MODELS / name / "model.json").is_file():
+        return MODELS / name
+    if not Path(name).exists():
+        names = sorted(p.name for p in MODELS.iterdir() if (p / "model.json").is_file()) if MODELS.is_dir() else []
+        raise FileNotFoundError(f"No model named {str(name)!r}, and no such directory. Models that ship: {names}.")
+    return Path(name)
+
+
 def load(name: str | Path, *, embeddings: Mapping[str, nn.Module] | None = None) -> Joint:
     """A model that ships with the package, by name, or one that was saved, by its directory.
 
@@ -66,13 +81,7 @@ def load(name: str | Path, *, embeddings: Mapping[str, nn.Module] | None = None)
         FileNotFoundError: neither; the message lists the models that ship.
         ValueError: the files are damaged or of another format; embeddings that are absent or not those of training.
     """
-    bare = isinstance(name, str) and Path(name).name == name
-    if bare and (MODELS / name / "model.json").is_file():
-        return Joint(load_model(MODELS / name, embeddings))
-    if not Path(name).exists():
-        names = sorted(p.name for p in MODELS.iterdir() if (p / "model.json").is_file()) if MODELS.is_dir() else []
-        raise FileNotFoundError(f"No model named {str(name)!r}, and no such directory. Models that ship: {names}.")
-    return Joint(load_model(name, embeddings))
+    return Joint(load_model(find_model(name), embeddings))
 
 
 @dataclass(frozen=True, repr=False)

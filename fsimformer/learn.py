@@ -18,6 +18,7 @@ from torch import nn
 
 from fsimformer.checkpoint import Run
 from fsimformer.denoise import Denoiser, NoiseLevels
+from fsimformer.graph import require_connected
 from fsimformer.joint import DEFAULT_DIAL, Joint, require_device
 from fsimformer.masks import MaskConfig
 from fsimformer.model_file import Model, build_denoiser, plain
@@ -153,10 +154,10 @@ def train(
 
     Raises:
         TypeError, ValueError: a simulator that does not fit its schema; too few simulations, or too many that failed;
-            unknown schedule, dependency or device; embeddings that do not fit the array variables; a design for
-            another number of series; a checkpoint of other settings; an `initial` of another schema, network or
-            schedule, or one whose training may have seen what would be held out here, which of given simulations
-            nobody knows.
+            unknown schedule, dependency or device; a dependency mask that parts data from all parameters; embeddings
+            that do not fit the array variables; a design for another number of series; a checkpoint of other settings;
+            an `initial` of another schema, network or schedule, or refined for one observation, or whose training may
+            have seen what would be held out here, which of given simulations nobody knows.
         FloatingPointError: the loss is not finite.
     """
     config, started = config or TrainConfig(), time.process_time()
@@ -166,6 +167,11 @@ def train(
         raise ValueError(f"train: expected simulations >= 100 or None, got {n_given}.")
     if given is not None and initial is not None:
         raise ValueError("train: given simulations with an initial Joint: it may have seen those to be held out.")
+    if initial is not None and initial.model.refined_for is not None:
+        raise ValueError(
+            f"initial: this Joint was refined for one observation of {sorted(initial.model.refined_for)}: its pool of "
+            "simulations is not drawn from the prior. Train anew, or call train_sequential with more rounds."
+        )
     require_device(device)
     check(simulator)
     schema = simulator.schema
@@ -198,6 +204,7 @@ def train(
         with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
             torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reseed the GPU's as well
             denoiser = build_denoiser(schema, network, schedule, dependency, embeddings).to(device)
+    require_connected(schema, dependency)
     n_simulations = 20_000 if n_given is None else n_given
     n_held_out = held_out_of(n_simulations)
     pilot = given or simulate(simulator, n_simulations, generator_at(config.seed, 2, 0))

@@ -11,7 +11,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fsimformer.denoise import Denoiser
-from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints
+from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints, require_shapes
 from fsimformer.functions import ReferenceSet
 from fsimformer.graph import moral_graph, past_only, truncated_graph
 from fsimformer.nn import Network, NetworkConfig
@@ -177,6 +178,24 @@ def save_model(model: Model, path: str | Path) -> None:
     os.replace(beside, path)
 
 
+def read_card(path: str | Path) -> tuple[Schema, dict[str, Any]]:
+    """The schema and the whole `model.json` of a model's directory; needs neither its weights nor its modules.
+
+    Raises:
+        FileNotFoundError: there is no card.
+        ValueError: a damaged one, another format, unknown keys.
+    """
+    path = Path(path)
+    _require_file(path, CARD)
+    try:
+        card = json.loads((path / CARD).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path / CARD} is not valid JSON: {error}.") from error
+    with _damage_named(path):
+        _check_card(card, path)
+        return Schema.from_dict(card["schema"]), card
+
+
 def load_model(path: str | Path, embeddings: Mapping[str, nn.Module] | None = None) -> Model:
     """Read a model's directory; `embeddings` as in training, where the model has array variables.
 
@@ -186,27 +205,32 @@ def load_model(path: str | Path, embeddings: Mapping[str, nn.Module] | None = No
             that nobody asked for, or that are not those of training.
     """
     path = Path(path)
-    for name in (CARD, WEIGHTS):
-        if not (path / name).is_file():
-            raise FileNotFoundError(f"{path} is no model directory: no {name} in it.")
+    schema, card = read_card(path)
+    _require_file(path, WEIGHTS)
+    with _damage_named(path):
+        return _read(schema, card, path, embeddings)
+
+
+def _require_file(path: Path, name: str) -> None:
+    if not (path / name).is_file():
+        raise FileNotFoundError(f"{path} is no model directory: no {name} in it.")
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
     try:
-        card = json.loads((path / CARD).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path / CARD} is not valid JSON: {error}.") from error
-    try:
-        return _read(card, path, embeddings)
+        yield
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path / CARD} is damaged: {type(error).__name__}: {error}.") from error
 
 
-def _read(card: Any, path: Path, embeddings: Mapping[str, nn.Module] | None) -> Model:
-    _check_card(card, path)
+def _read(schema: Schema, card: dict[str, Any], path: Path, embeddings: Mapping[str, nn.Module] | None) -> Model:
     known, found = {f.name for f in fields(NetworkConfig)}, set(card["network"])
     if unknown := found - known:
         raise ValueError(f"{path / CARD}: unknown network keys {sorted(unknown)}. Known: {sorted(known)}.")
     if missing := known - found:  # a default that is newer than the weights would make another network of them
         raise ValueError(f"{path / CARD}: missing network keys {sorted(missing)}.")
-    schema, network = Schema.from_dict(card["schema"]), NetworkConfig(**card["network"])
+    network = NetworkConfig(**card["network"])
     whitening = Whitening.from_dict(schema, card["whitening"])
     if network.uses_index != tuple(tuple(bool(x) for x in row) for row in schema.uses_index()):
         raise ValueError(f"{path / CARD}: the network's uses_index is not that of the schema.")
@@ -214,8 +238,15 @@ def _read(card: Any, path: Path, embeddings: Mapping[str, nn.Module] | None) -> 
         truncated = card.get("refined_for") is not None
         denoiser = build_denoiser(schema, network, card["schedule"], card["dependency"], embeddings, truncated)
     try:
-        denoiser.load_state_dict(load_file(path / WEIGHTS))
+        weights = load_file(path / WEIGHTS)
     except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
+    if denoiser.embeddings is not None:
+        own = {k.removeprefix("embeddings."): x for k, x in weights.items() if k.startswith("embeddings.")}
+        require_shapes(schema, denoiser.embeddings, own)
+    try:
+        denoiser.load_state_dict(weights)
+    except RuntimeError as error:
         raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
     if denoiser.embeddings is not None:
         require_fingerprints(schema, denoiser.embeddings, card["embeddings"])

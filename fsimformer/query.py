@@ -147,8 +147,12 @@ def _latent_components(schema: Schema, name: str, observation: Observation) -> P
 
 def _at_components(schema: Schema, name: str, spec: Any, observation: Observation) -> Points:
     if spec is not None and not isinstance(spec, EllipsisType):
-        what = "vector" if schema[name].dims else "scalar"
-        raise ValueError(f"at: {name!r} is a {what} without index; ask for it with None, got {spec!r}.")
+        if not schema[name].dims:
+            raise ValueError(f"at: {name!r} is a scalar without index; ask for it with None, got {spec!r}.")
+        raise ValueError(
+            f"at: {name!r} is a vector without index; ask for all its components with None, single ones cannot be "
+            f"asked for, got {spec!r}."
+        )
     if schema[name].role == "data":
         return _all_components(schema, name, observation)
     points = _latent_components(schema, name, observation)

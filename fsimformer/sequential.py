@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from fsimformer.convert import Observation, observed_tokens, query, query_tokens, read
 from fsimformer.denoise import NoiseLevels
-from fsimformer.graph import truncated_graph
+from fsimformer.graph import require_connected, truncated_graph
 from fsimformer.joint import DEFAULT_DIAL, Joint
 from fsimformer.learn import is_parameter, run_card, train, whitened_limits
 from fsimformer.masks import MaskConfig
@@ -167,6 +167,7 @@ def train_sequential(
     schema, at = simulator.schema, conditional_simulator(simulator)
     _require_independent(schema)
     check_conditional(simulator)
+    require_connected(schema, dependency)
     observation = read(schema, observed, origin=origin)
     _require_data(schema, observation)
     design = design or default_design(schema)

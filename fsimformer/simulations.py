@@ -38,6 +38,7 @@ def simulate(
     """Exactly n finite draws; failed ones are replaced by new ones and counted.
 
     Raises:
+        TypeError: draws come in no mapping.
         ValueError: more than the share `max_dropped` of the first thousand or more draws is not finite, or a variable
             is missing.
     """
@@ -47,6 +48,8 @@ def simulate(
     while have < n:
         m = min(chunk, n - have) if not dropped else min(chunk, n - have + 64)
         draws = simulator.simulate(m, generator)
+        if not isinstance(draws, Mapping):
+            raise TypeError(f"simulate: expected a dict of variable -> tensor, got {type(draws).__name__}.")
         expected = [name for name in schema.names if name not in schema.paths]
         if missing := set(expected) ^ set(draws):
             raise ValueError(f"simulate: expected the variables {expected}, got {list(draws)}: {missing}.")

@@ -91,13 +91,42 @@ def test_save_and_load(joint: Joint, tmp_path: Path) -> None:
         ValueError, match="the module for 'trace' has weights of the right shapes but answers otherwise"
     ):
         fsf.load(tmp_path / "model", embeddings=other)
-    with pytest.raises(ValueError, match="does not hold the weights of this model"):
-        fsf.load(tmp_path / "model", embeddings={**modules(), "trace": nn.Linear(20, 6)})
     card = json.loads((tmp_path / "model" / "model.json").read_text())
     del card["embeddings"]
     (tmp_path / "model" / "model.json").write_text(json.dumps(card))
     with pytest.raises(ValueError, match="damaged: KeyError: 'embeddings'"):
         fsf.load(tmp_path / "model", embeddings=modules())
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (
+            nn.Sequential(nn.Linear(20, 9), nn.Tanh(), nn.Linear(9, 6)),
+            r"0.weight \(9, 20\), the file's is \(8, 20\); 0.bias \(9,\), the file's is \(8,\); 2.weight \(6, 9\), "
+            r"the file's is \(6, 8\). Pass",
+        ),
+        (
+            nn.Linear(20, 6),
+            r"weight \(6, 20\), the file's is absent; bias \(6,\), .*; 0.bias absent, the file's is \(8,\); and 3 more",
+        ),
+    ],
+)
+def test_a_module_of_other_shapes_is_named_with_them(joint: Joint, tmp_path: Path, net: Any, message: str) -> None:
+    joint.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=f"the module passed for 'trace' has other weights: {message}"):
+        fsf.load(tmp_path / "model", embeddings={**modules(), "trace": net})
+
+
+def test_shapes_that_differ_without_weights_and_weights_without_shape(tmp_path: Path) -> None:
+    """A pooling layer decides how many features there are; a lazy layer takes whatever shape the file has."""
+    nets = {**modules(), "trace": nn.AdaptiveAvgPool1d(6)}
+    trained = brief(embeddings=nets)
+    trained.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="'trace' gives 2 features a token, the trained one 3"):
+        fsf.load(tmp_path / "model", embeddings={**nets, "trace": nn.AdaptiveAvgPool1d(4)})
+    brief(embeddings={**nets, "trace": nn.Linear(20, 6)}).save(tmp_path / "linear")
+    fsf.load(tmp_path / "linear", embeddings={**nets, "trace": nn.LazyLinear(6)})
 
 
 def negated(module: nn.Module, sign: Tensor) -> nn.Module:
@@ -148,10 +177,18 @@ def test_tied_weights_are_saved_and_stay_tied(tmp_path: Path) -> None:
     assert part[0].weight is part[2].weight  # type: ignore[index]
 
 
-def test_the_command_line_refuses_arrays(joint: Joint, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    joint.save(tmp_path / "model")
-    assert main(["info", str(tmp_path / "model")]) == 2
-    assert "pass embeddings={name: module}" in capsys.readouterr().err
+def test_the_command_line_tells_of_arrays_and_refuses_to_embed_them(
+    joint: Joint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "model")
+    joint.save(path)
+    assert main(["info", path]) == 0
+    out, error = capsys.readouterr()
+    assert error == "" and all(f"\n{name} " in out for name in SCHEMA.names)
+    (tmp_path / "y.csv").write_text("time,y\n1,0.5\n")
+    assert main(["infer", path, str(tmp_path / "y.csv")]) == 2
+    error = capsys.readouterr().err
+    assert "has array variables ['trace', 'image']: it needs Python, fsf.load(" in error and error.count("\n") == 1
     (tmp_path / "wave.py").write_text("from traces import SIMULATOR as wave\n")
     assert main(["train", f"{tmp_path}/wave.py:wave", "--out", str(tmp_path / "out")]) == 2
     assert "has array variables ['trace', 'image']; train it in Python" in capsys.readouterr().err
@@ -209,7 +246,7 @@ FRAME = xr.Dataset({"value": ("i", [1.0]), "variable": ("i", ["trace"])}).to_dat
         (lambda: build_embeddings(SCHEMA, 16, None), r"each array variable .*'trace': \(20,\).*got modules for \[\]"),
         (
             lambda: build_embeddings(fsf.Schema((fsf.Variable("m", "data"),)), 16, modules()),
-            r"\{\}; got modules for \['image', 'trace'\]",
+            r"this model has no array variables; leave embeddings out, got modules for \['image', 'trace'\]",
         ),
         (lambda: build_embeddings(SCHEMA, 16, nn.Linear(20, 4)), "expected a mapping of variable -> torch module"),  # type: ignore[arg-type]
         (build(len), "expected a torch module for 'trace', got builtin_function_or_method"),
@@ -236,6 +273,12 @@ FRAME = xr.Dataset({"value": ("i", [1.0]), "variable": ("i", ["trace"])}).to_dat
 def test_mistakes(mistake: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mistake()
+
+
+def test_a_model_without_arrays_takes_no_embeddings() -> None:
+    with pytest.raises(ValueError, match="this model has no array variables; leave embeddings out"):
+        fsf.load("sird", embeddings=modules())
+    fsf.load("sird", embeddings={})
 
 
 def test_arrays_cannot_be_asked_for(joint: Joint) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +165,9 @@ def test_simulator_by_name_by_file_and_not_at_all(tmp_path: Path) -> None:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved model with random weights."""
     path = tmp_path_factory.mktemp("models") / "tiny"
-    tiny.joint().save(path)
+    joint = tiny.joint()
+    card = {"seed": 0, "n_parameters": joint.n_parameters}  # as training writes it
+    fsimformer.Joint(replace(joint.model, provenance=card)).save(path)
     return path
 
 
@@ -195,12 +198,25 @@ def test_info_tells_all(model: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["info", str(model), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert Schema.from_dict(found["schema"]) == tiny.SCHEMA
-    assert found["n_parameters"] == tiny.joint().n_parameters and found["provenance"] == {"seed": 0}
+    assert found["n_parameters"] == tiny.joint().n_parameters and found["provenance"]["seed"] == 0
     assert main(["info", str(model)]) == 0
     text = capsys.readouterr().out
     for name in tiny.SCHEMA.names:
         assert f"\n{name} " in text
     assert "time: trained on [0, 20] days" in text and "lognormal, sd 0.1" in text
+    assert main(["info", "sird"]) == 0
+    assert capsys.readouterr().out.startswith(f"sird: {fsimformer.load('sird').n_parameters:,} parameters\n")
+
+
+def test_info_needs_the_card_alone(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = json.loads((model / "model.json").read_text())
+    del card["provenance"]["n_parameters"]
+    written(tmp_path / "model.json", json.dumps(card))
+    assert main(["info", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}\nvariable ")
+    (tmp_path / "model.json").unlink()
+    assert main(["info", str(tmp_path)]) == 2
+    assert "is no model directory: no model.json in it" in capsys.readouterr().err
 
 
 def test_train_saves_a_model_that_load_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

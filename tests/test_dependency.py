@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tiny import seeded
 from torch import Tensor
 
 import fsimformer as fsf
+from fsimformer.graph import require_connected
 
 CONFIG = fsf.TrainConfig(steps=20, batch_size=32, n_micro=2, n_validation=32, warmup=2, seed=1, learning_rate=1e-2)
 NETWORK = fsf.NetworkConfig(width=16, depth=2, n_heads=2)
@@ -95,3 +97,50 @@ def test_a_region_joins_parameters_that_were_independent(tmp_path: Path) -> None
     ball = ball[ball.norm(dim=1) < 1]
     wide, narrow = (ball[(ball[:, 0].abs() > 0.8) == w, 1].std() for w in (False, True))
     assert wide > 1.5 * narrow  # what is left of θ₂ where θ₁ is far out
+
+
+def decay(*parents: str, **changes: Any) -> fsf.Schema:
+    """The README's: a level that falls at an unknown rate; and a count that hangs on the level."""
+    level = fsf.Variable("level", "data", ("t",), support=fsf.POSITIVE, parents=parents, **changes)
+    count = fsf.Variable("count", "data", parents=("level",))
+    return fsf.Schema(
+        (fsf.Variable("rate", "parameter", prior=fsf.LogNormal()), level, count), (fsf.Index("t", 0.0, 1.0),)
+    )
+
+
+@pytest.mark.parametrize("dependency", ["undirected", "causal"])
+def test_data_that_no_edge_joins_to_a_parameter_are_refused(dependency: str) -> None:
+    message = (
+        rf"dependency='{dependency}'.*\['level', 'count'\] to a parameter.*State the `parents`.*dependency=\"dense\""
+    )
+    with pytest.raises(ValueError, match=message):
+        require_connected(decay(), dependency)
+    require_connected(decay("rate"), dependency)  # the count is two steps away
+    require_connected(decay(noise=fsf.Noise("lognormal", "rate")), dependency)
+    require_connected(fsf.Schema((fsf.Variable("x", "data"), fsf.Variable("y", "data"))), dependency)
+    require_connected(decay(), "dense")
+
+
+def test_neither_training_simulates_for_a_mask_that_makes_the_posterior_the_prior() -> None:
+    asked: list[int] = []
+
+    def simulate(n: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        asked.append(n)
+        a, x = torch.randn(2, n, generator=generator, dtype=torch.float64)
+        return {"a": a, "x": a + x}
+
+    def simulate_at(parameters: Mapping[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {"x": parameters["a"] + torch.randn(parameters["a"].shape, generator=generator, dtype=torch.float64)}
+
+    schema = fsf.Schema((fsf.Variable("a", "parameter", prior=fsf.Normal()), fsf.Variable("x", "data")))
+    simulator = fsf.simulators.FunctionSimulator(schema, simulate, simulate_at=simulate_at)
+    with pytest.raises(ValueError, match=r"none lead from \['x'\] to a parameter"):
+        fsf.train(simulator, simulations=300, config=CONFIG, network=NETWORK, dependency="undirected")
+    with pytest.raises(ValueError, match=r"none lead from \['x'\] to a parameter"):
+        fsf.train_sequential(simulator, {"x": 1.0}, simulations=300, config=CONFIG, dependency="undirected")
+    assert max(asked) < 10  # only to check the simulator
+
+
+@pytest.mark.parametrize("name", ["HareLynx", "LotkaVolterra", "SIRD", "slcp", "tree", "hmm", "two_moons"])
+def test_simulators_that_ship_state_their_edges(name: str) -> None:
+    require_connected(getattr(fsf.simulators, name)().schema, "causal")

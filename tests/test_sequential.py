@@ -176,6 +176,14 @@ def test_two_rounds_say_what_they_did(run: fsf.Sequential) -> None:
     assert card["simulations"] == second.pooled and card["generation"] == 1
 
 
+def test_a_refined_joint_is_no_start_for_the_whole_prior(run: fsf.Sequential) -> None:
+    message = r"initial: this Joint was refined for one observation of \['x'\].*not drawn from the prior\. Train anew"
+    with pytest.raises(ValueError, match=message):
+        fsf.train(linear(), simulations=200, config=CONFIG, initial=run.joint)
+    on = fsf.train(linear(), simulations=200, config=CONFIG, initial=run.rounds[0].joint)  # the first saw the prior
+    assert on.model.refined_for is None and on.provenance["generation"] == 1
+
+
 def test_equal_seeds_give_equal_weights(run: fsf.Sequential) -> None:
     again, other = train(), train(config=replace(CONFIG, seed=2))
     same = [torch.equal(a, b) for a, b in zip(weights(run), weights(again), strict=True)]

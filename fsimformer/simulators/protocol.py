@@ -157,7 +157,8 @@ def check(simulator: Simulator, n: int = 3, seed: int = 0) -> None:
     """Simulates n rows and compares them with the schema.
 
     Raises:
-        TypeError: an attribute of the protocol is missing, or a value is not a floating-point tensor.
+        TypeError: an attribute of the protocol is missing, draws come in no mapping, or a value is not a floating-point
+            tensor.
         ValueError: the grid or a draw has another name or shape than the schema says, or values off their support;
             draws that differ for one seed; `paths` that are not those of the draws; a `simulate_at` that returns
             other variables or shapes, or draws that differ for one seed.
@@ -170,6 +171,7 @@ def check(simulator: Simulator, n: int = 3, seed: int = 0) -> None:
     plausible_ranges(simulator)
     _check_grid(schema, simulator.grid)
     draws, again = (simulator.simulate(n, torch.Generator().manual_seed(seed)) for _ in range(2))
+    _require_mapping("simulate()", draws)
     returned = set(schema.names) - set(schema.paths)
     if set(draws) != returned:
         absent, unknown = sorted(returned - set(draws)), sorted(set(draws) - returned)
@@ -188,7 +190,7 @@ def check_conditional(simulator: Simulator, n: int = 3, seed: int = 0) -> None:
     """Simulates n rows, and everything else anew at their parameters, by `simulate_at` or `clean`.
 
     Raises:
-        TypeError: the simulator has neither.
+        TypeError: the simulator has neither, or its draws come in no mapping.
         ValueError: it wants more than the scalar and vector parameters, or returns other variables or shapes than the
             schema says, or draws that differ for one seed.
     """
@@ -212,8 +214,10 @@ def _check_simulate_at(schema: Schema, simulator: Simulator, draws: dict[str, Te
             f"{what}: asks for {error} besides the scalar and vector parameters {sorted(given)}; expected a method "
             f"simulate_at(parameters, generator) that draws {expected}."
         ) from error
+    _require_mapping(what, drawn)
     if set(drawn) != set(expected):
-        raise ValueError(f"{what}: expected the variables {expected}, got {sorted(drawn)}.")
+        too_many = "; leave the parameters out" if set(drawn) & set(given) else ""
+        raise ValueError(f"{what}: expected the variables {expected}, got {sorted(drawn)}{too_many}.")
     for name, draw in drawn.items():
         _check_draw(schema, schema[name], simulator.grid, draw, n)
         if not torch.equal(torch.nan_to_num(draw), torch.nan_to_num(again[name])):
@@ -225,12 +229,19 @@ def _check_paths(schema: Schema, simulator: Any, draws: dict[str, Tensor]) -> No
     parameters = {
         v.name: draws[v.name].double() for v in schema.variables if v.role == "parameter" and v.path_of is None
     }
-    for name, path in simulator.clean(parameters).items():
+    paths = simulator.clean(parameters)
+    _require_mapping("paths", paths)
+    for name, path in paths.items():
         if name not in draws or path.shape != draws[name].shape:
             shapes = {k: tuple(x.shape) for k, x in draws.items() if k not in parameters}
             raise ValueError(f"paths: expected {shapes} as simulate() returns them, got {name!r} {tuple(path.shape)}.")
         if not torch.allclose(path.double(), draws[name].double(), rtol=1e-4, atol=1e-6, equal_nan=True):
             raise ValueError(f"paths: {name!r} differs from what simulate() returns for the same parameters.")
+
+
+def _require_mapping(what: str, drawn: object) -> None:
+    if not isinstance(drawn, Mapping):
+        raise TypeError(f"{what}: expected a dict of variable -> tensor, got {type(drawn).__name__}.")
 
 
 def _check_grid(schema: Schema, grid: dict[str, Tensor]) -> None:
