@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsimformer.denoise import Denoiser
 from fsimformer.likelihood import query_log_prob
 from fsimformer.sample import QUALITY, SamplerConfig
 from fsimformer.sbi.estimator import Estimator, flat
-from fsimformer.sbi.mask_laws import edges_of_ids, read_mask
+from fsimformer.sbi.mask_laws import edges_of_ids, eliminate, read_mask
 from fsimformer.stages import Budget, draw
 from fsimformer.tokens import Dial
 
@@ -30,7 +29,8 @@ class FlatConditional:
 
     A draw is a vector of d = (latent variables)·F numbers, an observation one of (observed variables)·F: the features
     of the first variable, then those of the next. Both may also come as (variables, F). A NaN in an observation is a
-    value that nobody measured: it is integrated out.
+    value that nobody measured: it is no token, and its neighbours in the edge mask are joined (`eliminate`), so that it
+    is integrated out and parts nothing. How well depends on whether simulations had such gaps.
     """
 
     def __init__(self, estimator: Estimator, condition_mask: Any, edge_mask: Any, sample_with: str) -> None:
@@ -46,9 +46,8 @@ class FlatConditional:
         self.edge_mask = edges
         self._columns = columns
         self._config: SamplerConfig = SAMPLE_WITH[sample_with]
-        trained = estimator.denoiser
-        dependency = None if edges is None else edges_of_ids(edges, f).to(trained.device)
-        self._denoiser = Denoiser(trained.network, estimator.schedule, dependency).to(trained.device).eval()
+        self._edges = None if edges is None else edges_of_ids(edges, f)
+        self._denoiser = estimator.denoiser.eval()
         self._latent, self._observed = columns.ids(~self.condition_mask), columns.ids(self.condition_mask)
         self._default_x: Tensor | None = None
 
@@ -133,6 +132,7 @@ class FlatConditional:
             seed,
             _DIAL,
             Budget(n_joint=len(ids)),
+            None if self._edges is None else [self._edges_given(self._edges, row) for row in x],
         )
         y = self._columns.unwhiten(torch.stack(draws, dim=1).double(), ids)
         return y.float().view(*shape, len(x), len(ids))
@@ -141,8 +141,15 @@ class FlatConditional:
         ids = self._latent
         z = self._columns.whiten(theta, ids)
         observed, query = self._columns.tokens(self._observed, x), self._columns.tokens(ids, None)
-        log_p = query_log_prob(self._denoiser, observed, query, z, _DIAL, n_steps=n_steps)
+        edges = None if self._edges is None else self._edges_given(self._edges, x)
+        log_p = query_log_prob(self._denoiser, observed, query, z, _DIAL, n_steps=n_steps, edges=edges)
         return (log_p - self._columns.log_det(z, ids)).float()
+
+    def _edges_given(self, edges: Tensor, x: Tensor) -> Tensor:
+        """The ids' edge mask for an observation (d_x,): without what is NaN there."""
+        missing = torch.zeros(len(edges), dtype=torch.bool)
+        missing[self._observed] = torch.isnan(x)
+        return eliminate(edges, missing)
 
     def _read_theta(self, theta: Any) -> Tensor:
         n_latent = int((~self.condition_mask).sum())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fsimformer.denoise import Denoiser
+from fsimformer.sbi.mask_laws import eliminate
 from fsimformer.tokens import TokenBatch, TokenSet
 from fsimformer.whiten import Standardise, fit_standardise
 
@@ -65,7 +66,7 @@ class Columns:
         return torch.stack([function(self.standardise[i], x[..., k]) for k, i in enumerate(ids.tolist())], dim=-1)
 
     def batch(self, inputs: Tensor, condition: Tensor, edges: Tensor | None) -> TokenBatch:
-        """Rows of the network from simulations (n, T, F); what is NaN there is no token.
+        """Rows of the network from simulations (n, T, F); what is NaN there is no token, its neighbours are joined.
 
         Args:
             condition: (n, T) bool. edges: (n, n_ids, n_ids) bool or None.
@@ -79,7 +80,7 @@ class Columns:
             torch.where(there, z, 0.0),
             condition.repeat_interleave(self.n_features, 1),
             there,
-            edges=edges,
+            edges=None if edges is None else eliminate(edges, ~there),
         )
 
     def tokens(self, ids: Tensor, values: Tensor | None) -> TokenSet:

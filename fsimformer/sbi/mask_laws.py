@@ -162,3 +162,19 @@ def edges_of_ids(edges: Tensor, n_features: int) -> Tensor:
     """
     edges = edges | torch.eye(edges.shape[-1], dtype=torch.bool)
     return edges.repeat_interleave(n_features, -2).repeat_interleave(n_features, -1)
+
+
+def eliminate(edges: Tensor, missing: Tensor) -> Tensor:
+    """Edge masks (…, d, d) of rows in which some entries are no tokens: the neighbours of these are joined.
+
+    What is missing parts nothing. For each missing i, in order, graph |= graph[:, i] ⊗ graph[i, :]: then q sees k just
+    where a path of edges leads from q to k through missing entries alone, which is exact variable elimination where
+    the mask is a moral graph (Lauritzen, Graphical Models, 1996). Rows without gaps keep their masks.
+
+    Args:
+        edges: bool. missing: (…, d) bool.
+    """
+    edges = edges.clone()
+    for i in missing.reshape(-1, missing.shape[-1]).any(0).nonzero()[:, 0].tolist():
+        edges |= missing[..., i, None, None] & edges[..., :, i, None] & edges[..., None, i, :]
+    return edges
