@@ -17,7 +17,17 @@ from fsimformer.joint import require_device
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.sbi.conditional import FlatConditional
 from fsimformer.sbi.estimator import Columns, Estimator
-from fsimformer.sbi.mask_laws import MaskSource, condition_law, edge_law, edges_of_ids, read_masks, rows_with_latents
+from fsimformer.sbi.mask_laws import (
+    CONDITION,
+    EDGE,
+    MaskSource,
+    condition_law,
+    edge_law,
+    edges_of_ids,
+    read_masks,
+    require_source,
+    rows_with_latents,
+)
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch
 from fsimformer.train import Progress, Rows, TrainConfig, fit
@@ -57,6 +67,11 @@ class JointInference:
         """Of the last training: `training_loss` and `validation_loss` one an epoch, `epochs_trained`,
         `best_validation_loss`."""
         return {k: list(v) for k, v in self._summary.items()}
+
+    @property
+    def _n_variables(self) -> int | None:
+        """Of the simulations, once there are any."""
+        return self._inputs[0].shape[1] if self._inputs else None
 
     def append_simulations(self, inputs: Tensor, proposal: None = None) -> Self:
         """Adds simulations to those that the next training uses.
@@ -104,8 +119,14 @@ class JointInference:
         Args:
             condition_mask_generator: a callable rows (n, variables, features) -> (n, variables); a collection of masks
                 (variables,), drawn uniformly; one mask; None = Bernoulli(½), never all observed. Another row takes the
-                place of one of which all that is there comes out observed.
+                place of one of which all that is there comes out observed. No iterator: wrap it in a callable.
+
+        Raises:
+            TypeError, ValueError: no source of masks; once there are simulations, masks that do not fit them.
         """
+        require_source(CONDITION, condition_mask_generator)
+        if (t := self._n_variables) is not None:
+            condition_law(condition_mask_generator, t)
         self._condition_source = condition_mask_generator
         return self
 
@@ -114,8 +135,15 @@ class JointInference:
 
         Args:
             edge_mask_generator: a callable condition masks (n, variables) -> (n, variables, variables) or None; a
-                collection of masks (variables, variables), drawn uniformly; one mask; None = full attention.
+                collection of masks (variables, variables), drawn uniformly; one mask; None = full attention. What is
+                missing in a row parts nothing there: its neighbours are joined. No iterator: wrap it in a callable.
+
+        Raises:
+            TypeError, ValueError: no source of masks; once there are simulations, masks that do not fit them.
         """
+        require_source(EDGE, edge_mask_generator)
+        if (t := self._n_variables) is not None:
+            edge_law(edge_mask_generator, t)
         self._edge_source = edge_mask_generator
         return self
 
@@ -291,7 +319,7 @@ class JointInference:
     def _fixed_edges(self, t: int) -> Tensor | None:
         if self._edge_source is None or callable(self._edge_source):
             return None
-        masks = read_masks("edge mask", self._edge_source, (t, t))
+        masks = read_masks(EDGE, self._edge_source, (t, t))
         return masks[0] if len(masks) == 1 else None
 
     def _fresh(self, n_ids: int) -> Denoiser:
