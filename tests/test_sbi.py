@@ -170,6 +170,41 @@ def test_indexes_are_masks() -> None:
     assert torch.equal(posterior.sample((4,), x=x), built([1, 1, 0]).sample((4,), x=x))
 
 
+def test_indexes_are_checked_where_they_are_given() -> None:
+    for latent, observed, error, message in [
+        ([0, 1], [1, 2], ValueError, r"from 0 on in one of the two, got \[0, 1\] and \[1, 2\]; in both: \[1\]"),
+        ([0, 0], [1], ValueError, r"twice in one: \[0\]"),
+        ([-1], [0], ValueError, r"out of range: \[-1\]"),
+        ([0], [3], ValueError, r"in neither: \[1, 2\]"),
+        (
+            [True, False],
+            [False, True],
+            TypeError,
+            r"posterior_latent_idx: .* got the boolean mask \[True, False\]; .*mask=",
+        ),
+        ([0], torch.tensor([False, True]), TypeError, "posterior_observed_idx: .* boolean mask"),
+        ([0.0], [1], TypeError, r"posterior_latent_idx: expected integers such as \[0, 2\], got \[0.0\]"),
+        ("theta", [1], TypeError, "posterior_latent_idx: expected numbers of variables .* 'theta'"),
+    ]:
+        with pytest.raises(error, match=message):
+            Simformer(posterior_latent_idx=latent, posterior_observed_idx=observed)
+        with pytest.raises(error, match=message):
+            Simformer().set_condition_indexes(latent, observed)
+    rows = JOINT.simulate(30).float()
+    with pytest.raises(
+        ValueError, match=r"every variable from 0 to 2 in one .* got \[0\] and \[1\]; in neither: \[2\]"
+    ):
+        Simformer(posterior_latent_idx=[0], posterior_observed_idx=[1]).append_simulations(rows)
+    with pytest.raises(ValueError, match=r"got \[3\] and None; out of range: \[3\]"):
+        Simformer(posterior_latent_idx=[3]).append_simulations(rows)
+    inference = Simformer(posterior_latent_idx=[0, 2], posterior_observed_idx=[1]).append_simulations(rows)
+    with pytest.raises(ValueError, match=r"from 0 to 2 .* out of range: \[3\]"):
+        inference.set_condition_indexes([0, 1], [2, 3])
+    assert inference.build_posterior(JOINT.estimator).condition_mask.tolist() == [False, True, False]  # as before
+    with pytest.raises(ValueError, match=r"from 0 to 2 .* in neither: \[2\]"):
+        Simformer(posterior_latent_idx=[0], posterior_observed_idx=[1]).build_posterior(JOINT.estimator)
+
+
 def test_a_cut_variable_changes_nothing() -> None:
     """What may not be attended to, directly or through others, leaves draws as they are; what may changes them."""
     estimator, x = random_weights(), given([False, True, True])

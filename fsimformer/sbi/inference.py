@@ -17,6 +17,7 @@ from fsimformer.joint import require_device
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.sbi.conditional import FlatConditional
 from fsimformer.sbi.estimator import Columns, Estimator
+from fsimformer.sbi.indexes import Indexes
 from fsimformer.sbi.mask_laws import (
     CONDITION,
     EDGE,
@@ -54,8 +55,7 @@ class JointInference:
         require_device(device)
         self._schedule, self._device, self._seed = schedule, device, seed
         self._network, self._levels = network or SMALL, levels or NoiseLevels()
-        self._indexes: tuple[list[int] | None, list[int] | None] = (None, None)
-        self._set_indexes(posterior_latent_idx, posterior_observed_idx)
+        self._indexes = Indexes.read(posterior_latent_idx, posterior_observed_idx)
         self._inputs: list[Tensor] = []
         self._condition_source: MaskSource | None = None
         self._edge_source: MaskSource | None = None
@@ -73,6 +73,16 @@ class JointInference:
         """Of the simulations, once there are any."""
         return self._inputs[0].shape[1] if self._inputs else None
 
+    def _estimator_or_last(self, given: Estimator | None) -> Estimator:
+        estimator = given if given is not None else self._estimator
+        if estimator is None:
+            raise ValueError("build: nothing is trained; call train() first, or pass mvf_estimator=.")
+        if not isinstance(estimator, Estimator):
+            raise TypeError(
+                f"mvf_estimator: expected an Estimator, which train() returns, got {type(estimator).__name__}."
+            )
+        return estimator
+
     def append_simulations(self, inputs: Tensor, proposal: None = None) -> Self:
         """Adds simulations to those that the next training uses.
 
@@ -83,7 +93,7 @@ class JointInference:
 
         Raises:
             TypeError, ValueError: no tensor, another shape than before, infinite values, rows in which everything is
-                missing, a proposal.
+                missing, other variables than those of posterior_latent_idx and posterior_observed_idx, a proposal.
         """
         if proposal is not None:
             raise ValueError("append_simulations: rounds are not implemented; expected proposal=None.")
@@ -110,6 +120,7 @@ class JointInference:
                 f"append_simulations: in {n} of {len(x)} rows everything is missing; leave them out: "
                 "inputs[torch.isfinite(inputs).flatten(1).any(1)]."
             )
+        self._indexes.require(x.shape[1])
         self._inputs.append(x)
         return self
 
@@ -262,11 +273,9 @@ class JointInference:
 
         Raises:
             ValueError: nothing trained; masks of another shape; nothing latent; unknown `sample_with`.
+            TypeError: `mvf_estimator` is no Estimator.
         """
-        estimator = mvf_estimator or self._estimator
-        if estimator is None:
-            raise ValueError("build: nothing is trained; call train() first, or pass mvf_estimator=.")
-        return FlatConditional(estimator, condition_mask, edge_mask, sample_with)
+        return FlatConditional(self._estimator_or_last(mvf_estimator), condition_mask, edge_mask, sample_with)
 
     def build_posterior(
         self,
@@ -276,7 +285,9 @@ class JointInference:
         sample_with: str = "ode",
     ) -> FlatConditional:
         """p(posterior_latent_idx | posterior_observed_idx); see `build_conditional`."""
-        return self.build_conditional(self._posterior_mask(), edge_mask, mvf_estimator, sample_with=sample_with)
+        estimator = self._estimator_or_last(mvf_estimator)
+        mask = self._indexes.mask(estimator.columns.n_variables)
+        return self.build_conditional(mask, edge_mask, estimator, sample_with=sample_with)
 
     def build_likelihood(
         self,
@@ -286,35 +297,22 @@ class JointInference:
         sample_with: str = "ode",
     ) -> FlatConditional:
         """p(posterior_observed_idx | posterior_latent_idx), the posterior's mask reversed; see `build_conditional`."""
-        return self.build_conditional(~self._posterior_mask(), edge_mask, mvf_estimator, sample_with=sample_with)
+        estimator = self._estimator_or_last(mvf_estimator)
+        mask = ~self._indexes.mask(estimator.columns.n_variables)
+        return self.build_conditional(mask, edge_mask, estimator, sample_with=sample_with)
 
     def set_condition_indexes(
         self, new_posterior_latent_idx: Sequence[int] | Tensor, new_posterior_observed_idx: Sequence[int] | Tensor
     ) -> None:
-        """Which variables are latent in the posterior, and which observed; in the likelihood they change places."""
-        self._set_indexes(new_posterior_latent_idx, new_posterior_observed_idx)
+        """Which variables are latent in the posterior, and which observed; in the likelihood they change places.
 
-    def _set_indexes(self, latent: Sequence[int] | Tensor | None, observed: Sequence[int] | Tensor | None) -> None:
-        given = [None if idx is None else torch.as_tensor(idx).long().flatten().tolist() for idx in (latent, observed)]
-        if given[0] is not None and given[1] is not None:
-            both = sorted(given[0] + given[1])
-            if both != list(range(len(both))):
-                raise ValueError(
-                    f"posterior_latent_idx and posterior_observed_idx: expected every variable from 0 on in one of the "
-                    f"two, got {given[0]} and {given[1]}."
-                )
-        self._indexes = (given[0], given[1])
-
-    def _posterior_mask(self) -> Tensor:
-        latent, observed = self._indexes
-        if latent is None or observed is None:
-            raise ValueError(
-                "build: which variables are latent in the posterior, and which observed? Call "
-                "set_condition_indexes(new_posterior_latent_idx=…, new_posterior_observed_idx=…) first."
-            )
-        mask = torch.zeros(len(latent) + len(observed), dtype=torch.bool)
-        mask[observed] = True
-        return mask
+        Raises:
+            TypeError, ValueError: no integers, or, once there are simulations, not each of their variables in one of
+                the two, once.
+        """
+        indexes = Indexes.read(new_posterior_latent_idx, new_posterior_observed_idx)
+        indexes.require(self._n_variables)
+        self._indexes = indexes
 
     def _fixed_edges(self, t: int) -> Tensor | None:
         if self._edge_source is None or callable(self._edge_source):
