@@ -263,7 +263,6 @@ def test_messages() -> None:
         (lambda: built([0, 1, 1], sample_with="mcmc"), r"sample_with: expected one of \['ode', 'sde'\]"),
         (lambda: Simformer(sde_type="ve"), "expected 'trig' or 'vp'"),
         (lambda: Simformer(device="abacus"), "device"),
-        (lambda: Simformer([0][0:0], [0], [0]), "sde_type"),
         (lambda: Simformer("vp", [0], [0]), "every variable from 0 on in one of the two"),
         (lambda: Simformer("vp", [0], [2]), r"got \[0\] and \[2\]"),
         (lambda: Simformer().build_posterior(JOINT.estimator), "set_condition_indexes"),

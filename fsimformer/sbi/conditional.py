@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fsimformer.likelihood import query_log_prob
 from fsimformer.sample import QUALITY, SamplerConfig
+from fsimformer.sbi.arguments import OF_LOG_PROB, OF_SAMPLE, refuse, require_shape, require_whole
 from fsimformer.sbi.estimator import Estimator, flat
 from fsimformer.sbi.mask_laws import edges_of_ids, eliminate, read_mask
 from fsimformer.stages import Budget, draw
@@ -68,17 +69,22 @@ class FlatConditional:
         *,
         seed: int = 0,
         show_progress_bars: bool = False,
+        max_sampling_batch_size: int | None = None,
+        **of_sbi: Any,
     ) -> Tensor:
         """Draws from p(latent | x), (*sample_shape, d).
 
         Args:
             x: the observation, (d_x,), (1, d_x), or the same as (variables, F); by default `default_x`.
             seed: equal seeds give equal draws; more draws change none of the first.
-            show_progress_bars: for sbi's callers; nothing is shown.
+            show_progress_bars, max_sampling_batch_size: for sbi's callers; nothing is shown, and memory is bounded
+                without it.
+            of_sbi: refused, with what to do instead.
 
         Raises:
-            ValueError: an observation of another shape, or none.
+            ValueError: an observation of another shape, or none. TypeError: no tuple, no seed, what has no place.
         """
+        refuse("sample", self.sample, of_sbi, OF_SAMPLE)
         return self._sample(sample_shape, self._x_or_default(x), seed)[..., 0, :]
 
     def sample_batched(
@@ -88,14 +94,18 @@ class FlatConditional:
         *,
         seed: int = 0,
         show_progress_bars: bool = False,
+        max_sampling_batch_size: int | None = None,
+        **of_sbi: Any,
     ) -> Tensor:
         """Draws for each of B observations, (*sample_shape, B, d); x is (B, d_x) or (B, variables, F).
 
-        Observations are independent of each other: a row's draws depend on (seed, its number) alone.
+        Observations are independent of each other: a row's draws depend on (seed, its number) alone. What else there
+        is, is as for `sample`.
         """
+        refuse("sample_batched", self.sample_batched, of_sbi, OF_SAMPLE)
         return self._sample(sample_shape, self._read_x(x, batched=True), seed)
 
-    def log_prob(self, theta: Any, x: Any = None, *, n_steps: int = 24) -> Tensor:
+    def log_prob(self, theta: Any, x: Any = None, *, n_steps: int = 24, **of_sbi: Any) -> Tensor:
         """log p(theta | x) on the original scale, (n,).
 
         Args:
@@ -103,14 +113,17 @@ class FlatConditional:
             x: as for `sample`.
             n_steps: midpoint steps of the ODE; the divergence is exact. What the solver adds to the network's error is
                 about 0.04 in the densities of exact Gaussians (tests/test_sbi.py).
+            of_sbi: refused, with what to do instead.
 
         Raises:
-            ValueError: another shape, NaN in theta, no observation.
+            ValueError: another shape, NaN in theta, no observation. TypeError: what has no place.
         """
+        refuse("log_prob", self.log_prob, of_sbi, OF_LOG_PROB)
         return self._log_prob(self._read_theta(theta), self._x_or_default(x)[0], n_steps)
 
-    def log_prob_batched(self, theta: Any, x: Any, *, n_steps: int = 24) -> Tensor:
+    def log_prob_batched(self, theta: Any, x: Any, *, n_steps: int = 24, **of_sbi: Any) -> Tensor:
         """log p(theta[:, b] | x[b]), (n, B), of theta (n, B, d) and x (B, d_x) or (B, variables, F)."""
+        refuse("log_prob_batched", self.log_prob_batched, of_sbi, OF_LOG_PROB)
         observations = self._read_x(x, batched=True)
         theta = torch.as_tensor(theta)
         d = len(self._latent)
@@ -119,8 +132,19 @@ class FlatConditional:
         each = zip(theta.unbind(1), observations, strict=True)
         return torch.stack([self._log_prob(self._read_theta(y), row, n_steps) for y, row in each], dim=1)
 
+    def map(self, x: Any = None, **of_sbi: Any) -> Tensor:
+        """Not here: no density is climbed. The draw of highest density is near its mode where d is small.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "map: no gradient is followed here; take the draw of highest density: draws = p.sample((1000,), x=x), then "
+            "draws[p.log_prob(draws, x=x).argmax()]."
+        )
+
     def _sample(self, sample_shape: torch.Size | tuple[int, ...], x: Tensor, seed: int) -> Tensor:
-        shape = tuple(sample_shape)
+        shape, seed = require_shape(sample_shape), require_whole("sample", "seed", seed, 0)
         ids = self._latent
         draws = draw(
             self._denoiser,
@@ -138,7 +162,7 @@ class FlatConditional:
         return y.float().view(*shape, len(x), len(ids))
 
     def _log_prob(self, theta: Tensor, x: Tensor, n_steps: int) -> Tensor:
-        ids = self._latent
+        ids, n_steps = self._latent, require_whole("log_prob", "n_steps", n_steps, 1)
         z = self._columns.whiten(theta, ids)
         observed, query = self._columns.tokens(self._observed, x), self._columns.tokens(ids, None)
         edges = None if self._edges is None else self._edges_given(self._edges, x)
