@@ -93,7 +93,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "model_file",
     },
     "sbi": {
-        *("joint", "diagnostics", "simulators"),
+        *("joint", "diagnostics", "simulators", "convert"),
         *("tokens", "whiten", "seeds", "nn", "denoise", "sample", "stages", "likelihood", "train"),
     },
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+
 import pytest
 import torch
 from gaussian import Joint
@@ -9,6 +12,7 @@ from test_sbi_masks import trained_rows
 from tiny import randomise, seeded
 from torch import Tensor
 
+from fsimformer import ObservationWarning
 from fsimformer.denoise import Denoiser
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.sbi import Estimator, Simformer
@@ -105,6 +109,54 @@ def test_training_joins_the_neighbours_of_gaps_row_by_row(monkeypatch: pytest.Mo
         assert 0.3 < float(gap.float().mean()) < 0.7
         assert (part.edges[~gap] == CHAIN).all() and (part.edges[gap] == eliminate(CHAIN, ~part.valid[gap][0])).all()
         assert part.edges[gap][:, 0, 2].all()
+
+
+def test_what_training_knows_little_of_draws_a_warning() -> None:
+    """Two variables of two features; the simulations' range is that of all but one in a thousand."""
+    rows = torch.randn(4_000, 2, 2, generator=seeded()) * torch.tensor([1.0, 10.0])
+    rows[:, 1, 0] = 0.1  # never anything else
+    columns = Columns.fit(rows)
+    assert all(abs(high - 32.9) < 5 and abs(low + 32.9) < 5 for low, high in columns.value_range[1::2])
+    p = Simformer().build_conditional([False, True], None, replace(random_weights(), columns=columns))
+    fine = [0.1, 80.0]  # outside, by less than the width of 66
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        p.sample((2,), x=fine)
+        p.sample((2,), x=[torch.nan, 1.0])
+        p.log_prob([[0.0, 0.0]], x=fine)
+    for x, message in [
+        ([0.1, 120.0], r"1 of 2 values lie .* the first is 120 of \(variable, feature\) \(1, 1\), -3\d.* units"),
+        ([0.1, -120.0], "the first is -120"),
+        ([0.2, 0.0], r"the first is 0.2 of \(variable, feature\) \(1, 0\), 0.1 to 0.1"),
+        ([torch.nan, torch.nan], "1 of 1 observations have no finite value; what follows is the prior"),
+    ]:
+        with pytest.warns(ObservationWarning, match=message) as caught:
+            p.sample((2,), x=x)
+        assert len(caught) == 1 and caught[0].filename == __file__
+        with pytest.warns(ObservationWarning, match=message) as caught:
+            p.log_prob([[0.0, 0.0]], x=x)
+        assert caught[0].filename == __file__
+        with pytest.warns(
+            ObservationWarning, match="1 of 4 values|1 of 2 observations"
+        ):
+            p.sample_batched((2,), torch.tensor([fine, x]))
+        with pytest.warns(ObservationWarning):
+            p.log_prob_batched(torch.zeros(1, 2, 2), torch.tensor([fine, x]))
+
+
+def test_a_gap_that_no_simulation_had_draws_a_warning_where_edges_are_cut() -> None:
+    rows = torch.randn(500, 4, 1, generator=seeded())
+    rows[::3, 2] = torch.nan
+    estimator = replace(random_weights(), columns=Columns.fit(rows))
+    p = Simformer().build_conditional([0, 1, 1, 1], CHAIN, estimator)
+    with pytest.warns(
+        ObservationWarning, match=r"no simulation lacked \(variable, feature\) \[\(1, 0\)\], "
+    ):
+        p.sample((2,), x=[torch.nan, torch.nan, 0.5])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        p.sample((2,), x=[0.5, torch.nan, 0.5])
+        Simformer().build_conditional([0, 1, 1, 1], None, estimator).sample((2,), x=[torch.nan, 0.5, 0.5])
 
 
 def test_a_missing_feature_parts_nothing_either() -> None:

@@ -8,11 +8,13 @@ Draws come from the probability-flow ODE or the reverse SDE, densities from the 
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fsimformer.convert import ObservationWarning
 from fsimformer.likelihood import query_log_prob
 from fsimformer.sample import QUALITY, SamplerConfig
 from fsimformer.sbi.arguments import OF_LOG_PROB, OF_SAMPLE, refuse, require_shape, require_whole
@@ -32,6 +34,10 @@ class FlatConditional:
     of the first variable, then those of the next. Both may also come as (variables, F). A NaN in an observation is a
     value that nobody measured: it is no token, and its neighbours in the edge mask are joined (`eliminate`), so that it
     is integrated out and parts nothing. How well depends on whether simulations had such gaps.
+
+    Warns:
+        ObservationWarning: observations without a finite value; values outside the simulations' range (all but one in
+            a thousand) by more than its width; with an edge mask, a gap that no simulation had.
     """
 
     def __init__(self, estimator: Estimator, condition_mask: Any, edge_mask: Any, sample_with: str) -> None:
@@ -85,7 +91,9 @@ class FlatConditional:
             ValueError: an observation of another shape, or none. TypeError: no tuple, no seed, what has no place.
         """
         refuse("sample", self.sample, of_sbi, OF_SAMPLE)
-        return self._sample(sample_shape, self._x_or_default(x), seed)[..., 0, :]
+        observation = self._x_or_default(x)
+        self._warn(observation)
+        return self._sample(sample_shape, observation, seed)[..., 0, :]
 
     def sample_batched(
         self,
@@ -103,7 +111,9 @@ class FlatConditional:
         is, is as for `sample`.
         """
         refuse("sample_batched", self.sample_batched, of_sbi, OF_SAMPLE)
-        return self._sample(sample_shape, self._read_x(x, batched=True), seed)
+        observations = self._read_x(x, batched=True)
+        self._warn(observations)
+        return self._sample(sample_shape, observations, seed)
 
     def log_prob(self, theta: Any, x: Any = None, *, n_steps: int = 24, **of_sbi: Any) -> Tensor:
         """log p(theta | x) on the original scale, (n,).
@@ -119,7 +129,9 @@ class FlatConditional:
             ValueError: another shape, NaN in theta, no observation. TypeError: what has no place.
         """
         refuse("log_prob", self.log_prob, of_sbi, OF_LOG_PROB)
-        return self._log_prob(self._read_theta(theta), self._x_or_default(x)[0], n_steps)
+        y, observation = self._read_theta(theta), self._x_or_default(x)
+        self._warn(observation)
+        return self._log_prob(y, observation[0], n_steps)
 
     def log_prob_batched(self, theta: Any, x: Any, *, n_steps: int = 24, **of_sbi: Any) -> Tensor:
         """log p(theta[:, b] | x[b]), (n, B), of theta (n, B, d) and x (B, d_x) or (B, variables, F)."""
@@ -129,6 +141,7 @@ class FlatConditional:
         d = len(self._latent)
         if theta.dim() != 3 or tuple(theta.shape[1:]) != (len(observations), d):
             raise ValueError(f"theta: expected (n, {len(observations)}, {d}), got shape {tuple(theta.shape)}.")
+        self._warn(observations)
         each = zip(theta.unbind(1), observations, strict=True)
         return torch.stack([self._log_prob(self._read_theta(y), row, n_steps) for y, row in each], dim=1)
 
@@ -168,6 +181,10 @@ class FlatConditional:
         edges = None if self._edges is None else self._edges_given(self._edges, x)
         log_p = query_log_prob(self._denoiser, observed, query, z, _DIAL, n_steps=n_steps, edges=edges)
         return (log_p - self._columns.log_det(z, ids)).float()
+
+    def _warn(self, x: Tensor) -> None:
+        for doubt in self._columns.doubts(self._observed, x, self._edges is not None):
+            warnings.warn(doubt, ObservationWarning, stacklevel=3)
 
     def _edges_given(self, edges: Tensor, x: Tensor) -> Tensor:
         """The ids' edge mask for an observation (d_x,): without what is NaN there."""

@@ -23,11 +23,18 @@ from fsimformer.whiten import Standardise, fit_standardise
 
 @dataclass(frozen=True)
 class Columns:
-    """The flat columns of inputs (N, T, F): `n_variables` T, `n_features` F, one `Standardise` an id."""
+    """The flat columns of inputs (N, T, F): `n_variables` T, `n_features` F, one `Standardise` an id.
+
+    Args:
+        value_range: of each id the 0.0005 and 0.9995 quantile of the simulations; () = not known.
+        gaps: of each id, did some simulation lack it? () = not known.
+    """
 
     n_variables: int
     n_features: int
     standardise: tuple[Standardise, ...]
+    value_range: tuple[tuple[float, float], ...] = ()
+    gaps: tuple[bool, ...] = ()
 
     @classmethod
     def fit(cls, inputs: Tensor) -> Columns:
@@ -42,7 +49,41 @@ class Columns:
             raise ValueError(
                 f"Simulations: no row has a value of (variable, feature) {absent.nonzero().tolist()[:5]}; expected one."
             )
-        return cls(t, f, tuple(fit_standardise(column) for column in inputs.flatten(1).unbind(1)))
+        columns = inputs.flatten(1).unbind(1)
+        ends = torch.tensor([0.0005, 0.9995], dtype=torch.float64)
+        few = max(1, len(inputs) // 1_000_000)  # torch.nanquantile is limited to 16 M entries
+        ranges = [torch.nanquantile(column[::few].double(), ends).tolist() for column in columns]
+        gaps = torch.isnan(inputs).any(0).flatten().tolist()
+        return cls(t, f, tuple(map(fit_standardise, columns)), tuple((low, high) for low, high in ranges), tuple(gaps))
+
+    def doubts(self, ids: Tensor, x: Tensor, with_edges: bool) -> list[str]:
+        """What training knows little of in observations (B, k) of these ids, in words.
+
+        Observations without a value; values outside `value_range` by more than its width; with edge masks, gaps that no
+        simulation had: what joins the neighbours of these was never trained.
+        """
+        out, there = [], torch.isfinite(x)
+        names = [divmod(i, self.n_features) for i in ids.tolist()]
+        if len(ids) and (n := int((~there).all(1).sum())):
+            out.append(f"x: {n} of {len(x)} observations have no finite value; what follows is the prior.")
+        if len(ids) and self.value_range:
+            low, high = torch.tensor(self.value_range, dtype=torch.float64)[ids].unbind(1)
+            y = x.float().double()  # as simulations are
+            far = there & ((y < low - (high - low)) | (y > high + (high - low)))
+            for row, k in far.nonzero()[:1].tolist():
+                out.append(
+                    f"x: {int(far.sum())} of {int(there.sum())} values lie outside what training saw, by more than the "
+                    f"width of its range; the first is {float(x[row, k]):.6g} of (variable, feature) {names[k]}, "
+                    f"{float(low[k]):.3g} to {float(high[k]):.3g} there. Are the units those of the simulations?"
+                )
+        if with_edges and self.gaps:
+            new = [names[k] for k, i in enumerate(ids.tolist()) if not self.gaps[i] and not there[:, k].all()]
+            if new:
+                out.append(
+                    f"x: no simulation lacked (variable, feature) {new}, as these observations do: the edges that join "
+                    "its neighbours were not trained. Let simulations have such gaps, NaN."
+                )
+        return out
 
     def ids(self, variables: Tensor) -> Tensor:
         """(T,) bool of variables -> token ids of their features, in order."""
