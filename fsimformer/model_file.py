@@ -139,11 +139,16 @@ def save_model(model: Model, path: str | Path) -> None:
         card["embeddings"] = fingerprints(model.schema, model.denoiser.embeddings)
     if model.refined_for is not None:
         card["refined_for"] = model.refined_for
+    write_files(path, card, model.denoiser)
+
+
+def write_files(path: Path, card: Mapping[str, Any], module: nn.Module) -> None:
+    """Write `card` and the weights of `module` as a directory; what is there is replaced as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
-    weights = model.denoiser.state_dict()  # tied ones share memory, which safetensors refuses
+    weights = module.state_dict()  # tied ones share memory, which safetensors refuses
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
     save_file(tensors, beside / WEIGHTS)
     (beside / WEIGHTS).chmod(0o644)  # safetensors leaves 0600: a model that others cannot read
@@ -162,36 +167,63 @@ def load_model(path: str | Path, embeddings: Mapping[str, nn.Module] | None = No
             that nobody asked for, or that are not those of training.
     """
     path = Path(path)
-    for name in (CARD, WEIGHTS):
-        if not (path / name).is_file():
-            raise FileNotFoundError(f"{path} is no model directory: no {name} in it.")
-    try:
-        card = json.loads((path / CARD).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path / CARD} is not valid JSON: {error}.") from error
+    card = read_card(path)
     try:
         return _read(card, path, embeddings)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path / CARD} is damaged: {type(error).__name__}: {error}.") from error
 
 
-def _read(card: Any, path: Path, embeddings: Mapping[str, nn.Module] | None) -> Model:
-    _check_card(card, path)
-    known, found = {f.name for f in fields(NetworkConfig)}, set(card["network"])
+def read_card(path: Path) -> Any:
+    """What `model.json` in a model's directory holds.
+
+    Raises:
+        FileNotFoundError: there is no model. ValueError: no JSON.
+    """
+    for name in (CARD, WEIGHTS):
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path} is no model directory: no {name} in it.")
+    try:
+        return json.loads((path / CARD).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path / CARD} is not valid JSON: {error}.") from error
+
+
+def read_network(settings: Mapping[str, Any], path: Path) -> NetworkConfig:
+    """The network's config from a card.
+
+    Raises:
+        ValueError: unknown or missing keys.
+    """
+    known, found = {f.name for f in fields(NetworkConfig)}, set(settings)
     if unknown := found - known:
         raise ValueError(f"{path / CARD}: unknown network keys {sorted(unknown)}. Known: {sorted(known)}.")
     if missing := known - found:  # a default that is newer than the weights would make another network of them
         raise ValueError(f"{path / CARD}: missing network keys {sorted(missing)}.")
-    schema, network = Schema.from_dict(card["schema"]), NetworkConfig(**card["network"])
+    return NetworkConfig(**settings)
+
+
+def read_weights(module: nn.Module, path: Path) -> None:
+    """Fill `module` with the weights of a model's directory.
+
+    Raises:
+        ValueError: a damaged file, or the weights of another module.
+    """
+    try:
+        module.load_state_dict(load_file(path / WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
+
+
+def _read(card: Any, path: Path, embeddings: Mapping[str, nn.Module] | None) -> Model:
+    _check_card(card, path)
+    schema, network = Schema.from_dict(card["schema"]), read_network(card["network"], path)
     whitening = Whitening.from_dict(schema, card["whitening"])
     if network.uses_index != tuple(tuple(bool(x) for x in row) for row in schema.uses_index()):
         raise ValueError(f"{path / CARD}: the network's uses_index is not that of the schema.")
     with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from the global generator
         denoiser = build_denoiser(schema, network, card["schedule"], card["dependency"], embeddings)
-    try:
-        denoiser.load_state_dict(load_file(path / WEIGHTS))
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
+    read_weights(denoiser, path)
     if denoiser.embeddings is not None:
         require_fingerprints(schema, denoiser.embeddings, card["embeddings"])
     return Model(

@@ -93,7 +93,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "model_file",
     },
     "sbi": {
-        *("joint", "diagnostics", "simulators", "convert"),
+        *("joint", "diagnostics", "simulators", "convert", "model_file"),
         *("tokens", "whiten", "seeds", "nn", "denoise", "sample", "stages", "likelihood", "train"),
     },
 }

@@ -136,9 +136,7 @@ def test_what_training_knows_little_of_draws_a_warning() -> None:
         with pytest.warns(ObservationWarning, match=message) as caught:
             p.log_prob([[0.0, 0.0]], x=x)
         assert caught[0].filename == __file__
-        with pytest.warns(
-            ObservationWarning, match="1 of 4 values|1 of 2 observations"
-        ):
+        with pytest.warns(ObservationWarning, match="1 of 4 values|1 of 2 observations"):
             p.sample_batched((2,), torch.tensor([fine, x]))
         with pytest.warns(ObservationWarning):
             p.log_prob_batched(torch.zeros(1, 2, 2), torch.tensor([fine, x]))
@@ -149,9 +147,7 @@ def test_a_gap_that_no_simulation_had_draws_a_warning_where_edges_are_cut() -> N
     rows[::3, 2] = torch.nan
     estimator = replace(random_weights(), columns=Columns.fit(rows))
     p = Simformer().build_conditional([0, 1, 1, 1], CHAIN, estimator)
-    with pytest.warns(
-        ObservationWarning, match=r"no simulation lacked \(variable, feature\) \[\(1, 0\)\], "
-    ):
+    with pytest.warns(ObservationWarning, match=r"no simulation lacked \(variable, feature\) \[\(1, 0\)\], "):
         p.sample((2,), x=[torch.nan, torch.nan, 0.5])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -5,20 +5,28 @@ Feature f of variable v is a scalar token with id v·F + f. Each id has its own 
     z = (y − loc)/scale,   or asinh-compressed where its simulations have heavy tails (`whiten.Standardise`),
 
 so that features of different units do not drown each other.
+
+On disk an estimator is a directory as in `model_file.py`, safetensors and JSON: nothing executes on load.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fsimformer.denoise import Denoiser
-from fsimformer.sbi.mask_laws import eliminate
+from fsimformer.model_file import CARD, read_card, read_network, read_weights, require_free, write_files
+from fsimformer.nn import Network
+from fsimformer.sbi.mask_laws import eliminate, read_mask
 from fsimformer.tokens import TokenBatch, TokenSet
 from fsimformer.whiten import Standardise, fit_standardise
+
+FORMAT = "sbi 1"
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,72 @@ class Estimator:
     schedule: str
     columns: Columns
     edge_mask: Tensor | None = None
+
+    def save(self, path: str | Path) -> None:
+        """Write a directory that `load` reads; a model there is replaced.
+
+        Raises:
+            FileExistsError: the path exists and is no model, or holds something besides.
+        """
+        path = Path(path)
+        require_free(path)
+        card = {
+            "format": FORMAT,
+            "schedule": self.schedule,
+            "columns": asdict(self.columns),
+            "edge_mask": None if self.edge_mask is None else self.edge_mask.int().tolist(),
+            "network": asdict(self.denoiser.network.config),
+        }
+        write_files(path, card, self.denoiser)
+
+
+def load(path: str | Path) -> Estimator:
+    """An estimator that was saved, on the CPU, for `build_conditional(…, mvf_estimator=…)`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: damaged files, another format, unknown keys, weights that do not fit.
+    """
+    path = Path(path)
+    card = read_card(path)
+    found = card.get("format") if isinstance(card, dict) else type(card).__name__
+    if found != FORMAT:
+        raise ValueError(
+            f"{path / CARD}: expected format {FORMAT!r}, got {found!r}; fsimformer.load reads models of a schema."
+        )
+    try:
+        return _read(card, path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path / CARD} is damaged: {type(error).__name__}: {error}.") from error
+
+
+def _require_keys(path: Path, held: dict[str, Any], expected: set[str]) -> None:
+    if set(held) != expected:
+        unknown, missing = sorted(set(held) - expected), sorted(expected - set(held))
+        raise ValueError(f"{path / CARD}: unknown keys {unknown}, missing keys {missing}.")
+
+
+def _read(card: dict[str, Any], path: Path) -> Estimator:
+    _require_keys(path, card, {"format", "schedule", "columns", "edge_mask", "network"})
+    _require_keys(path, card["columns"], {f.name for f in fields(Columns)})
+    for one in card["columns"]["standardise"]:
+        _require_keys(path, one, {f.name for f in fields(Standardise)})
+    held = dict(card["columns"])
+    held["standardise"] = tuple(Standardise(**one) for one in held["standardise"])
+    held["value_range"] = tuple((float(low), float(high)) for low, high in held["value_range"])
+    held["gaps"] = tuple(bool(gap) for gap in held["gaps"])
+    columns, network = Columns(**held), read_network(card["network"], path)
+    t, d = columns.n_variables, columns.n_variables * columns.n_features
+    sizes = {"standardise": len(columns.standardise), "uses_index": len(network.uses_index)}
+    sizes |= {name: len(held[name]) for name in ("value_range", "gaps") if held[name]}
+    if set(sizes.values()) != {d}:
+        raise ValueError(f"{path / CARD}: expected {d} entries for {t} variables, got {sizes}.")
+    edges = card["edge_mask"]
+    edges = None if edges is None else read_mask(f"{path / CARD}: edge_mask", edges, (t, t))
+    with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from the global generator
+        denoiser = Denoiser(Network(network), card["schedule"])
+    read_weights(denoiser, path)
+    return Estimator(denoiser.eval(), card["schedule"], columns, edges)
 
 
 def flat(where: str, given: object, n: int, n_variables: int, n_features: int, batched: bool) -> Tensor:
