@@ -134,7 +134,7 @@ def _infer(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     _check_folder(args.out)
     import fsimformer
-    from fsimformer.model_file import require_free
+    from fsimformer.folder import require_free
     from fsimformer.train import TrainConfig
 
     require_free(args.out)  # not after hours of training

@@ -80,6 +80,7 @@ def query_log_prob(
     n_steps: int = 12,
     log_min: float = -6.9,
     max_tokens: int = 4_096,
+    edges: Tensor | None = None,
 ) -> Tensor:
     """Joint log density of draws of one query given one observation, (n,) float64.
 
@@ -92,8 +93,11 @@ def query_log_prob(
         log_min: as in the sampler that drew: draws of quality "exact" are blurred by exp(−6.9), and a density that is
             blurred more would make weights too narrow.
         max_tokens: draws × latents in one network call; bounds memory.
+        edges: (n_ids, n_ids) bool, the data set's own dependency mask beside the denoiser's; None = no such mask.
     """
-    streams = split(collate([join(observed, query)]), n_active_observed).to(denoiser.device)
+    row = collate([join(observed, query)])
+    row = row if edges is None else row.replace(edges=edges[None])
+    streams = split(row, n_active_observed).to(denoiser.device)
     with torch.no_grad():
         encoded = denoiser.encode(streams)
     latent = streams.active.latent[0]

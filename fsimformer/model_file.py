@@ -6,24 +6,19 @@ key raises. The directory is written beside its place and moved there whole: a r
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fsimformer.denoise import Denoiser
 from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints, require_shapes
+from fsimformer.folder import CARD, damage_named, fill, read_json, read_weights, require_free, write_folder
 from fsimformer.functions import ReferenceSet
 from fsimformer.graph import moral_graph, past_only, truncated_graph
 from fsimformer.nn import Network, NetworkConfig
@@ -33,7 +28,6 @@ from fsimformer.whiten import Whitening
 
 FORMAT = 2
 TRUNCATED = 3  # format 2 and `refined_for`: a reader that knows nothing of it must not take the model for amortised
-WEIGHTS, CARD = "weights.safetensors", "model.json"
 
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # a function's repr must not differ between processes
@@ -126,16 +120,6 @@ def plain(obj: Any) -> Any:
     return obj if isinstance(obj, str | int | float | bool | None) else _ADDRESS.sub("", repr(obj))[:200]
 
 
-def require_free(path: Path) -> None:
-    """Checks that a model may be written there, best before the work: nothing stands there, or a model and no more.
-
-    Raises:
-        FileExistsError: a file, or a directory that holds something else.
-    """
-    if path.exists() and (path.is_file() or not {p.name for p in path.iterdir()} <= {CARD, WEIGHTS}):
-        raise FileExistsError(f"{path} exists and is no model directory ({CARD}, {WEIGHTS}); choose another path.")
-
-
 def save_model(model: Model, path: str | Path) -> None:
     """Write a model's directory; an existing model there is replaced, anything else is refused.
 
@@ -164,18 +148,7 @@ def save_model(model: Model, path: str | Path) -> None:
         card["refined_for"] = model.refined_for
     if model.spread:
         card["spread"] = {name: [s.tolist() for s in parts] for name, parts in model.spread.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    weights = model.denoiser.state_dict()  # tied ones share memory, which safetensors refuses
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
-    save_file(tensors, beside / WEIGHTS)
-    (beside / WEIGHTS).chmod(0o644)  # safetensors leaves 0600: a model that others cannot read
-    (beside / CARD).write_text(json.dumps(card, indent=1) + "\n")
-    if path.exists():
-        shutil.rmtree(path)
-    os.replace(beside, path)
+    write_folder(path, card, model.denoiser)
 
 
 def read_card(path: str | Path) -> tuple[Schema, dict[str, Any]]:
@@ -186,12 +159,8 @@ def read_card(path: str | Path) -> tuple[Schema, dict[str, Any]]:
         ValueError: a damaged one, another format, unknown keys.
     """
     path = Path(path)
-    _require_file(path, CARD)
-    try:
-        card = json.loads((path / CARD).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path / CARD} is not valid JSON: {error}.") from error
-    with _damage_named(path):
+    card = read_json(path)
+    with damage_named(path):
         _check_card(card, path)
         return Schema.from_dict(card["schema"]), card
 
@@ -206,48 +175,43 @@ def load_model(path: str | Path, embeddings: Mapping[str, nn.Module] | None = No
     """
     path = Path(path)
     schema, card = read_card(path)
-    _require_file(path, WEIGHTS)
-    with _damage_named(path):
-        return _read(schema, card, path, embeddings)
+    weights = read_weights(path)
+    with damage_named(path):
+        return _read(schema, card, weights, path, embeddings)
 
 
-def _require_file(path: Path, name: str) -> None:
-    if not (path / name).is_file():
-        raise FileNotFoundError(f"{path} is no model directory: no {name} in it.")
+def read_network(settings: Mapping[str, Any], path: Path) -> NetworkConfig:
+    """The network's config from a card.
 
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path / CARD} is damaged: {type(error).__name__}: {error}.") from error
-
-
-def _read(schema: Schema, card: dict[str, Any], path: Path, embeddings: Mapping[str, nn.Module] | None) -> Model:
-    known, found = {f.name for f in fields(NetworkConfig)}, set(card["network"])
+    Raises:
+        ValueError: unknown or missing keys.
+    """
+    known, found = {f.name for f in fields(NetworkConfig)}, set(settings)
     if unknown := found - known:
         raise ValueError(f"{path / CARD}: unknown network keys {sorted(unknown)}. Known: {sorted(known)}.")
     if missing := known - found:  # a default that is newer than the weights would make another network of them
         raise ValueError(f"{path / CARD}: missing network keys {sorted(missing)}.")
-    network = NetworkConfig(**card["network"])
+    return NetworkConfig(**settings)
+
+
+def _read(
+    schema: Schema,
+    card: dict[str, Any],
+    weights: dict[str, Tensor],
+    path: Path,
+    embeddings: Mapping[str, nn.Module] | None,
+) -> Model:
+    network = read_network(card["network"], path)
     whitening = Whitening.from_dict(schema, card["whitening"])
     if network.uses_index != tuple(tuple(bool(x) for x in row) for row in schema.uses_index()):
         raise ValueError(f"{path / CARD}: the network's uses_index is not that of the schema.")
     with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from the global generator
         truncated = card.get("refined_for") is not None
         denoiser = build_denoiser(schema, network, card["schedule"], card["dependency"], embeddings, truncated)
-    try:
-        weights = load_file(path / WEIGHTS)
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
     if denoiser.embeddings is not None:
         own = {k.removeprefix("embeddings."): x for k, x in weights.items() if k.startswith("embeddings.")}
         require_shapes(schema, denoiser.embeddings, own)
-    try:
-        denoiser.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
+    fill(denoiser, weights, path)
     if denoiser.embeddings is not None:
         require_fingerprints(schema, denoiser.embeddings, card["embeddings"])
     return Model(

@@ -108,6 +108,7 @@ def draw(
     seed: int,
     n_active_observed: Dial,
     budget: Budget,
+    edges: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """Draws of every query given its observation: a list of (n_draws, len(query)) whitened values.
 
@@ -116,10 +117,12 @@ def draw(
         is_function: (n_ids,) bool, True for ids that live on an index.
         seed: data set i uses the streams (seed, 4, i, ·); see seeds.py.
         n_active_observed: the dial of design.md, D1.
+        edges: (n_ids, n_ids) bool one a data set, its own dependency mask beside the denoiser's; None = no such masks.
     """
+    own = [None] * len(queries) if edges is None else edges
     tasks = [
-        _Task(o, q, plan(q, is_function, budget.n_joint), _Noise(q, n_draws, seed, i), torch.zeros(n_draws, len(q)))
-        for i, (o, q) in enumerate(zip(observed, queries, strict=True))
+        _Task(o, q, plan(q, is_function, budget.n_joint), _Noise(q, n_draws, seed, i), torch.zeros(n_draws, len(q)), e)
+        for i, (o, q, e) in enumerate(zip(observed, queries, own, strict=True))
     ]
     for group in _groups([t for t in tasks if t.stages], n_draws, budget):
         _draw_first(denoiser, group, config, n_active_observed, budget)
@@ -145,13 +148,15 @@ class _Noise:
 
 @dataclass(frozen=True)
 class _Task:
-    """One data set: what is observed, what is asked, its stages, its noise, and where its draws go (n_draws, L)."""
+    """One data set: what is observed, what is asked, its stages, its noise, where its draws go (n_draws, L), and its
+    own dependency mask, if any."""
 
     observed: TokenSet
     query: TokenSet
     stages: list[Tensor]
     noise: _Noise
     out: Tensor
+    edges: Tensor | None
 
 
 def _groups(tasks: list[_Task], n_draws: int, budget: Budget) -> list[list[_Task]]:
@@ -172,6 +177,8 @@ def _draw_first(
 ) -> None:
     """Stage 1 of several data sets; all draws of one share its context."""
     batch = collate([join(t.observed, take(t.query, t.stages[0])) for t in group])
+    edges = [t.edges for t in group if t.edges is not None]  # all or none
+    batch = batch.replace(edges=torch.stack(edges)) if edges else batch
     streams, device = split(batch, n_active_observed), denoiser.device
     with torch.no_grad():
         encoded = denoiser.encode(streams.to(device))
@@ -204,6 +211,7 @@ def _draw_given(
     known = take(task.query, first)
     known = replace(known, condition_mask=torch.ones_like(known.condition_mask))
     row = collate([join(task.observed, known, take(task.query, stage))])
+    row = row if task.edges is None else row.replace(edges=task.edges[None])
     n_observed, length = len(task.observed), row.shape[1]
     given = slice(n_observed, n_observed + len(first))
     for draws in _chunks(len(task.out), budget.max_tokens // length):

@@ -33,7 +33,7 @@ EVERYTHING = {
     ),
     *("noise", "denoise", "sample", "constraints", "likelihood", "train", "simulators", "simulations", "archive"),
     *("diagnostics", "graph", "embeddings", "truncate", "model_file", "stages", "importance", "explicit", "refine"),
-    *("kernels", "matern", "dims", "functions"),
+    *("kernels", "matern", "dims", "functions", "folder"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "priors": set(),
@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "readings": {"tokens", "masks", "functions"},
     "kernels": set(),
     "functions": set(),
+    "folder": set(),
     "matern": {"kernels", "seeds"},
     "noise": {"tokens", "kernels", "seeds"},
     "embeddings": {"schema", "tokens"},
@@ -71,7 +72,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simulators": {"priors", "schema", "whiten", "kernels"},
     "simulations": {"priors", "schema", "whiten", "readings", "simulators", "functions"},
     "archive": {"priors", "schema"},
-    "model_file": {"priors", "schema", "graph", "whiten", "nn", "tokens", "denoise", "embeddings", "functions"},
+    "model_file": {
+        "priors",
+        "schema",
+        "graph",
+        "whiten",
+        "nn",
+        "tokens",
+        "denoise",
+        "embeddings",
+        "functions",
+        "folder",
+    },
     "joint": EVERYTHING,
     "learn": {*EVERYTHING, "joint", "checkpoint"},
     "pool": {"schema", "whiten", "simulators", "simulations", "truncate", "learn"},
@@ -93,9 +105,10 @@ MAY_IMPORT: dict[str, set[str]] = {
             "fsimformer",
         ),
         "model_file",
+        "folder",
     },
     "sbi": {
-        *("joint", "diagnostics", "simulators"),
+        *("joint", "diagnostics", "simulators", "convert", "model_file", "folder"),
         *("tokens", "whiten", "seeds", "nn", "denoise", "sample", "stages", "likelihood", "train"),
     },
 }

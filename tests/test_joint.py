@@ -19,8 +19,8 @@ from tiny import SCHEMA, joint, seeded
 
 import fsimformer as fsf
 from fsimformer.convert import ObservationWarning
+from fsimformer.folder import CARD, WEIGHTS
 from fsimformer.joint import Joint
-from fsimformer.model_file import CARD, WEIGHTS
 from fsimformer.sample import SamplerConfig
 from fsimformer.stages import Budget
 from fsimformer.tokens import FEW, Dial

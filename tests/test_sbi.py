@@ -12,6 +12,7 @@ from gaussian import Joint
 from tiny import randomise, seeded
 from torch import Tensor
 
+from fsimformer import ObservationWarning
 from fsimformer.denoise import Denoiser
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.sbi import Estimator, FlatConditional, FlowMatchingSimformer, Simformer
@@ -90,7 +91,8 @@ def test_a_missing_value_is_integrated_out() -> None:
     assert float((p.log_prob(theta, x=x) - exact.log_prob(theta)).abs().max()) < 0.1
     nothing = torch.full_like(x, torch.nan)
     prior = JOINT.exact(mask, nothing)
-    assert float((p.log_prob(theta, x=nothing) - prior.log_prob(theta)).abs().max()) < 0.1
+    with pytest.warns(ObservationWarning, match="no finite value; what follows is the prior"):
+        assert float((p.log_prob(theta, x=nothing) - prior.log_prob(theta)).abs().max()) < 0.1
     assert float((exact.log_prob(theta) - prior.log_prob(theta)).abs().max()) > 0.5  # the tolerance tells them apart
 
 
@@ -170,6 +172,41 @@ def test_indexes_are_masks() -> None:
     assert torch.equal(posterior.sample((4,), x=x), built([1, 1, 0]).sample((4,), x=x))
 
 
+def test_indexes_are_checked_where_they_are_given() -> None:
+    for latent, observed, error, message in [
+        ([0, 1], [1, 2], ValueError, r"from 0 on in one of the two, got \[0, 1\] and \[1, 2\]; in both: \[1\]"),
+        ([0, 0], [1], ValueError, r"twice in one: \[0\]"),
+        ([-1], [0], ValueError, r"out of range: \[-1\]"),
+        ([0], [3], ValueError, r"in neither: \[1, 2\]"),
+        (
+            [True, False],
+            [False, True],
+            TypeError,
+            r"posterior_latent_idx: .* got the boolean mask \[True, False\]; .*mask=",
+        ),
+        ([0], torch.tensor([False, True]), TypeError, "posterior_observed_idx: .* boolean mask"),
+        ([0.0], [1], TypeError, r"posterior_latent_idx: expected integers such as \[0, 2\], got \[0.0\]"),
+        ("theta", [1], TypeError, "posterior_latent_idx: expected numbers of variables .* 'theta'"),
+    ]:
+        with pytest.raises(error, match=message):
+            Simformer(posterior_latent_idx=latent, posterior_observed_idx=observed)
+        with pytest.raises(error, match=message):
+            Simformer().set_condition_indexes(latent, observed)
+    rows = JOINT.simulate(30).float()
+    with pytest.raises(
+        ValueError, match=r"every variable from 0 to 2 in one .* got \[0\] and \[1\]; in neither: \[2\]"
+    ):
+        Simformer(posterior_latent_idx=[0], posterior_observed_idx=[1]).append_simulations(rows)
+    with pytest.raises(ValueError, match=r"got \[3\] and None; out of range: \[3\]"):
+        Simformer(posterior_latent_idx=[3]).append_simulations(rows)
+    inference = Simformer(posterior_latent_idx=[0, 2], posterior_observed_idx=[1]).append_simulations(rows)
+    with pytest.raises(ValueError, match=r"from 0 to 2 .* out of range: \[3\]"):
+        inference.set_condition_indexes([0, 1], [2, 3])
+    assert inference.build_posterior(JOINT.estimator).condition_mask.tolist() == [False, True, False]  # as before
+    with pytest.raises(ValueError, match=r"from 0 to 2 .* in neither: \[2\]"):
+        Simformer(posterior_latent_idx=[0], posterior_observed_idx=[1]).build_posterior(JOINT.estimator)
+
+
 def test_a_cut_variable_changes_nothing() -> None:
     """What may not be attended to, directly or through others, leaves draws as they are; what may changes them."""
     estimator, x = random_weights(), given([False, True, True])
@@ -228,7 +265,6 @@ def test_messages() -> None:
         (lambda: built([0, 1, 1], sample_with="mcmc"), r"sample_with: expected one of \['ode', 'sde'\]"),
         (lambda: Simformer(sde_type="ve"), "expected 'trig' or 'vp'"),
         (lambda: Simformer(device="abacus"), "device"),
-        (lambda: Simformer([0][0:0], [0], [0]), "sde_type"),
         (lambda: Simformer("vp", [0], [0]), "every variable from 0 on in one of the two"),
         (lambda: Simformer("vp", [0], [2]), r"got \[0\] and \[2\]"),
         (lambda: Simformer().build_posterior(JOINT.estimator), "set_condition_indexes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -69,19 +70,62 @@ def test_a_callable_sees_the_rows_and_answers_for_each() -> None:
     [
         (condition_law, torch.ones(3, dtype=torch.bool), ValueError, "observes all 3 variables"),
         (condition_law, [[0, 0, 1], [1, 1, 1]], ValueError, "observes all 3 variables"),
-        (condition_law, [False, True], ValueError, r"condition mask: expected shape \(3,\), got \(2,\)"),
+        (condition_law, [False, True], ValueError, r"condition mask: expected shape \(3,\) for one mask .* got \(2,\)"),
+        (
+            condition_law,
+            torch.ones(3, 1),
+            ValueError,
+            r"\(3,\) for one mask or \(K, 3\) for a collection, got \(3, 1\)",
+        ),
+        (condition_law, ["a", "b"], ValueError, r"condition mask: expected masks of shape \(3,\) .* got str 'a'"),
+        (condition_law, "posterior", TypeError, r"condition mask: expected a mask \(variables,\), .* got str"),
+        (edge_law, {0: [1]}, TypeError, r"edge mask: expected a mask \(variables, variables\), .* got dict"),
+        (condition_law, lambda: [0, 1, 1], TypeError, r"condition mask: .* cannot be called with one argument .* rows"),
+        (edge_law, lambda: None, TypeError, r"edge mask: .* cannot be called with one argument .* condition masks"),
+        (
+            condition_law,
+            lambda rows: None,
+            ValueError,
+            r"condition mask from .* \(5, 3\), .* \(3,\) for all .* NoneType",
+        ),
+        (condition_law, lambda rows: "no", ValueError, r"callable: expected shape \(5, 3\).* got str 'no'"),
+        (condition_law, iter([[0, 1, 1]]), TypeError, r"condition mask: a list_iterator can be read only once"),
         (condition_law, [[0, 0, 1], [1, 1]], ValueError, "masks of one shape"),
         (condition_law, [], ValueError, "at least one mask"),
         (condition_law, torch.tensor([0.5, 0, 0]), ValueError, "expected True/False or 1/0"),
-        (condition_law, 3, TypeError, "a callable, a tensor or a collection of masks, got int"),
-        (condition_law, lambda rows: torch.ones(7, 3), ValueError, r"callable: expected shape \(5, 3\), got \(7, 3\)"),
-        (edge_law, torch.ones(3, 2), ValueError, r"edge mask: expected shape \(3, 3\), got \(3, 2\)"),
+        (condition_law, 3, TypeError, "condition mask: expected a mask .* or a callable .* or None, got int"),
+        (
+            condition_law,
+            lambda rows: torch.ones(7, 3),
+            ValueError,
+            r"callable: expected shape \(5, 3\), .* got \(7, 3\)",
+        ),
+        (edge_law, torch.ones(3, 2), ValueError, r"edge mask: expected shape \(3, 3\) .* got \(3, 2\)"),
         (edge_law, lambda masks: torch.ones(5, 2, 2), ValueError, r"callable: expected shape \(5, 3, 3\)"),
     ],
 )
 def test_what_is_no_mask_is_refused(law: Any, source: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         law(source, 3)(ROWS[:5], seeded())
+
+
+def test_an_iterator_is_refused_before_it_is_read_and_a_callable_may_wrap_it() -> None:
+    def forever() -> Iterator[list[int]]:
+        while True:
+            yield [0, 1, 1]
+
+    masks, simformer = forever(), Simformer()
+    with pytest.raises(
+        TypeError, match=r"condition mask: a generator .* expected a mask .* lambda rows: next\(masks\)"
+    ):
+        simformer.set_condition_masks_generator(masks)
+    with pytest.raises(TypeError, match="edge mask: a list_iterator can be read only once"):
+        simformer.set_edge_masks_generator(iter([torch.eye(3)]))
+    simformer.set_condition_masks_generator(lambda rows: next(masks)).append_simulations(ROWS)
+    with pytest.raises(ValueError, match=r"edge mask: expected shape \(3, 3\) .* got \(2, 2\)"):
+        simformer.set_edge_masks_generator(torch.eye(2))  # the simulations have three variables
+    with pytest.raises(ValueError, match=r"condition mask: expected shape \(3,\) .* got \(2,\)"):
+        simformer.set_condition_masks_generator([0, 1])
 
 
 def trained_rows(monkeypatch: pytest.MonkeyPatch, simformer: Simformer, inputs: Tensor) -> list[TokenBatch]:

@@ -8,7 +8,7 @@ of the first observed (or latent) variable, then those of the next. A NaN is no 
 """
 
 from fsimformer.sbi.conditional import FlatConditional
-from fsimformer.sbi.estimator import Estimator
+from fsimformer.sbi.estimator import Estimator, load
 from fsimformer.sbi.inference import FlowMatchingSimformer, Simformer
 
-__all__ = ["Estimator", "FlatConditional", "FlowMatchingSimformer", "Simformer"]
+__all__ = ["Estimator", "FlatConditional", "FlowMatchingSimformer", "Simformer", "load"]

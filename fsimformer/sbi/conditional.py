@@ -8,16 +8,18 @@ Draws come from the probability-flow ODE or the reverse SDE, densities from the 
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fsimformer.denoise import Denoiser
+from fsimformer.convert import ObservationWarning
 from fsimformer.likelihood import query_log_prob
 from fsimformer.sample import QUALITY, SamplerConfig
+from fsimformer.sbi.arguments import OF_LOG_PROB, OF_SAMPLE, refuse, require_shape, require_whole
 from fsimformer.sbi.estimator import Estimator, flat
-from fsimformer.sbi.mask_laws import edges_of_ids, read_mask
+from fsimformer.sbi.mask_laws import edges_of_ids, eliminate, read_mask
 from fsimformer.stages import Budget, draw
 from fsimformer.tokens import Dial
 
@@ -30,7 +32,12 @@ class FlatConditional:
 
     A draw is a vector of d = (latent variables)·F numbers, an observation one of (observed variables)·F: the features
     of the first variable, then those of the next. Both may also come as (variables, F). A NaN in an observation is a
-    value that nobody measured: it is integrated out.
+    value that nobody measured: it is no token, and its neighbours in the edge mask are joined (`eliminate`), so that it
+    is integrated out and parts nothing. How well depends on whether simulations had such gaps.
+
+    Warns:
+        ObservationWarning: observations without a finite value; values outside the simulations' range (all but one in
+            a thousand) by more than its width; with an edge mask, a gap that no simulation had.
     """
 
     def __init__(self, estimator: Estimator, condition_mask: Any, edge_mask: Any, sample_with: str) -> None:
@@ -46,9 +53,8 @@ class FlatConditional:
         self.edge_mask = edges
         self._columns = columns
         self._config: SamplerConfig = SAMPLE_WITH[sample_with]
-        trained = estimator.denoiser
-        dependency = None if edges is None else edges_of_ids(edges, f).to(trained.device)
-        self._denoiser = Denoiser(trained.network, estimator.schedule, dependency).to(trained.device).eval()
+        self._edges = None if edges is None else edges_of_ids(edges, f)
+        self._denoiser = estimator.denoiser.eval()
         self._latent, self._observed = columns.ids(~self.condition_mask), columns.ids(self.condition_mask)
         self._default_x: Tensor | None = None
 
@@ -69,18 +75,25 @@ class FlatConditional:
         *,
         seed: int = 0,
         show_progress_bars: bool = False,
+        max_sampling_batch_size: int | None = None,
+        **of_sbi: Any,
     ) -> Tensor:
         """Draws from p(latent | x), (*sample_shape, d).
 
         Args:
             x: the observation, (d_x,), (1, d_x), or the same as (variables, F); by default `default_x`.
             seed: equal seeds give equal draws; more draws change none of the first.
-            show_progress_bars: for sbi's callers; nothing is shown.
+            show_progress_bars, max_sampling_batch_size: for sbi's callers; nothing is shown, and memory is bounded
+                without it.
+            of_sbi: refused, with what to do instead.
 
         Raises:
-            ValueError: an observation of another shape, or none.
+            ValueError: an observation of another shape, or none. TypeError: no tuple, no seed, what has no place.
         """
-        return self._sample(sample_shape, self._x_or_default(x), seed)[..., 0, :]
+        refuse("sample", self.sample, of_sbi, OF_SAMPLE)
+        observation = self._x_or_default(x)
+        self._warn(observation)
+        return self._sample(sample_shape, observation, seed)[..., 0, :]
 
     def sample_batched(
         self,
@@ -89,14 +102,20 @@ class FlatConditional:
         *,
         seed: int = 0,
         show_progress_bars: bool = False,
+        max_sampling_batch_size: int | None = None,
+        **of_sbi: Any,
     ) -> Tensor:
         """Draws for each of B observations, (*sample_shape, B, d); x is (B, d_x) or (B, variables, F).
 
-        Observations are independent of each other: a row's draws depend on (seed, its number) alone.
+        Observations are independent of each other: a row's draws depend on (seed, its number) alone. What else there
+        is, is as for `sample`.
         """
-        return self._sample(sample_shape, self._read_x(x, batched=True), seed)
+        refuse("sample_batched", self.sample_batched, of_sbi, OF_SAMPLE)
+        observations = self._read_x(x, batched=True)
+        self._warn(observations)
+        return self._sample(sample_shape, observations, seed)
 
-    def log_prob(self, theta: Any, x: Any = None, *, n_steps: int = 24) -> Tensor:
+    def log_prob(self, theta: Any, x: Any = None, *, n_steps: int = 24, **of_sbi: Any) -> Tensor:
         """log p(theta | x) on the original scale, (n,).
 
         Args:
@@ -104,24 +123,41 @@ class FlatConditional:
             x: as for `sample`.
             n_steps: midpoint steps of the ODE; the divergence is exact. What the solver adds to the network's error is
                 about 0.04 in the densities of exact Gaussians (tests/test_sbi.py).
+            of_sbi: refused, with what to do instead.
 
         Raises:
-            ValueError: another shape, NaN in theta, no observation.
+            ValueError: another shape, NaN in theta, no observation. TypeError: what has no place.
         """
-        return self._log_prob(self._read_theta(theta), self._x_or_default(x)[0], n_steps)
+        refuse("log_prob", self.log_prob, of_sbi, OF_LOG_PROB)
+        y, observation = self._read_theta(theta), self._x_or_default(x)
+        self._warn(observation)
+        return self._log_prob(y, observation[0], n_steps)
 
-    def log_prob_batched(self, theta: Any, x: Any, *, n_steps: int = 24) -> Tensor:
+    def log_prob_batched(self, theta: Any, x: Any, *, n_steps: int = 24, **of_sbi: Any) -> Tensor:
         """log p(theta[:, b] | x[b]), (n, B), of theta (n, B, d) and x (B, d_x) or (B, variables, F)."""
+        refuse("log_prob_batched", self.log_prob_batched, of_sbi, OF_LOG_PROB)
         observations = self._read_x(x, batched=True)
         theta = torch.as_tensor(theta)
         d = len(self._latent)
         if theta.dim() != 3 or tuple(theta.shape[1:]) != (len(observations), d):
             raise ValueError(f"theta: expected (n, {len(observations)}, {d}), got shape {tuple(theta.shape)}.")
+        self._warn(observations)
         each = zip(theta.unbind(1), observations, strict=True)
         return torch.stack([self._log_prob(self._read_theta(y), row, n_steps) for y, row in each], dim=1)
 
+    def map(self, x: Any = None, **of_sbi: Any) -> Tensor:
+        """Not here: no density is climbed. The draw of highest density is near its mode where d is small.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "map: no gradient is followed here; take the draw of highest density: draws = p.sample((1000,), x=x), then "
+            "draws[p.log_prob(draws, x=x).argmax()]."
+        )
+
     def _sample(self, sample_shape: torch.Size | tuple[int, ...], x: Tensor, seed: int) -> Tensor:
-        shape = tuple(sample_shape)
+        shape, seed = require_shape(sample_shape), require_whole("sample", "seed", seed, 0)
         ids = self._latent
         draws = draw(
             self._denoiser,
@@ -133,16 +169,28 @@ class FlatConditional:
             seed,
             _DIAL,
             Budget(n_joint=len(ids)),
+            None if self._edges is None else [self._edges_given(self._edges, row) for row in x],
         )
         y = self._columns.unwhiten(torch.stack(draws, dim=1).double(), ids)
         return y.float().view(*shape, len(x), len(ids))
 
     def _log_prob(self, theta: Tensor, x: Tensor, n_steps: int) -> Tensor:
-        ids = self._latent
+        ids, n_steps = self._latent, require_whole("log_prob", "n_steps", n_steps, 1)
         z = self._columns.whiten(theta, ids)
         observed, query = self._columns.tokens(self._observed, x), self._columns.tokens(ids, None)
-        log_p = query_log_prob(self._denoiser, observed, query, z, _DIAL, n_steps=n_steps)
+        edges = None if self._edges is None else self._edges_given(self._edges, x)
+        log_p = query_log_prob(self._denoiser, observed, query, z, _DIAL, n_steps=n_steps, edges=edges)
         return (log_p - self._columns.log_det(z, ids)).float()
+
+    def _warn(self, x: Tensor) -> None:
+        for doubt in self._columns.doubts(self._observed, x, self._edges is not None):
+            warnings.warn(doubt, ObservationWarning, stacklevel=3)
+
+    def _edges_given(self, edges: Tensor, x: Tensor) -> Tensor:
+        """The ids' edge mask for an observation (d_x,): without what is NaN there."""
+        missing = torch.zeros(len(edges), dtype=torch.bool)
+        missing[self._observed] = torch.isnan(x)
+        return eliminate(edges, missing)
 
     def _read_theta(self, theta: Any) -> Tensor:
         n_latent = int((~self.condition_mask).sum())

@@ -5,28 +5,45 @@ Feature f of variable v is a scalar token with id v·F + f. Each id has its own 
     z = (y − loc)/scale,   or asinh-compressed where its simulations have heavy tails (`whiten.Standardise`),
 
 so that features of different units do not drown each other.
+
+On disk an estimator is a directory as in `model_file.py`, safetensors and JSON: nothing executes on load.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fsimformer.denoise import Denoiser
+from fsimformer.folder import CARD, damage_named, fill, read_json, read_weights, require_free, write_folder
+from fsimformer.model_file import read_network
+from fsimformer.nn import Network
+from fsimformer.sbi.mask_laws import eliminate, read_mask
 from fsimformer.tokens import TokenBatch, TokenSet
 from fsimformer.whiten import Standardise, fit_standardise
+
+FORMAT = "sbi 1"
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The flat columns of inputs (N, T, F): `n_variables` T, `n_features` F, one `Standardise` an id."""
+    """The flat columns of inputs (N, T, F): `n_variables` T, `n_features` F, one `Standardise` an id.
+
+    Args:
+        value_range: of each id the 0.0005 and 0.9995 quantile of the simulations; () = not known.
+        gaps: of each id, did some simulation lack it? () = not known.
+    """
 
     n_variables: int
     n_features: int
     standardise: tuple[Standardise, ...]
+    value_range: tuple[tuple[float, float], ...] = ()
+    gaps: tuple[bool, ...] = ()
 
     @classmethod
     def fit(cls, inputs: Tensor) -> Columns:
@@ -41,7 +58,41 @@ class Columns:
             raise ValueError(
                 f"Simulations: no row has a value of (variable, feature) {absent.nonzero().tolist()[:5]}; expected one."
             )
-        return cls(t, f, tuple(fit_standardise(column) for column in inputs.flatten(1).unbind(1)))
+        columns = inputs.flatten(1).unbind(1)
+        ends = torch.tensor([0.0005, 0.9995], dtype=torch.float64)
+        few = max(1, len(inputs) // 1_000_000)  # torch.nanquantile is limited to 16 M entries
+        ranges = [torch.nanquantile(column[::few].double(), ends).tolist() for column in columns]
+        gaps = torch.isnan(inputs).any(0).flatten().tolist()
+        return cls(t, f, tuple(map(fit_standardise, columns)), tuple((low, high) for low, high in ranges), tuple(gaps))
+
+    def doubts(self, ids: Tensor, x: Tensor, with_edges: bool) -> list[str]:
+        """What training knows little of in observations (B, k) of these ids, in words.
+
+        Observations without a value; values outside `value_range` by more than its width; with edge masks, gaps that no
+        simulation had: what joins the neighbours of these was never trained.
+        """
+        out, there = [], torch.isfinite(x)
+        names = [divmod(i, self.n_features) for i in ids.tolist()]
+        if len(ids) and (n := int((~there).all(1).sum())):
+            out.append(f"x: {n} of {len(x)} observations have no finite value; what follows is the prior.")
+        if len(ids) and self.value_range:
+            low, high = torch.tensor(self.value_range, dtype=torch.float64)[ids].unbind(1)
+            y = x.float().double()  # as simulations are
+            far = there & ((y < low - (high - low)) | (y > high + (high - low)))
+            for row, k in far.nonzero()[:1].tolist():
+                out.append(
+                    f"x: {int(far.sum())} of {int(there.sum())} values lie outside what training saw, by more than the "
+                    f"width of its range; the first is {float(x[row, k]):.6g} of (variable, feature) {names[k]}, "
+                    f"{float(low[k]):.3g} to {float(high[k]):.3g} there. Are the units those of the simulations?"
+                )
+        if with_edges and self.gaps:
+            new = [names[k] for k, i in enumerate(ids.tolist()) if not self.gaps[i] and not there[:, k].all()]
+            if new:
+                out.append(
+                    f"x: no simulation lacked (variable, feature) {new}, as these observations do: the edges that join "
+                    "its neighbours were not trained. Let simulations have such gaps, NaN."
+                )
+        return out
 
     def ids(self, variables: Tensor) -> Tensor:
         """(T,) bool of variables -> token ids of their features, in order."""
@@ -65,7 +116,7 @@ class Columns:
         return torch.stack([function(self.standardise[i], x[..., k]) for k, i in enumerate(ids.tolist())], dim=-1)
 
     def batch(self, inputs: Tensor, condition: Tensor, edges: Tensor | None) -> TokenBatch:
-        """Rows of the network from simulations (n, T, F); what is NaN there is no token.
+        """Rows of the network from simulations (n, T, F); what is NaN there is no token, its neighbours are joined.
 
         Args:
             condition: (n, T) bool. edges: (n, n_ids, n_ids) bool or None.
@@ -79,7 +130,7 @@ class Columns:
             torch.where(there, z, 0.0),
             condition.repeat_interleave(self.n_features, 1),
             there,
-            edges=edges,
+            edges=None if edges is None else eliminate(edges, ~there),
         )
 
     def tokens(self, ids: Tensor, values: Tensor | None) -> TokenSet:
@@ -100,6 +151,70 @@ class Estimator:
     schedule: str
     columns: Columns
     edge_mask: Tensor | None = None
+
+    def save(self, path: str | Path) -> None:
+        """Write a directory that `load` reads; a model there is replaced.
+
+        Raises:
+            FileExistsError: the path exists and is no model, or holds something besides.
+        """
+        path = Path(path)
+        require_free(path)
+        card = {
+            "format": FORMAT,
+            "schedule": self.schedule,
+            "columns": asdict(self.columns),
+            "edge_mask": None if self.edge_mask is None else self.edge_mask.int().tolist(),
+            "network": asdict(self.denoiser.network.config),
+        }
+        write_folder(path, card, self.denoiser)
+
+
+def load(path: str | Path) -> Estimator:
+    """An estimator that was saved, on the CPU, for `build_conditional(…, mvf_estimator=…)`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: damaged files, another format, unknown keys, weights that do not fit.
+    """
+    path = Path(path)
+    card = read_json(path)
+    found = card.get("format") if isinstance(card, dict) else type(card).__name__
+    if found != FORMAT:
+        raise ValueError(
+            f"{path / CARD}: expected format {FORMAT!r}, got {found!r}; fsimformer.load reads models of a schema."
+        )
+    with damage_named(path):
+        return _read(card, path)
+
+
+def _require_keys(path: Path, held: dict[str, Any], expected: set[str]) -> None:
+    if set(held) != expected:
+        unknown, missing = sorted(set(held) - expected), sorted(expected - set(held))
+        raise ValueError(f"{path / CARD}: unknown keys {unknown}, missing keys {missing}.")
+
+
+def _read(card: dict[str, Any], path: Path) -> Estimator:
+    _require_keys(path, card, {"format", "schedule", "columns", "edge_mask", "network"})
+    _require_keys(path, card["columns"], {f.name for f in fields(Columns)})
+    for one in card["columns"]["standardise"]:
+        _require_keys(path, one, {f.name for f in fields(Standardise)})
+    held = dict(card["columns"])
+    held["standardise"] = tuple(Standardise(**one) for one in held["standardise"])
+    held["value_range"] = tuple((float(low), float(high)) for low, high in held["value_range"])
+    held["gaps"] = tuple(bool(gap) for gap in held["gaps"])
+    columns, network = Columns(**held), read_network(card["network"], path)
+    t, d = columns.n_variables, columns.n_variables * columns.n_features
+    sizes = {"standardise": len(columns.standardise), "uses_index": len(network.uses_index)}
+    sizes |= {name: len(held[name]) for name in ("value_range", "gaps") if held[name]}
+    if set(sizes.values()) != {d}:
+        raise ValueError(f"{path / CARD}: expected {d} entries for {t} variables, got {sizes}.")
+    edges = card["edge_mask"]
+    edges = None if edges is None else read_mask(f"{path / CARD}: edge_mask", edges, (t, t))
+    with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from the global generator
+        denoiser = Denoiser(Network(network), card["schedule"])
+    fill(denoiser, read_weights(path), path)
+    return Estimator(denoiser.eval(), card["schedule"], columns, edges)
 
 
 def flat(where: str, given: object, n: int, n_variables: int, n_features: int, batched: bool) -> Tensor:

@@ -5,9 +5,10 @@ The two differ in the weight of the training loss (see `denoise.py`); masks, net
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -15,9 +16,30 @@ from torch import Tensor
 from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.joint import require_device
 from fsimformer.nn import Network, NetworkConfig
+from fsimformer.sbi.arguments import (
+    OF_APPEND,
+    OF_BUILD,
+    OF_INIT,
+    OF_TRAIN,
+    refuse,
+    require_positive,
+    require_whole,
+)
 from fsimformer.sbi.conditional import FlatConditional
 from fsimformer.sbi.estimator import Columns, Estimator
-from fsimformer.sbi.mask_laws import MaskSource, condition_law, edge_law, edges_of_ids, read_masks, rows_with_latents
+from fsimformer.sbi.indexes import Indexes
+from fsimformer.sbi.mask_laws import (
+    CONDITION,
+    EDGE,
+    MaskSource,
+    condition_law,
+    edge_law,
+    edges_of_ids,
+    read_masks,
+    require_source,
+    rows_with_latents,
+)
+from fsimformer.sbi.rows import read_rows
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch
 from fsimformer.train import Progress, Rows, TrainConfig, fit
@@ -40,12 +62,14 @@ class JointInference:
         levels: NoiseLevels | None,
         device: str,
         seed: int,
+        of_sbi: Mapping[str, Any],
     ) -> None:
+        name = type(self).__name__
+        refuse(name, type(self).__init__, of_sbi, OF_INIT)
         require_device(device)
-        self._schedule, self._device, self._seed = schedule, device, seed
+        self._schedule, self._device, self._seed = schedule, device, require_whole(name, "seed", seed, 0)
         self._network, self._levels = network or SMALL, levels or NoiseLevels()
-        self._indexes: tuple[list[int] | None, list[int] | None] = (None, None)
-        self._set_indexes(posterior_latent_idx, posterior_observed_idx)
+        self._indexes = Indexes.read(posterior_latent_idx, posterior_observed_idx)
         self._inputs: list[Tensor] = []
         self._condition_source: MaskSource | None = None
         self._edge_source: MaskSource | None = None
@@ -58,43 +82,37 @@ class JointInference:
         `best_validation_loss`."""
         return {k: list(v) for k, v in self._summary.items()}
 
-    def append_simulations(self, inputs: Tensor, proposal: None = None) -> Self:
+    @property
+    def _n_variables(self) -> int | None:
+        """Of the simulations, once there are any."""
+        return self._inputs[0].shape[1] if self._inputs else None
+
+    def _estimator_or_last(self, given: Estimator | None) -> Estimator:
+        estimator = given if given is not None else self._estimator
+        if estimator is None:
+            raise ValueError("build: nothing is trained; call train() first, or pass mvf_estimator=.")
+        if not isinstance(estimator, Estimator):
+            raise TypeError(
+                f"mvf_estimator: expected an Estimator, which train() returns, got {type(estimator).__name__}."
+            )
+        return estimator
+
+    def append_simulations(self, inputs: Tensor, proposal: None = None, **of_sbi: Any) -> Self:
         """Adds simulations to those that the next training uses.
 
         Args:
             inputs: (N, variables, features), or (N, variables) of one feature. NaN = missing: no token, in training as
                 later in an observation; what is left of the row is trained on.
             proposal: for sbi's callers; simulations come from the prior.
+            of_sbi: refused, with what to do instead.
 
         Raises:
             TypeError, ValueError: no tensor, another shape than before, infinite values, rows in which everything is
-                missing, a proposal.
+                missing, other variables than those of posterior_latent_idx and posterior_observed_idx, a proposal.
         """
-        if proposal is not None:
-            raise ValueError("append_simulations: rounds are not implemented; expected proposal=None.")
-        if not isinstance(inputs, Tensor):
-            raise TypeError(f"append_simulations: expected a tensor, got {type(inputs).__name__}.")
-        x = inputs.detach().to("cpu", torch.float32, copy=True)  # the caller's tensor stays the caller's
-        x = x[..., None] if x.dim() == 2 else x
-        if x.dim() != 3 or 0 in x.shape:
-            raise ValueError(
-                f"append_simulations: expected (N, variables, features) or (N, variables), got {tuple(inputs.shape)}."
-            )
-        if self._inputs and x.shape[1:] != self._inputs[0].shape[1:]:
-            raise ValueError(
-                f"append_simulations: expected (N, {', '.join(map(str, self._inputs[0].shape[1:]))}) as before, got "
-                f"{tuple(x.shape)}."
-            )
-        if torch.isinf(x).any():
-            raise ValueError(
-                f"append_simulations: {int(torch.isinf(x).any(2).any(1).sum())} rows hold infinite values; expected "
-                "finite ones, or NaN where a value is missing."
-            )
-        if n := int(torch.isnan(x).all(2).all(1).sum()):
-            raise ValueError(
-                f"append_simulations: in {n} of {len(x)} rows everything is missing; leave them out: "
-                "inputs[torch.isfinite(inputs).flatten(1).any(1)]."
-            )
+        refuse("append_simulations", self.append_simulations, of_sbi, OF_APPEND)
+        x = read_rows(inputs, proposal, self._inputs[0] if self._inputs else None)
+        self._indexes.require(x.shape[1])
         self._inputs.append(x)
         return self
 
@@ -104,8 +122,14 @@ class JointInference:
         Args:
             condition_mask_generator: a callable rows (n, variables, features) -> (n, variables); a collection of masks
                 (variables,), drawn uniformly; one mask; None = Bernoulli(½), never all observed. Another row takes the
-                place of one of which all that is there comes out observed.
+                place of one of which all that is there comes out observed. No iterator: wrap it in a callable.
+
+        Raises:
+            TypeError, ValueError: no source of masks; once there are simulations, masks that do not fit them.
         """
+        require_source(CONDITION, condition_mask_generator)
+        if (t := self._n_variables) is not None:
+            condition_law(condition_mask_generator, t)
         self._condition_source = condition_mask_generator
         return self
 
@@ -114,8 +138,15 @@ class JointInference:
 
         Args:
             edge_mask_generator: a callable condition masks (n, variables) -> (n, variables, variables) or None; a
-                collection of masks (variables, variables), drawn uniformly; one mask; None = full attention.
+                collection of masks (variables, variables), drawn uniformly; one mask; None = full attention. What is
+                missing in a row parts nothing there: its neighbours are joined. No iterator: wrap it in a callable.
+
+        Raises:
+            TypeError, ValueError: no source of masks; once there are simulations, masks that do not fit them.
         """
+        require_source(EDGE, edge_mask_generator)
+        if (t := self._n_variables) is not None:
+            edge_law(edge_mask_generator, t)
         self._edge_source = edge_mask_generator
         return self
 
@@ -126,9 +157,13 @@ class JointInference:
         validation_fraction: float = 0.1,
         stop_after_epochs: int = 40,
         max_num_epochs: int = 200,
-        clip_max_norm: float = 5.0,
+        clip_max_norm: float | None = 5.0,
         *,
         callback: Callable[[Progress], None] | None = None,
+        show_train_summary: bool = False,
+        retrain_from_scratch: bool = True,
+        force_first_round_loss: bool = True,
+        **of_sbi: Any,
     ) -> Estimator:
         """Trains a fresh network on all simulations.
 
@@ -141,26 +176,32 @@ class JointInference:
             validation_fraction: share of the simulations that only validates.
             stop_after_epochs: epochs without a lower validation loss after which training stops.
             max_num_epochs: epochs at most.
-            clip_max_norm: largest norm of the gradient.
+            clip_max_norm: largest norm of the gradient; None = any.
             callback: called after every step with a `Progress`.
+            show_train_summary: for sbi's callers; nothing is shown, see `summary`.
+            retrain_from_scratch, force_first_round_loss: for sbi's callers; every training does both.
+            of_sbi: refused, with what to do instead.
 
         Returns:
             The averaged weights of the lowest validation loss with their whitening; `build_*` use them by default.
 
         Raises:
             ValueError: no simulations, or too few; masks of another size, or that leave nothing latent in more than 99
-                rows of a hundred; settings out of range.
+                rows of a hundred; settings out of range. TypeError: settings of another type, or that have no place.
             FloatingPointError: the loss is not finite.
         """
+        refuse("train", self.train, of_sbi, OF_TRAIN)
         if not self._inputs:
             raise ValueError("train: no simulations; call append_simulations(inputs) first.")
         inputs = torch.cat(self._inputs)
         n, t, f = inputs.shape
-        if not 0 < validation_fraction < 1:
+        if not require_positive("train", "validation_fraction", validation_fraction) < 1:
             raise ValueError(f"train: expected 0 < validation_fraction < 1, got {validation_fraction}.")
-        for name, number in (("max_num_epochs", max_num_epochs), ("stop_after_epochs", stop_after_epochs)):
-            if number < 1:
-                raise ValueError(f"train: expected {name} >= 1, got {number}.")
+        training_batch_size = require_whole("train", "training_batch_size", training_batch_size, 1)
+        stop_after_epochs = require_whole("train", "stop_after_epochs", stop_after_epochs, 1)
+        max_num_epochs = require_whole("train", "max_num_epochs", max_num_epochs, 1)
+        learning_rate = require_positive("train", "learning_rate", learning_rate)
+        clip_max_norm = math.inf if clip_max_norm is None else require_positive("train", "clip_max_norm", clip_max_norm)
         n_held_out = max(2, round(n * validation_fraction))
         n_train = n - n_held_out
         if n_train < 10:
@@ -222,6 +263,7 @@ class JointInference:
         mvf_estimator: Estimator | None = None,
         *,
         sample_with: str = "ode",
+        **of_sbi: Any,
     ) -> FlatConditional:
         """p(latent variables | observed variables).
 
@@ -231,14 +273,14 @@ class JointInference:
                 mask of training where that was one fixed mask, else full attention.
             mvf_estimator: what `train` returned; by default what it returned last.
             sample_with: "ode", or "sde": slower, forgets early errors of the network.
+            of_sbi: refused, with what to do instead.
 
         Raises:
             ValueError: nothing trained; masks of another shape; nothing latent; unknown `sample_with`.
+            TypeError: `mvf_estimator` is no Estimator.
         """
-        estimator = mvf_estimator or self._estimator
-        if estimator is None:
-            raise ValueError("build: nothing is trained; call train() first, or pass mvf_estimator=.")
-        return FlatConditional(estimator, condition_mask, edge_mask, sample_with)
+        refuse("build_conditional", self.build_conditional, of_sbi, OF_BUILD)
+        return FlatConditional(self._estimator_or_last(mvf_estimator), condition_mask, edge_mask, sample_with)
 
     def build_posterior(
         self,
@@ -246,9 +288,12 @@ class JointInference:
         edge_mask: Tensor | None = None,
         *,
         sample_with: str = "ode",
+        **of_sbi: Any,
     ) -> FlatConditional:
         """p(posterior_latent_idx | posterior_observed_idx); see `build_conditional`."""
-        return self.build_conditional(self._posterior_mask(), edge_mask, mvf_estimator, sample_with=sample_with)
+        estimator = self._estimator_or_last(mvf_estimator)
+        mask = self._indexes.mask(estimator.columns.n_variables)
+        return self.build_conditional(mask, edge_mask, estimator, sample_with=sample_with, **of_sbi)
 
     def build_likelihood(
         self,
@@ -256,42 +301,30 @@ class JointInference:
         edge_mask: Tensor | None = None,
         *,
         sample_with: str = "ode",
+        **of_sbi: Any,
     ) -> FlatConditional:
         """p(posterior_observed_idx | posterior_latent_idx), the posterior's mask reversed; see `build_conditional`."""
-        return self.build_conditional(~self._posterior_mask(), edge_mask, mvf_estimator, sample_with=sample_with)
+        estimator = self._estimator_or_last(mvf_estimator)
+        mask = ~self._indexes.mask(estimator.columns.n_variables)
+        return self.build_conditional(mask, edge_mask, estimator, sample_with=sample_with, **of_sbi)
 
     def set_condition_indexes(
         self, new_posterior_latent_idx: Sequence[int] | Tensor, new_posterior_observed_idx: Sequence[int] | Tensor
     ) -> None:
-        """Which variables are latent in the posterior, and which observed; in the likelihood they change places."""
-        self._set_indexes(new_posterior_latent_idx, new_posterior_observed_idx)
+        """Which variables are latent in the posterior, and which observed; in the likelihood they change places.
 
-    def _set_indexes(self, latent: Sequence[int] | Tensor | None, observed: Sequence[int] | Tensor | None) -> None:
-        given = [None if idx is None else torch.as_tensor(idx).long().flatten().tolist() for idx in (latent, observed)]
-        if given[0] is not None and given[1] is not None:
-            both = sorted(given[0] + given[1])
-            if both != list(range(len(both))):
-                raise ValueError(
-                    f"posterior_latent_idx and posterior_observed_idx: expected every variable from 0 on in one of the "
-                    f"two, got {given[0]} and {given[1]}."
-                )
-        self._indexes = (given[0], given[1])
-
-    def _posterior_mask(self) -> Tensor:
-        latent, observed = self._indexes
-        if latent is None or observed is None:
-            raise ValueError(
-                "build: which variables are latent in the posterior, and which observed? Call "
-                "set_condition_indexes(new_posterior_latent_idx=…, new_posterior_observed_idx=…) first."
-            )
-        mask = torch.zeros(len(latent) + len(observed), dtype=torch.bool)
-        mask[observed] = True
-        return mask
+        Raises:
+            TypeError, ValueError: no integers, or, once there are simulations, not each of their variables in one of
+                the two, once.
+        """
+        indexes = Indexes.read(new_posterior_latent_idx, new_posterior_observed_idx)
+        indexes.require(self._n_variables)
+        self._indexes = indexes
 
     def _fixed_edges(self, t: int) -> Tensor | None:
         if self._edge_source is None or callable(self._edge_source):
             return None
-        masks = read_masks("edge mask", self._edge_source, (t, t))
+        masks = read_masks(EDGE, self._edge_source, (t, t))
         return masks[0] if len(masks) == 1 else None
 
     def _fresh(self, n_ids: int) -> Denoiser:
@@ -312,6 +345,11 @@ class Simformer(JointInference):
         levels: noise levels of training.
         device: where the network trains and samples; simulations and draws stay on the CPU.
         seed: of the split, the weights, the batches and the noise of training.
+        show_progress_bars, logging_level: for sbi's callers; nothing is shown or logged.
+        of_sbi: refused, with what to do instead.
+
+    Raises:
+        TypeError, ValueError: another type of argument or another choice; no such device.
     """
 
     def __init__(
@@ -324,13 +362,21 @@ class Simformer(JointInference):
         levels: NoiseLevels | None = None,
         device: str = "cpu",
         seed: int = 0,
+        show_progress_bars: bool = False,
+        logging_level: int | str = "WARNING",
+        **of_sbi: Any,
     ) -> None:
+        if not isinstance(sde_type, str):
+            raise TypeError(
+                f"sde_type: expected 'trig' or 'vp', got {sde_type!r}; indexes are keyword arguments here: "
+                "posterior_latent_idx=…, posterior_observed_idx=…."
+            )
         if sde_type not in ("trig", "vp"):
             raise ValueError(
                 f"sde_type: expected 'trig' or 'vp', got {sde_type!r}; a denoiser of unit-scaled values depends on "
                 "the ratio of noise to signal alone, so 've' and 'subvp' would train the same network."
             )
-        super().__init__(sde_type, posterior_latent_idx, posterior_observed_idx, network, levels, device, seed)
+        super().__init__(sde_type, posterior_latent_idx, posterior_observed_idx, network, levels, device, seed, of_sbi)
 
 
 class FlowMatchingSimformer(JointInference):
@@ -345,5 +391,10 @@ class FlowMatchingSimformer(JointInference):
         levels: NoiseLevels | None = None,
         device: str = "cpu",
         seed: int = 0,
+        show_progress_bars: bool = False,
+        logging_level: int | str = "WARNING",
+        **of_sbi: Any,
     ) -> None:
-        super().__init__("rectified", posterior_latent_idx, posterior_observed_idx, network, levels, device, seed)
+        super().__init__(
+            "rectified", posterior_latent_idx, posterior_observed_idx, network, levels, device, seed, of_sbi
+        )

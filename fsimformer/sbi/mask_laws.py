@@ -8,7 +8,8 @@ all that is there of a row, another row takes its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,22 +21,63 @@ ConditionLaw = Callable[[Tensor, torch.Generator], Tensor]
 EdgeLaw = Callable[[Tensor, torch.Generator], Tensor | None]
 """Condition masks (n, T) -> edge masks (n, T, T), or None where everything may attend to everything."""
 
-
+CONDITION, EDGE = "condition mask", "edge mask"  # their names in messages
+_CHOICES = {
+    CONDITION: "a mask (variables,), a collection of such masks, or a callable rows (n, variables, features) -> "
+    "(n, variables)",
+    EDGE: "a mask (variables, variables), a collection of such masks, or a callable condition masks (n, variables) -> "
+    "(n, variables, variables)",
+}
 _ROUNDS = 100
 
 
-def read_mask(where: str, mask: Any, shape: tuple[int, ...]) -> Tensor:
+def require_source(where: str, source: Any) -> None:
+    """Refuses what cannot be a source of masks, before any training reads it; `where` is CONDITION or EDGE.
+
+    An iterator is refused: reading it uses it up, and may never end.
+
+    Raises:
+        TypeError: no callable of one argument, no tensor and no collection.
+    """
+    expected = f"expected {_CHOICES[where]}, or None"
+    if callable(source):
+        try:
+            inspect.signature(source).bind(None)
+        except TypeError as error:
+            raise TypeError(f"{where}: {source!r} cannot be called with one argument ({error}); {expected}.") from error
+        except ValueError:  # written in C, without a signature
+            pass
+    elif hasattr(source, "__next__"):
+        raise TypeError(
+            f"{where}: a {type(source).__name__} can be read only once, and may never end; {expected}. Wrap it in a "
+            "callable: lambda rows: next(masks)."
+        )
+    elif source is not None and (
+        isinstance(source, str | bytes | Mapping) or not isinstance(source, Tensor | Iterable)
+    ):
+        raise TypeError(f"{where}: {expected}, got {type(source).__name__}.")
+
+
+def _tensor(where: str, mask: Any, expected: str) -> Tensor:
+    try:
+        return torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{where}: expected {expected}, got {type(mask).__name__} {str(mask)[:40]!r}.") from error
+
+
+def read_mask(where: str, mask: Any, shape: tuple[int, ...], expected: str | None = None) -> Tensor:
     """A boolean mask of this shape from a tensor, an array or nested lists of True/False or 1/0.
+
+    Args:
+        expected: the shape in a message's words.
 
     Raises:
         ValueError: another shape, or entries that are neither 0 nor 1.
     """
-    try:
-        mask = torch.as_tensor(mask)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{where}: expected a mask of shape {shape}, got {type(mask).__name__}: {error}.") from error
+    expected = f"shape {shape}" if expected is None else expected
+    mask = _tensor(where, mask, f"a mask of {expected}")
     if tuple(mask.shape) != shape:
-        raise ValueError(f"{where}: expected shape {shape}, got {tuple(mask.shape)}.")
+        raise ValueError(f"{where}: expected {expected}, got {tuple(mask.shape)}.")
     if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
         raise ValueError(f"{where}: expected True/False or 1/0, got {mask.unique().tolist()[:5]}.")
     return mask.bool().cpu()
@@ -43,30 +85,28 @@ def read_mask(where: str, mask: Any, shape: tuple[int, ...]) -> Tensor:
 
 def read_masks(where: str, source: Tensor | Iterable[Any], shape: tuple[int, ...]) -> Tensor:
     """A collection of masks, or one mask, as (K, *shape)."""
+    expected = f"shape {shape} for one mask or (K, {', '.join(map(str, shape))}) for a collection"
     if isinstance(source, set | frozenset):  # tensors hash by address: without an order of their own, no equal runs
         source = sorted(source, key=lambda mask: torch.as_tensor(mask).tolist())
     if not isinstance(source, Tensor):
-        if not isinstance(source, Iterable):
-            raise TypeError(
-                f"{where}: expected a callable, a tensor or a collection of masks, got {type(source).__name__}."
-            )
         entries = list(source)
         if not entries:
             raise ValueError(f"{where}: expected at least one mask, got an empty collection.")
-        parts = [torch.as_tensor(mask) for mask in entries]
+        parts = [_tensor(where, mask, f"masks of {expected}") for mask in entries]
         if len({part.shape for part in parts}) > 1:
             raise ValueError(f"{where}: expected masks of one shape, got {[tuple(part.shape) for part in parts]}.")
         source = torch.stack(parts)
-    n = len(source) if source.dim() == len(shape) + 1 else None
-    return read_mask(where, source, shape if n is None else (n, *shape)).view(-1, *shape)
+    many = source.dim() == len(shape) + 1 and tuple(source.shape[1:]) == shape
+    return read_mask(where, source, (len(source), *shape) if many else shape, expected).view(-1, *shape)
 
 
 def _answered(where: str, mask: Any, n: int, shape: tuple[int, ...]) -> Tensor:
     """What a callable answered for n rows, (n, *shape); a lone mask is that of every row."""
-    mask, where = torch.as_tensor(mask), f"{where} from the callable"
-    if mask.dim() == len(shape):
+    where, expected = f"{where} from the callable", f"shape {(n, *shape)}, one for each row, or {shape} for all of them"
+    mask = _tensor(where, mask, expected)
+    if tuple(mask.shape) == shape:
         return read_mask(where, mask, shape).expand(n, *shape)
-    return read_mask(where, mask, (n, *shape))
+    return read_mask(where, mask, (n, *shape), expected)
 
 
 def _one_each(masks: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -93,9 +133,10 @@ def condition_law(source: MaskSource | None, n_variables: int) -> ConditionLaw:
             one drawn uniformly for each row; one mask (T,); None = `bernoulli`. A callable brings its own randomness.
 
     Raises:
-        ValueError, TypeError: what is no mask of `n_variables`; a mask that leaves nothing latent.
+        ValueError, TypeError: what is no mask of `n_variables`, or no source; a mask that leaves nothing latent.
     """
-    where = "condition mask"
+    where = CONDITION
+    require_source(where, source)
     if source is None:
         return bernoulli
     if callable(source):
@@ -139,9 +180,10 @@ def edge_law(source: MaskSource | None, n_variables: int) -> EdgeLaw:
             collection of masks (T, T), one drawn uniformly for each row; one mask (T, T); None = full attention.
 
     Raises:
-        ValueError, TypeError: what is no mask of `n_variables`.
+        ValueError, TypeError: what is no mask of `n_variables`, or no source.
     """
-    where, t = "edge mask", n_variables
+    where, t = EDGE, n_variables
+    require_source(where, source)
     if source is None:
         return lambda conditions, generator: None
     if callable(source):
@@ -162,3 +204,19 @@ def edges_of_ids(edges: Tensor, n_features: int) -> Tensor:
     """
     edges = edges | torch.eye(edges.shape[-1], dtype=torch.bool)
     return edges.repeat_interleave(n_features, -2).repeat_interleave(n_features, -1)
+
+
+def eliminate(edges: Tensor, missing: Tensor) -> Tensor:
+    """Edge masks (…, d, d) of rows in which some entries are no tokens: the neighbours of these are joined.
+
+    What is missing parts nothing. For each missing i, in order, graph |= graph[:, i] ⊗ graph[i, :]: then q sees k just
+    where a path of edges leads from q to k through missing entries alone, which is exact variable elimination where
+    the mask is a moral graph (Lauritzen, Graphical Models, 1996). Rows without gaps keep their masks.
+
+    Args:
+        edges: bool. missing: (…, d) bool.
+    """
+    edges = edges.clone()
+    for i in missing.reshape(-1, missing.shape[-1]).any(0).nonzero()[:, 0].tolist():
+        edges |= missing[..., i, None, None] & edges[..., :, i, None] & edges[..., None, i, :]
+    return edges

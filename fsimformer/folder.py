@@ -1,0 +1,98 @@
+"""A directory with `weights.safetensors` and `model.json`. Nothing executes on load.
+
+It is written beside its place and moved there whole: a reader never sees half a model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+WEIGHTS, CARD = "weights.safetensors", "model.json"
+
+
+def require_free(path: Path) -> None:
+    """Checks that a model may be written there, best before the work: nothing stands there, or a model and no more.
+
+    Raises:
+        FileExistsError: a file, or a directory that holds something else.
+    """
+    if path.exists() and (path.is_file() or not {p.name for p in path.iterdir()} <= {CARD, WEIGHTS}):
+        raise FileExistsError(f"{path} exists and is no model directory ({CARD}, {WEIGHTS}); choose another path.")
+
+
+def write_folder(path: Path, card: Mapping[str, Any], module: nn.Module) -> None:
+    """Write `card` and the weights of `module`; what is there is replaced as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    weights = module.state_dict()  # tied ones share memory, which safetensors refuses
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
+    save_file(tensors, beside / WEIGHTS)
+    (beside / WEIGHTS).chmod(0o644)  # safetensors leaves 0600: a model that others cannot read
+    (beside / CARD).write_text(json.dumps(card, indent=1) + "\n")
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(beside, path)
+
+
+def read_json(path: Path) -> Any:
+    """What `model.json` holds.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: no JSON.
+    """
+    _require_file(path, CARD)
+    try:
+        return json.loads((path / CARD).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path / CARD} is not valid JSON: {error}.") from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """What `weights.safetensors` holds.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: a damaged file.
+    """
+    _require_file(path, WEIGHTS)
+    try:
+        return load_file(path / WEIGHTS)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Give `module` the weights that were read from `path`.
+
+    Raises:
+        ValueError: they are another module's.
+    """
+    try:
+        module.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """What goes wrong while a card is read is the card's fault."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path / CARD} is damaged: {type(error).__name__}: {error}.") from error
+
+
+def _require_file(path: Path, name: str) -> None:
+    if not (path / name).is_file():
+        raise FileNotFoundError(f"{path} is no model directory: no {name} in it.")

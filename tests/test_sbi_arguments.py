@@ -1,0 +1,98 @@
+"""Arguments of the sbi-shaped face at the door: types, ranges, and the keywords that sbi's callers bring along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gaussian import Joint
+
+from fsimformer.nn import NetworkConfig
+from fsimformer.sbi import FlowMatchingSimformer, Simformer
+
+JOINT = Joint(2, 1)
+TINY = NetworkConfig(width=8, depth=1, n_heads=2)
+P = Simformer().build_conditional([False, True], None, JOINT.estimator)
+X = [1.0]
+
+
+def trained(**settings: Any) -> Simformer:
+    inference = Simformer(network=TINY).append_simulations(JOINT.simulate(40).float())
+    inference.train(**{"max_num_epochs": 1, "training_batch_size": 40, **settings})
+    return inference
+
+
+def test_what_has_no_effect_is_accepted_and_changes_nothing() -> None:
+    for cls in (Simformer, FlowMatchingSimformer):
+        cls(show_progress_bars=True, logging_level="INFO", prior=None, mvf_estimator=None, summary_writer=None)
+    quiet = P.sample((3,), x=X)
+    assert torch.equal(P.sample((3,), x=X, show_progress_bars=True, max_sampling_batch_size=10, predictor=None), quiet)
+    assert torch.equal(P.sample((np.int64(3),), x=X, seed=np.int64(0), reject_outside_prior=False), quiet)  # type: ignore[arg-type]
+    assert torch.equal(P.sample_batched((3,), [X], max_sampling_batch_size=1)[:, 0], quiet)
+    assert torch.equal(P.log_prob(quiet, x=X, track_gradients=False), P.log_prob(quiet, x=X))
+    plain = trained()
+    same = trained(
+        show_train_summary=True, retrain_from_scratch=False, force_first_round_loss=False, dataloader_kwargs=None
+    )
+    assert plain.summary == same.summary
+    assert trained(clip_max_norm=None).summary == trained(clip_max_norm=1e9).summary
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Simformer(mvf_estimator="simformer"), r"Simformer: sbi's mvf_estimator .* network=NetworkConfig"),
+        (lambda: FlowMatchingSimformer(prior=object()), "FlowMatchingSimformer: sbi's prior .* carry the prior"),
+        (lambda: Simformer(summary_writer=object()), r"sbi's summary_writer .* train\(callback="),
+        (lambda: Simformer(hidden=3), r"Simformer: no argument 'hidden'; expected some of \['sde_type', .*'network'"),
+        (lambda: Simformer([0], [1]), r"sde_type: expected 'trig' or 'vp', got \[0\]; indexes are keyword arguments"),  # type: ignore[arg-type]
+        (lambda: Simformer(seed=None), "Simformer: expected an integer seed >= 0, got None"),  # type: ignore[arg-type]
+        (lambda: Simformer().append_simulations(torch.zeros(9, 2), torch.zeros(9, 3)), r"stack theta and x as \(N, "),  # type: ignore[arg-type]
+        (lambda: Simformer().append_simulations(torch.zeros(9, 2), exclude_invalid_x=True), "a NaN is no token"),
+        (lambda: trained(max_num_epochs=1.5), "train: expected an integer max_num_epochs >= 1, got 1.5"),
+        (lambda: trained(training_batch_size=True), "expected an integer training_batch_size"),
+        (lambda: trained(learning_rate="fast"), "expected a number learning_rate > 0, got 'fast'"),
+        (lambda: trained(resume_training=True), "train: sbi's resume_training .* larger max_num_epochs"),
+        (lambda: trained(epochs=3), r"train: no argument 'epochs'; expected some of .*'max_num_epochs'"),
+        (lambda: P.sample(5, x=X), r"sample_shape: expected a tuple such as \(1000,\), got 5"),  # type: ignore[arg-type]
+        (lambda: P.sample((2.0,), x=X), "sample_shape: expected an integer entry >= 0, got 2.0"),  # type: ignore[arg-type]
+        (lambda: P.sample((2,), x=X, seed=None), "sample: expected an integer seed >= 0, got None"),  # type: ignore[arg-type]
+        (lambda: P.sample((2,), x=X, steps=50), r"sample: sbi's steps .* build_conditional\(…, sample_with="),
+        (lambda: P.sample_batched((2,), [X], reject_outside_prior=True), "sample_batched: sbi's reject_outside_prior"),
+        (lambda: P.log_prob([[0.0]], x=X, ode_kwargs={}), "log_prob: sbi's ode_kwargs .* n_steps="),
+        (lambda: P.log_prob([[0.0]], x=X, n_steps=2.5), "expected an integer n_steps >= 1, got 2.5"),  # type: ignore[arg-type]
+        (lambda: Simformer().build_conditional([0, 1], None, "best"), "mvf_estimator: expected an Est.* got str"),  # type: ignore[arg-type]
+        (lambda: Simformer().build_conditional([0, 1], None, JOINT.estimator, prior=object()), "sbi's prior"),
+    ],
+)  # fmt: skip
+def test_the_rest_is_refused_with_what_to_do_instead(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: trained(training_batch_size=0), "train: expected training_batch_size >= 1, got 0"),
+        (lambda: trained(learning_rate=float("nan")), "train: expected learning_rate > 0, got nan"),
+        (lambda: trained(clip_max_norm=0), "train: expected clip_max_norm > 0, got 0"),
+        (lambda: P.sample((-1,), x=X), "sample_shape: expected entry >= 0, got -1"),
+        (lambda: P.sample((2,), x=X, seed=2**32), "seed: expected integers from 0"),
+        (lambda: Simformer(seed=-1), "Simformer: expected seed >= 0, got -1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_the_draw_of_highest_density_takes_the_place_of_map() -> None:
+    with pytest.raises(NotImplementedError, match=r"map: .* draw of highest density: .*argmax"):
+        P.map(x=X)
+    draws = P.sample((1000,), x=X)
+    mode = draws[P.log_prob(draws, x=X).argmax()]
+    exact = JOINT.exact([False, True], torch.tensor(X))
+    assert float((mode - exact.mean).abs()) < 0.1 * float(exact.stddev)
