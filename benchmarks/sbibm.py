@@ -35,7 +35,7 @@ from tables_sbibm import BUDGETS, KINDS
 
 import fsimformer as fsf
 from fsimformer.diagnostics import c2st
-from fsimformer.sample import quality_named
+from fsimformer.sample import SamplerConfig, quality_named
 from fsimformer.simulators import (
     Simulator,
     bernoulli_glm,
@@ -56,6 +56,7 @@ SIMULATORS: dict[str, Callable[[], Simulator]] = {
 }  # fmt: skip
 STEPS = {1_000: 2_500, 10_000: 10_000, 100_000: 10_000}  # at most: converged ones stop earlier
 N, N_PROBLEMS = 1_000, 100
+SAMPLER = "sde"  # by sampler_choice.py, on conditionals that are not scored here
 MASKS = fsf.MaskConfig(
     posterior=0.45, imputation=0, forecast=0, gap=0, likelihood=0.05, variable=0.4, token=0, joint=0.1
 )
@@ -111,12 +112,14 @@ def posterior_draws(joint: fsf.Joint, x: np.ndarray, n: int, seed: int) -> np.nd
             values = x[at : at + schema.n_components(v.name)]
             observed[v.name] = xr.DataArray(values if v.dims else values[0], dims=v.dims)
             at += len(values)
-    draws = joint.condition(observed).sample(n, seed=seed)["posterior"]
+    draws = joint.condition(observed).sample(n, seed=seed, quality=SAMPLER)["posterior"]
     names = [v.name for v in schema.variables if v.role == "parameter"]
     return np.concatenate([draws[name].values.reshape(n, -1) for name in names], axis=1)
 
 
-def conditional_draws(joint: fsf.Joint, observed: np.ndarray, value: np.ndarray, n: int, seed: int) -> np.ndarray:
+def conditional_draws(
+    joint: fsf.Joint, observed: np.ndarray, value: np.ndarray, n: int, seed: int, sampler: str | SamplerConfig = SAMPLER
+) -> np.ndarray:
     """(n, latents) draws of all ids that are not observed; `observed` and `value` (ids,) on the original scale."""
     schema, model = joint.schema, joint.model
     transforms = [model.whitening.part(v.name, c) for v in schema.variables for c in range(schema.n_components(v.name))]
@@ -128,7 +131,7 @@ def conditional_draws(joint: fsf.Joint, observed: np.ndarray, value: np.ndarray,
 
     out = draw(
         model.denoiser, [tokens(observed, True)], [tokens(~observed, False)], torch.zeros(schema.n_ids).bool(), n,
-        quality_named("fast"), seed, model.n_active_observed, Budget(n_joint=model.max_latents),
+        quality_named(sampler), seed, model.n_active_observed, Budget(n_joint=model.max_latents),
     )[0].double()  # fmt: skip
     ids = np.flatnonzero(~observed)
     return np.stack([transforms[i].inverse(out[:, k]).numpy() for k, i in enumerate(ids)], axis=1)
@@ -174,6 +177,7 @@ def cell(task: str, budget: int, seed: int, variant: str) -> None:
     card = joint.provenance
     results: dict[str, Any] = {
         "task": task, "simulations": budget, "variant": variant, "steps": card["steps"], "best_step": card["best_step"],
+        "sampler": SAMPLER,
         "best_validation_loss": card["best_validation_loss"], "train_cpu_seconds": card["cpu_seconds"],
         "n_parameters": card["n_parameters"], "train_commit": card.get("commit", ""),
     }  # fmt: skip
