@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import fsimformer as fsf
-from fsimformer.learn import is_parameter
+from fsimformer.convert import is_parameter
 from fsimformer.readings import read
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import build_store, simulate

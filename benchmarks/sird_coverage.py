@@ -16,8 +16,8 @@ import torch
 from record import save
 
 import fsimformer as fsf
+from fsimformer.convert import is_parameter
 from fsimformer.diagnostics import coverage, density_levels
-from fsimformer.learn import is_parameter
 from fsimformer.likelihood import log_prob
 from fsimformer.masks import KINDS, draw_condition_masks, thin_latents
 from fsimformer.readings import Design, read

@@ -41,6 +41,8 @@ __all__ = [
     "Query",
     "drawn_query",
     "drawn_values",
+    "is_parameter",
+    "is_residual",
     "observed_points",
     "observed_tokens",
     "query",
@@ -258,6 +260,22 @@ def drawn_values(schema: Schema, whitening: Whitening, query: Query, group: xr.D
         columns.append(z)
         log_det = log_det + whitening.log_det(name, z, points.component).sum(1)
     return torch.cat(columns, 1), log_det
+
+
+def is_parameter(schema: Schema) -> Tensor:
+    """(n_ids,) bool: ids of variables whose role is "parameter"."""
+    out = torch.zeros(schema.n_ids, dtype=torch.bool)
+    for v in schema.variables:
+        out[list(schema.ids(v.name))] = v.role == "parameter"
+    return out
+
+
+def is_residual(schema: Schema) -> Tensor:
+    """(n_ids,) bool: ids of what lies between the knots of reference sets."""
+    out = torch.zeros(schema.n_ids, dtype=torch.bool)
+    for name in schema.references:
+        out[list(schema.residual_ids(name))] = True
+    return out
 
 
 def _places(schema: Schema, name: str, points: Points) -> tuple[np.ndarray, np.ndarray]:

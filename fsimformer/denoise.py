@@ -128,6 +128,12 @@ class Denoiser(nn.Module):
         context = self.network.encode(f.variable, f.index, f.value, masks.frozen, frozen)
         return Encoded(streams, context, masks.active, masks.context, active)
 
+    def reuse(self, encoded: Encoded, active: TokenBatch) -> Encoded:
+        """The same context with other active tokens, latents all of them."""
+        streams = Streams(encoded.streams.frozen, active, torch.zeros_like(active.variable))
+        masks = attention(streams.frozen, active, self.dependency, self.past)
+        return Encoded(streams, encoded.context, masks.active, masks.context)
+
     def raw(self, value: Tensor, log_ratio: Tensor, encoded: Encoded) -> Tensor:
         """F above. value (B, R, n_a): scaled at latents, clean at observed tokens; log_ratio (B, R)."""
         a = encoded.active

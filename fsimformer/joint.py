@@ -17,6 +17,7 @@ from torch import nn
 from fsimformer.convert import (
     Observation,
     ObservationWarning,
+    is_parameter,
     observed_tokens,
     query,
     query_tokens,
@@ -27,12 +28,17 @@ from fsimformer.convert import (
 from fsimformer.convert import (
     read as read_observation,
 )
+from fsimformer.evaluate import evaluate
+from fsimformer.extension import draw_functions
+from fsimformer.function_tree import GROUP, functions_group
 from fsimformer.model_file import Model, load_model, save_model
+from fsimformer.paths import as_paths, with_noise
 from fsimformer.points import readings_of, same_readings
 from fsimformer.refine import LogLikelihood, log_prob, refine
 from fsimformer.sample import SamplerConfig, quality_named
 from fsimformer.schema import Schema
-from fsimformer.stages import Budget, draw
+from fsimformer.seeds import generator_at
+from fsimformer.stages import Budget
 from fsimformer.tokens import Dial, require_dial
 
 DEFAULT_DIAL = "default"
@@ -236,7 +242,8 @@ class Conditional:
 
         Returns:
             A DataTree with the groups `posterior` (`prior` if nothing was observed), `posterior_predictive`,
-            `predictions`, `observed_data`, `constant_data`, `sample_stats`; dims chain, draw, the variable's own.
+            `predictions`, `observed_data`, `constant_data`, `sample_stats`; dims chain, draw, the variable's own. Where
+            functions with a reference set were drawn, of one data set, `functions` holds what `extend` needs.
 
         Raises:
             ValueError: odd or too small n, nothing left to sample, unknown quality, points that make no sense.
@@ -252,23 +259,50 @@ class Conditional:
         if generator is not None:
             seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
         is_function = torch.from_numpy(schema.uses_index().any(axis=1))
-        z = draw(
+        drawn = draw_functions(
             model.denoiser,
             [observed_tokens(schema, model.whitening, o) for o in self.observations],
-            [query_tokens(schema, q) for q in queries],
+            [as_paths(schema, query_tokens(schema, q)) for q in queries],
+            model.references(schema.references),
             is_function,
+            is_parameter(schema) & ~is_function,
             n,
             config,
             seed,
             self.n_active_observed,
             budget or Budget(n_joint=model.max_latents),
         )
+        z = [
+            with_noise(schema, model.whitening, o, q, d.z, generator_at(seed, 4, i, 3))
+            for i, (o, q, d) in enumerate(zip(self.observations, queries, drawn, strict=True))
+        ]
         stats = {"seed": seed, "evaluations": config.evaluations, "sampler": config.method}
         if self.labels is None or self.batch_dim is None:
-            return to_tree(schema, model.whitening, self.observations[0], queries[0], z[0], stats)
+            tree = to_tree(schema, model.whitening, self.observations[0], queries[0], z[0], stats)
+            if drawn[0].knots:
+                group = functions_group(schema, model.whitening, drawn[0].knots, drawn[0].coefficients)
+                tree = xr.DataTree.from_dict({**{k: v.to_dataset() for k, v in tree.children.items()}, GROUP: group})
+            return tree
         return to_tree_many(
             schema, model.whitening, self.labels, self.batch_dim, list(self.observations), queries, z, stats
         )
+
+    def extend(self, draws: xr.DataTree, at: Mapping[str, Any], *, budget: Budget | None = None) -> xr.DataTree:
+        """The same draws of functions at other points: what `sample` would have given, had it been asked for them.
+
+        Args:
+            draws: a DataTree that `sample` returned for this conditional, today or from a file.
+            at: function with a reference set -> index points, as for `sample`.
+            budget: limits of one network call.
+
+        Returns:
+            A DataTree with the functions in the group `posterior` (or `prior`), and the observation's groups.
+
+        Raises:
+            KeyError, ValueError: a variable that is no function of the draws' group `functions`; draws of another
+                observation or of several data sets; points that make no sense.
+        """
+        return evaluate(self.joint.model, self._only(), draws, at, budget)
 
     def log_prob(self, draws: xr.DataTree) -> xr.DataArray:
         """Log density of the parameters of draws given the observation, on the original scale.

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from fsimformer.checkpoint import Run
+from fsimformer.convert import is_parameter, is_residual
 from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.graph import require_connected
 from fsimformer.joint import DEFAULT_DIAL, Joint, require_device
@@ -31,22 +32,6 @@ from fsimformer.simulators.protocol import Simulator, check, natural_functions, 
 from fsimformer.tokens import Dial, TokenBatch, require_dial
 from fsimformer.train import Progress, Rows, TrainConfig, fit
 from fsimformer.whiten import Whitening
-
-
-def is_parameter(schema: Schema) -> torch.Tensor:
-    """(n_ids,) bool: ids of variables whose role is "parameter"."""
-    out = torch.zeros(schema.n_ids, dtype=torch.bool)
-    for v in schema.variables:
-        out[list(schema.ids(v.name))] = v.role == "parameter"
-    return out
-
-
-def is_residual(schema: Schema) -> torch.Tensor:
-    """(n_ids,) bool: ids of what lies between the knots of reference sets."""
-    out = torch.zeros(schema.n_ids, dtype=torch.bool)
-    for name in schema.references:
-        out[list(schema.residual_ids(name))] = True
-    return out
 
 
 def spread_of(schema: Schema, store: Store) -> dict[str, tuple[torch.Tensor, ...]]:

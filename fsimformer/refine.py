@@ -93,6 +93,11 @@ def _asked(model: Model, observation: Observation, group: xr.Dataset) -> tuple[Q
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ObservationWarning)  # `sample` has warned of these points already
         query = drawn_query(model.schema, observation, group)
+    if by_knots := [name for name in model.schema.references if name in query.points]:
+        raise ValueError(
+            f"log_prob: {by_knots} are drawn through their reference sets, which has no joint density at other points; "
+            "sample with at={} for the scalars alone."
+        )
     if len(query) > model.max_latents:
         raise ValueError(
             f"log_prob: {len(query)} values a draw; beyond {model.max_latents} the network draws in stages, and their "
@@ -116,11 +121,20 @@ def _require_proposals(observation: Observation, draws: xr.DataTree) -> None:
         )
     if "sample_stats" in draws.children and "method" in draws["sample_stats"]:
         raise ValueError("refine: these draws were refined before; weights apply once.")
+    require_same_observation(observation, draws, "refine")
+
+
+def require_same_observation(observation: Observation, draws: xr.DataTree, what: str) -> None:
+    """The draws were conditioned on this observation.
+
+    Raises:
+        ValueError: on another; `what` is who asks.
+    """
     held = draws["observed_data"].to_dataset() if "observed_data" in draws.children else xr.Dataset()
     for name, channel in observation.channels.items():
         values = channel.value[np.isfinite(channel.value)]
         if len(values) and not (name in held and np.array_equal(held[name].to_numpy().reshape(-1), values)):
-            raise ValueError(f"refine: the draws were not conditioned on these readings of {name!r}.")
+            raise ValueError(f"{what}: the draws were not conditioned on these readings of {name!r}.")
 
 
 def _likelihoods(value: xr.DataArray, shape: tuple[int, int]) -> np.ndarray:

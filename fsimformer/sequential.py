@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fsimformer.convert import Observation, observed_tokens, query, query_tokens, read
+from fsimformer.convert import Observation, is_parameter, observed_tokens, query, query_tokens, read
 from fsimformer.denoise import NoiseLevels
 from fsimformer.graph import require_connected, truncated_graph
 from fsimformer.joint import DEFAULT_DIAL, Joint
-from fsimformer.learn import is_parameter, run_card, train, whitened_limits
+from fsimformer.learn import run_card, train, whitened_limits
 from fsimformer.masks import MaskConfig
 from fsimformer.model_file import Model
 from fsimformer.nn import NetworkConfig

@@ -33,7 +33,7 @@ EVERYTHING = {
     ),
     *("noise", "denoise", "sample", "constraints", "likelihood", "train", "simulators", "simulations", "archive"),
     *("diagnostics", "graph", "embeddings", "truncate", "model_file", "stages", "importance", "explicit", "refine"),
-    *("kernels", "matern", "dims", "functions", "folder"),
+    *("kernels", "matern", "dims", "functions", "folder", "extension", "function_tree", "paths", "evaluate"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "priors": set(),
@@ -61,6 +61,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "denoise": {"tokens", "masks", "noise", "nn", "embeddings"},
     "sample": {"tokens", "noise", "denoise", "seeds"},
     "stages": {"tokens", "noise", "denoise", "sample", "seeds"},
+    "extension": {"tokens", "noise", "kernels", "functions", "denoise", "sample", "stages", "seeds"},
+    "function_tree": {"schema", "whiten"},
+    "paths": {"schema", "whiten", "points", "tokens", "seeds"},
+    "evaluate": {
+        *("points", "convert", "tokens", "stages", "extension", "function_tree", "model_file", "refine"),
+    },
     "constraints": {"tokens", "denoise", "sample", "stages", "seeds"},
     "likelihood": {"tokens", "noise", "denoise", "seeds"},
     "importance": set(),
@@ -113,6 +119,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }
 XARRAY = {
+    "evaluate",
+    "function_tree",
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
     *("joint", "explicit", "refine", "files", "plots", "cli", "sbi"),
 }

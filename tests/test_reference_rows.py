@@ -11,9 +11,9 @@ import torch
 from tiny import seeded
 
 import fsimformer as fsf
+from fsimformer.convert import is_parameter, is_residual
 from fsimformer.functions import knots
 from fsimformer.kernels import Kernel
-from fsimformer.learn import is_parameter, is_residual
 from fsimformer.masks import KINDS, MaskConfig
 from fsimformer.readings import Design, Store, read, read_clean
 from fsimformer.simulations import build_store, simulate

@@ -20,8 +20,7 @@ from tiny import seeded, token_set
 from torch import Tensor
 
 import fsimformer as fsf
-from fsimformer.convert import observed_tokens, read
-from fsimformer.learn import is_parameter
+from fsimformer.convert import is_parameter, observed_tokens, read
 from fsimformer.pool import TruncatedPrior, parameters_of, pooled, uniform_of
 from fsimformer.readings import Design, read_at
 from fsimformer.sequential import _require_data, rows_as_observed

@@ -1,0 +1,198 @@
+"""Draws of functions: their reference sets jointly with all else, every other point by itself (design.md, D3).
+
+    1. scalars, vectors, the knots of every function asked for, and functions without a reference set: stages.py.
+    2. at any point q: z(q) = spline(q; knots) + s(q) r(q), r(q) solved alone by the probability-flow ODE, given the
+       observation, the scalar parameters and all knots, from ε(q), where ε is one smooth random function a draw.
+
+So the law of f(A) does not depend on what else is asked, a draw is a continuous function, and who keeps the knots'
+values and the coefficients of ε can evaluate it later: `extend`. Cost is linear in the points. Where s(q) is below what
+a sampler resolves at all, r is not worth an evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fsimformer.denoise import Denoiser, Encoded
+from fsimformer.functions import ReferenceSet
+from fsimformer.kernels import Kernel
+from fsimformer.noise import SmoothNoise
+from fsimformer.sample import SamplerConfig, sample_active
+from fsimformer.seeds import generator_at
+from fsimformer.stages import Budget, draw
+from fsimformer.tokens import Dial, TokenBatch, TokenSet, collate, join, split, take
+
+_SAMPLING, _FUNCTION = 4, 2  # first numbers of the path, seeds.py: (seed, 4, data set, 2, id)
+_TOKENS = 64  # points solved in one call: they do not see each other, only memory counts
+RESOLVED = 2e-3  # s(q) below it: the end of a sampler's own noise
+_FEW = 0.03  # s(q) below it: an error of a tenth in r is one of 3e-3 in z
+_SOLVER, _SHORT = SamplerConfig("ab2", 20, power=5.0, log_min=-5.2), SamplerConfig("ab2", 8, power=5.0, log_min=-4.0)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Draws of one data set.
+
+    Args:
+        z: (n, L) whitened, in the order of its query; float64.
+        knots: id of a function -> (n, M) its whitened values at the knots.
+        coefficients: id of a function -> (n, 2·features) of its ε.
+    """
+
+    z: Tensor
+    knots: dict[int, Tensor]
+    coefficients: dict[int, Tensor]
+
+
+def noise_function(reference: ReferenceSet) -> SmoothNoise:
+    """ε of a function: squared exponential, half as long as its knots are apart."""
+    spacing = tuple(1 / (n - 1) for n in reference.reference)
+    return SmoothNoise(Kernel(lengthscale=spacing if len(spacing) > 1 else spacing[0]))
+
+
+def draw_functions(
+    denoiser: Denoiser,
+    observed: Sequence[TokenSet],
+    queries: Sequence[TokenSet],
+    references: Sequence[ReferenceSet],
+    is_function: Tensor,
+    is_scalar_parameter: Tensor,
+    n_draws: int,
+    config: SamplerConfig,
+    seed: int,
+    n_active_observed: Dial,
+    budget: Budget,
+) -> list[Drawn]:
+    """Draws of every query given its observation.
+
+    Args:
+        observed, queries: one TokenSet a data set.
+        references: of the functions that may be asked for; those that a query does not ask for are integrated out.
+        is_function, is_scalar_parameter: (n_ids,) bool.
+        seed: data set i uses the streams (seed, 4, i, ·); see seeds.py.
+    """
+    by_id = {r.id: r for r in references}
+    asked = [[by_id[i] for i in q.variable.unique().tolist() if i in by_id] for q in queries]
+    others = [~torch.isin(q.variable, torch.tensor([r.id for r in a])) for q, a in zip(queries, asked, strict=True)]
+    stages = [
+        join(take(q, which.nonzero()[:, 0]), *(knot_tokens(r, q.index.shape[1]) for r in mine))
+        for q, mine, which in zip(queries, asked, others, strict=True)
+    ]
+    together = is_function.clone()
+    together[list(by_id)] = False  # all knots belong into the first stage
+    drawn = draw(denoiser, observed, stages, together, n_draws, config, seed, n_active_observed, budget)
+    out = []
+    for i, (q, stage, z, mine) in enumerate(zip(queries, stages, drawn, asked, strict=True)):
+        n_others = int(others[i].sum())
+        knots = dict(zip([r.id for r in mine], z[:, n_others:].split([r.n_knots for r in mine], 1), strict=True))
+        coefficients = {
+            r.id: noise_function(r).coefficients(n_draws, generator_at(seed, _SAMPLING, i, _FUNCTION, r.id))
+            for r in mine
+        }
+        is_known = is_scalar_parameter[stage.variable]
+        is_known[n_others:] = True
+        known = is_known.nonzero()[:, 0]
+        given = Given(observed[i], take(stage, known), z[:, known])
+        values = torch.zeros(n_draws, len(q), dtype=torch.float64)
+        values[:, others[i]] = z[:, :n_others].double()
+        for r in mine:
+            here = q.variable == r.id
+            at = q.index[here][:, list(r.dims)]
+            own = knots[r.id], coefficients[r.id]
+            values[:, here] = extend(denoiser, given, r, *own, at, q.index.shape[1], budget)
+        out.append(Drawn(values, knots, coefficients))
+    return out
+
+
+def knot_tokens(reference: ReferenceSet, n_index: int) -> TokenSet:
+    """The knots as latent tokens, value 0."""
+    m = reference.n_knots
+    return TokenSet(
+        torch.full((m,), reference.id), reference.tokens(n_index), torch.zeros(m), torch.zeros(m, dtype=torch.bool)
+    )
+
+
+@dataclass(frozen=True)
+class Given:
+    """What every point between knots is solved given: the observation, and drawn tokens with values (n, K)."""
+
+    observed: TokenSet
+    known: TokenSet
+    values: Tensor
+
+
+def extend(
+    denoiser: Denoiser,
+    given: Given,
+    reference: ReferenceSet,
+    z_knots: Tensor,
+    coefficients: Tensor,
+    at: Tensor,
+    n_index: int,
+    budget: Budget,
+) -> Tensor:
+    """Whitened values (n, L), float64, of n draws of one function at points (L, d) scaled to [−1, 1].
+
+    A point's value depends on nothing but itself: not on the other points, nor on their number.
+
+    Args:
+        given: the observation, the scalar parameters and the knots of all functions that were drawn.
+        z_knots: (n, M). coefficients: (n, 2·features).
+    """
+    n, size = len(z_knots), len(at)
+    r = torch.zeros(n, size)
+    scale = reference.scale(at)
+    for config, mine in ((_SHORT, (scale >= RESOLVED) & (scale < _FEW)), (_SOLVER, scale >= _FEW)):
+        where = mine.nonzero()[:, 0]
+        if len(where):
+            epsilon = noise_function(reference).evaluate(coefficients, at[where])
+            index = torch.zeros(len(where), n_index)
+            index[:, list(reference.dims)] = at[where].float()
+            r[:, where] = _residuals(denoiser, given, reference.residual_id, index, epsilon, config, budget)
+    return reference.value(r, z_knots, at)
+
+
+def _residuals(
+    denoiser: Denoiser,
+    given: Given,
+    residual_id: int,
+    index: Tensor,
+    epsilon: Tensor,
+    config: SamplerConfig,
+    budget: Budget,
+) -> Tensor:
+    """r (n, L) at index (L, n_index) from ε (n, L)."""
+    known = replace(given.known, condition_mask=torch.ones_like(given.known.condition_mask))
+    row = collate([join(given.observed, known)])
+    n_observed, out, device = len(given.observed), torch.zeros_like(epsilon), denoiser.device
+    step = max(1, budget.max_tokens // (row.shape[1] + min(_TOKENS, len(index))))
+    for start in range(0, len(epsilon), step):
+        draws = slice(start, min(start + step, len(epsilon)))
+        batch = row.repeat(draws.stop - draws.start)
+        batch.value[:, n_observed:] = given.values[draws]
+        with torch.no_grad():
+            context = denoiser.encode(split(batch, 0).to(device))
+        for first in range(0, len(index), _TOKENS):
+            points = slice(first, first + _TOKENS)
+            encoded = _points(denoiser, context, residual_id, index[points])
+            z = sample_active(denoiser, encoded, epsilon[draws, None, points].to(device), config)
+            out[draws, points] = z[:, 0].cpu()
+    return out
+
+
+def _points(denoiser: Denoiser, context: Encoded, residual_id: int, index: Tensor) -> Encoded:
+    """The points as active tokens of every row."""
+    b, length = context.streams.frozen.shape[0], len(index)
+    latent = torch.zeros(b, length, dtype=torch.bool)
+    active = TokenBatch(
+        torch.full((b, length), residual_id),
+        index.expand(b, -1, -1),
+        torch.zeros(b, length),
+        latent,
+        torch.ones_like(latent),
+    )
+    return denoiser.reuse(context, active.to(denoiser.device))
