@@ -103,6 +103,12 @@ def dial(records: list[dict[str, Any]]) -> list[str]:
     return table(["task", "seed", "metric", "dial", "accuracy", "standard error", "CPU s, 1,000 draws", "steps"], rows)
 
 
+def sampler_choice(r: dict[str, Any]) -> list[str]:
+    keys = ("task", "sampler", "evaluations", "c2st_rf", "standard_error", "floor", "cpu_seconds")
+    head = ["task", "sampler", "evaluations", "RF C2ST", "se", "floor", "CPU s, 1,000 draws"]
+    return table(head, [[x[k] for k in keys] for x in r["rows"]])
+
+
 def learning(r: dict[str, Any]) -> list[str]:
     rows = [(x["variant"], x["posterior_loss"], x["standard_error"], x["cpu_seconds"]) for x in r["rows"]]
     return [
@@ -111,7 +117,7 @@ def learning(r: dict[str, Any]) -> list[str]:
     ]
 
 
-SECTIONS = {"sampler_error": sampler_error, "hare_lynx": hare_lynx, "lotka_volterra": lotka_volterra,
+SECTIONS = {"sampler_error": sampler_error, "sampler_choice": sampler_choice, "hare_lynx": hare_lynx, "lotka_volterra": lotka_volterra,
             "sird_coverage": sird_coverage, "speed": speed, "learning": learning}  # fmt: skip
 
 
