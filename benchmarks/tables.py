@@ -117,8 +117,15 @@ def learning(r: dict[str, Any]) -> list[str]:
     ]
 
 
-SECTIONS = {"sampler_error": sampler_error, "sampler_choice": sampler_choice, "hare_lynx": hare_lynx, "lotka_volterra": lotka_volterra,
-            "sird_coverage": sird_coverage, "speed": speed, "learning": learning}  # fmt: skip
+SECTIONS = {
+    "sampler_error": sampler_error,
+    "sampler_choice": sampler_choice,
+    "hare_lynx": hare_lynx,
+    "lotka_volterra": lotka_volterra,
+    "sird_coverage": sird_coverage,
+    "speed": speed,
+    "learning": learning,
+}
 
 
 def main() -> None:
