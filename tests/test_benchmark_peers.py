@@ -97,7 +97,7 @@ def test_ours_is_the_suites_network_and_only_on_the_suites_simulations(monkeypat
     monkeypatch.setattr(peers_ours, "trained", lambda *cell: asked.append(cell) or joint)
     drawn = {}
 
-    def store(schema, whitening, values, natural):
+    def store(schema, whitening, values, natural, spread):
         drawn.update(values)
         raise KeyboardInterrupt
 
