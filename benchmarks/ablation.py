@@ -16,11 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from conditionals import draw_problems
-from conditionals import reference as conditional_reference
 from record import RESULTS, save
-from references import sbibm_observations
-from sbibm import SIMULATORS, VARIANTS, N, conditional_draws, posterior_draws, scores, settings
+from sbibm import SIMULATORS, VARIANTS, conditional_pairs, posterior_pairs, scores, settings
 
 import fsimformer as fsf
 
@@ -50,13 +47,7 @@ def cell(task: str, budget: int, variant: str, seed: int) -> None:
     chosen = settings(budget, seed, variant)
     chosen["config"] = replace(chosen["config"], steps=STEPS)
     joint = fsf.train(SIMULATORS[task](), **chosen)
-    if task == "hmm":
-        pairs = []
-        for i, problem in enumerate(draw_problems(task, N_PROBLEMS, seed=0)):
-            exact = conditional_reference(task, problem, 2 * N, seed=i)
-            pairs.append((exact[:N], exact[N:], conditional_draws(joint, problem.observed, problem.value, N, seed)))
-    else:
-        pairs = [(r[:N], r[N : 2 * N], posterior_draws(joint, x, N, seed)) for x, r in sbibm_observations(task)]
+    pairs = conditional_pairs(joint, task, N_PROBLEMS, seed) if task == "hmm" else posterior_pairs(joint, task, seed)
     card = joint.provenance
     results: dict[str, Any] = {
         "task": task, "simulations": budget, "variant": variant, "steps": card["steps"],

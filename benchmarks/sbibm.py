@@ -137,8 +137,26 @@ def conditional_draws(
     return np.stack([transforms[i].inverse(out[:, k]).numpy() for k, i in enumerate(ids)], axis=1)
 
 
-def scores(pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]], classifiers: tuple[str, ...]) -> dict[str, Any]:
-    """C2ST and floors of (reference, other reference, ours) draws; mean and standard error over the pairs.
+Pairs = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""(reference, other reference, ours) draws, one an observation or a mask."""
+
+
+def posterior_pairs(joint: fsf.Joint, task: str, seed: int) -> Pairs:
+    """Over sbibm's ten observations."""
+    return [(r[:N], r[N : 2 * N], posterior_draws(joint, x, N, seed)) for x, r in sbibm_observations(task)]
+
+
+def conditional_pairs(joint: fsf.Joint, task: str, n_problems: int, seed: int) -> Pairs:
+    """Over the first of the random conditionals that are scored."""
+    pairs = []
+    for i, problem in enumerate(draw_problems(task, n_problems, seed=0)):
+        exact = conditional_reference(task, problem, 2 * N, seed=i)
+        pairs.append((exact[:N], exact[N:], conditional_draws(joint, problem.observed, problem.value, N, seed)))
+    return pairs
+
+
+def scores(pairs: Pairs, classifiers: tuple[str, ...]) -> dict[str, Any]:
+    """C2ST and floors; mean and standard error over the pairs.
 
     Of a hundred pairs every fifth gives a floor: it costs as much as the figure itself.
     """
@@ -182,18 +200,9 @@ def cell(task: str, budget: int, seed: int, variant: str) -> None:
         "n_parameters": card["n_parameters"], "train_commit": card.get("commit", ""),
     }  # fmt: skip
     if task in KINDS["posterior"]:
-        pairs = [
-            (reference[:N], reference[N : 2 * N], posterior_draws(joint, x, N, seed))
-            for x, reference in sbibm_observations(task)
-        ]
-        results["posterior"] = scores(pairs, ("rf", "mlp"))
+        results["posterior"] = scores(posterior_pairs(joint, task, seed), ("rf", "mlp"))
     if task in KINDS["conditionals"]:
-        pairs = []
-        for i, problem in enumerate(draw_problems(task, N_PROBLEMS, seed=0)):
-            exact = conditional_reference(task, problem, 2 * N, seed=i)
-            ours = conditional_draws(joint, problem.observed, problem.value, N, seed)
-            pairs.append((exact[:N], exact[N:], ours))
-        results["conditionals"] = scores(pairs, ("rf",))
+        results["conditionals"] = scores(conditional_pairs(joint, task, N_PROBLEMS, seed), ("rf",))
     print(save(name_of(task, budget, seed, variant), seed, results), flush=True)
 
 

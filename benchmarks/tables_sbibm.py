@@ -75,7 +75,8 @@ def sbibm(records: list[dict[str, Any]]) -> list[str]:
     """All cells of `sbibm.py`."""
     cells: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for r in records:
-        cells[r["task"], r["variant"]][r["simulations"]].append(r)
+        label = r["variant"] if r.get("sampler") == "sde" else f"{r['variant']}, ODE draws"
+        cells[r["task"], label][r["simulations"]].append(r)
     variants = sorted({v for _, v in cells}, key=lambda v: (v != "default", v))
     out = []
     for kind, tasks in KINDS.items():

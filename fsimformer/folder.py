@@ -84,6 +84,17 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
         raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
 
 
+def require_keys(path: Path, held: Mapping[str, Any], expected: set[str]) -> None:
+    """A card, or a part of it, has these keys and no others.
+
+    Raises:
+        ValueError: unknown or missing ones.
+    """
+    if set(held) != expected:
+        unknown, missing = sorted(set(held) - expected), sorted(expected - set(held))
+        raise ValueError(f"{path / CARD}: unknown keys {unknown}, missing keys {missing}.")
+
+
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
     """What goes wrong while a card is read is the card's fault."""

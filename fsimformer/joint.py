@@ -280,8 +280,8 @@ class Conditional:
         if self.labels is None or self.batch_dim is None:
             tree = to_tree(schema, model.whitening, self.observations[0], queries[0], z[0], stats)
             if drawn[0].knots:
-                group = functions_group(schema, model.whitening, drawn[0].knots, drawn[0].coefficients)
-                tree = xr.DataTree.from_dict({**{k: v.to_dataset() for k, v in tree.children.items()}, GROUP: group})
+                held = functions_group(schema, model.whitening, drawn[0].knots, drawn[0].coefficients)
+                tree[GROUP] = xr.DataTree(held)
             return tree
         return to_tree_many(
             schema, model.whitening, self.labels, self.batch_dim, list(self.observations), queries, z, stats

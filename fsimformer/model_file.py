@@ -18,7 +18,16 @@ from torch import Tensor, nn
 
 from fsimformer.denoise import Denoiser
 from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints, require_shapes
-from fsimformer.folder import CARD, damage_named, fill, read_json, read_weights, require_free, write_folder
+from fsimformer.folder import (
+    CARD,
+    damage_named,
+    fill,
+    read_json,
+    read_weights,
+    require_free,
+    require_keys,
+    write_folder,
+)
 from fsimformer.functions import ReferenceSet
 from fsimformer.graph import moral_graph, past_only, truncated_graph
 from fsimformer.nn import Network, NetworkConfig
@@ -249,9 +258,7 @@ def _check_card(card: Any, path: Path) -> None:
     expected |= {"refined_for"} if card["format"] == TRUNCATED else set()
     with_knots = [v["name"] for v in card["schema"]["variables"] if v.get("reference")]
     expected |= {"spread"} if with_knots else set()
-    if set(card) != expected:
-        unknown, missing = sorted(set(card) - expected), sorted(expected - set(card))
-        raise ValueError(f"{path / CARD}: unknown keys {unknown}, missing keys {missing}.")
+    require_keys(path, card, expected)
     latents, readings = card["max_latents"], card["max_readings"]
     if not all(isinstance(n, int) and n >= 0 for n in (latents - 1, *readings.values())):
         raise ValueError(f"{path / CARD}: expected counts in max_latents and max_readings, got {latents}, {readings}.")

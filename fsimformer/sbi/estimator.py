@@ -20,7 +20,16 @@ import torch
 from torch import Tensor
 
 from fsimformer.denoise import Denoiser
-from fsimformer.folder import CARD, damage_named, fill, read_json, read_weights, require_free, write_folder
+from fsimformer.folder import (
+    CARD,
+    damage_named,
+    fill,
+    read_json,
+    read_weights,
+    require_free,
+    require_keys,
+    write_folder,
+)
 from fsimformer.model_file import read_network
 from fsimformer.nn import Network
 from fsimformer.sbi.mask_laws import eliminate, read_mask
@@ -188,17 +197,11 @@ def load(path: str | Path) -> Estimator:
         return _read(card, path)
 
 
-def _require_keys(path: Path, held: dict[str, Any], expected: set[str]) -> None:
-    if set(held) != expected:
-        unknown, missing = sorted(set(held) - expected), sorted(expected - set(held))
-        raise ValueError(f"{path / CARD}: unknown keys {unknown}, missing keys {missing}.")
-
-
 def _read(card: dict[str, Any], path: Path) -> Estimator:
-    _require_keys(path, card, {"format", "schedule", "columns", "edge_mask", "network"})
-    _require_keys(path, card["columns"], {f.name for f in fields(Columns)})
+    require_keys(path, card, {"format", "schedule", "columns", "edge_mask", "network"})
+    require_keys(path, card["columns"], {f.name for f in fields(Columns)})
     for one in card["columns"]["standardise"]:
-        _require_keys(path, one, {f.name for f in fields(Standardise)})
+        require_keys(path, one, {f.name for f in fields(Standardise)})
     held = dict(card["columns"])
     held["standardise"] = tuple(Standardise(**one) for one in held["standardise"])
     held["value_range"] = tuple((float(low), float(high)) for low, high in held["value_range"])
