@@ -43,14 +43,19 @@ class GaussianNetwork(nn.Module):
             given, latent = attend[row] & observed[row], attend[row] & ~observed[row]
             i, j = variable[row, latent], variable[row, given]
             mean, covariance = condition(self.mean, self.covariance, i, j, value[row, 0, given].double())
-            ratio = (4 * c_noise[row]).exp().double()[:, None]
-            norm = (1 + ratio**2).rsqrt()
-            y = value[row][:, latent].double() / norm
-            eye = torch.eye(len(i), dtype=torch.float64)
-            gain = covariance @ torch.linalg.inv(covariance + ratio[..., None] ** 2 * eye)
-            x_hat = mean + (gain @ (y - mean)[..., None])[..., 0]
-            out[row][:, latent] = ((x_hat - y * norm**2) / (ratio * norm)).to(out.dtype)
+            f = output_of_normal(mean, covariance, value[row][:, latent], c_noise[row])
+            out[row][:, latent] = f.to(out.dtype)
         return out
+
+
+def output_of_normal(mean: Tensor, covariance: Tensor, value: Tensor, c_noise: Tensor) -> Tensor:
+    """F of `denoise.py` where x ~ N(mean, covariance): scaled values (…, n) at noise levels ¼ log λ (…), float64."""
+    ratio = (4 * c_noise).exp().double()[..., None]
+    norm = (1 + ratio**2).rsqrt()
+    y = value.double() / norm
+    variances, axes = torch.linalg.eigh(covariance)
+    x_hat = mean + ((y - mean) @ axes * (variances / (variances + ratio**2))) @ axes.T
+    return (x_hat - y * norm**2) / (ratio * norm)
 
 
 def condition(mean: Tensor, covariance: Tensor, i: Tensor, j: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:

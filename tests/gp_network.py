@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from gaussian import output_of_normal
 from torch import Tensor, nn
 
 from fsimformer.denoise import Denoiser
@@ -65,7 +66,8 @@ class ProcessNetwork(nn.Module):
         out = torch.zeros_like(value)
         for group in {tuple(own[i].nonzero()[:, 0].tolist()) for i in range(n)}:
             i = torch.tensor(group)
-            out[..., i] = denoised(covariance, i, given, known, value[..., i], c_noise).to(out.dtype)
+            mean, left = given_readings(covariance, i, given, known)
+            out[..., i] = output_of_normal(mean, left, value[..., i], c_noise).to(out.dtype)
         return out
 
     def covariance(self, ids: Tensor, at: Tensor) -> Tensor:
@@ -79,18 +81,11 @@ class ProcessNetwork(nn.Module):
         return weights @ KERNEL(points, points) @ weights.T + torch.diag((ids == X) * (NOISE / SD) ** 2)
 
 
-def denoised(covariance: Tensor, i: Tensor, given: Tensor, known: Tensor, y: Tensor, c_noise: Tensor) -> Tensor:
-    """F at scaled values y (B, R, i) of the entries i, given the entries `given` with values known (B, ·)."""
+def given_readings(covariance: Tensor, i: Tensor, given: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (B, 1, i) and covariance (i, i) of the entries i, given the entries `given` with values known (B, ·)."""
     noisy = covariance[given][:, given] + 1e-10 * torch.eye(len(given)).double()
     gain = torch.linalg.solve(noisy, covariance[given][:, i]).T
-    mean, left = (known @ gain.T)[:, None], covariance[i][:, i] - gain @ covariance[given][:, i]
-    (level,) = c_noise.unique()  # all draws stand at one noise level
-    ratio = (4 * level).exp().double()
-    norm = (1 + ratio**2).rsqrt()
-    y = y.double() / norm
-    gain = torch.linalg.solve(left + ratio**2 * torch.eye(len(i)).double(), left).T
-    x_hat = mean + (y - mean) @ gain.T
-    return (x_hat - y * norm**2) / (ratio * norm)
+    return (known @ gain.T)[:, None], covariance[i][:, i] - gain @ covariance[given][:, i]
 
 
 def exact_joint() -> Joint:
