@@ -21,7 +21,7 @@ from fsimformer.diagnostics import coverage, density_levels
 from fsimformer.likelihood import log_prob
 from fsimformer.masks import KINDS, draw_condition_masks, thin_latents
 from fsimformer.readings import Design, read
-from fsimformer.sample import quality_named, sample_active
+from fsimformer.sample import DEFAULT_QUALITY, quality_named, sample_active
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import build_store, simulate
 from fsimformer.simulators import SIRD
@@ -51,7 +51,8 @@ def levels(joint: fsf.Joint, batch: TokenBatch, n_draws: int, quality: str, seed
         encoded = denoiser.encode(split(batch.rows(slice(i, i + 1)), joint.model.n_active_observed))
         active = encoded.active
         epsilon = torch.randn(1, n_draws, active.shape[1], generator=generator)
-        x = sample_active(denoiser, encoded, epsilon, quality_named(quality))
+        steps = lambda _, like=epsilon, g=generator: torch.randn(like.shape, generator=g)  # noqa: E731
+        x = sample_active(denoiser, encoded, epsilon, quality_named(quality), steps)
         both = torch.cat([active.value[:, None], x], 1)
         probe = (torch.randint(2, (1, 1, active.shape[1]), generator=generator) * 2.0 - 1).expand_as(both)
         with torch.no_grad():
@@ -65,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-sets", type=int, default=300)
     parser.add_argument("--draws", type=int, default=39)
-    parser.add_argument("--quality", default="fast")
+    parser.add_argument("--quality", default=DEFAULT_QUALITY)
     parser.add_argument("--seed", type=int, default=20261121)
     parser.add_argument("--model", default="sird")
     args = parser.parse_args()

@@ -51,6 +51,9 @@ PUBLISHED: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
     },
 }  # fmt: skip
 
+_DRAWN_BY = {("sde", 32): "", ("sde", None): ", 80 steps of the SDE"}
+"""Sampler and evaluations of a cell -> what its label says; older cells do not say how many, nor which."""
+
 
 def over_seeds(values: Sequence[float]) -> str:
     """Mean ± spread (sd) over seeds; one seed has none."""
@@ -75,7 +78,7 @@ def sbibm(records: list[dict[str, Any]]) -> list[str]:
     """All cells of `sbibm.py`."""
     cells: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for r in records:
-        label = r["variant"] if r.get("sampler") == "sde" else f"{r['variant']}, ODE draws"
+        label = f"{r['variant']}{_DRAWN_BY.get((r.get('sampler'), r.get('evaluations')), ', ODE draws')}"
         cells[r["task"], label][r["simulations"]].append(r)
     variants = sorted({v for _, v in cells}, key=lambda v: (v != "default", v))
     out = []

@@ -35,7 +35,7 @@ from fsimformer.model_file import Model, load_model, save_model
 from fsimformer.paths import as_paths, with_noise
 from fsimformer.points import readings_of, same_readings
 from fsimformer.refine import LogLikelihood, log_prob, refine
-from fsimformer.sample import SamplerConfig, quality_named
+from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig, quality_named
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
 from fsimformer.stages import Budget
@@ -226,7 +226,7 @@ class Conditional:
         *,
         seed: int = 0,
         generator: torch.Generator | None = None,
-        quality: str | SamplerConfig = "fast",
+        quality: str | SamplerConfig = DEFAULT_QUALITY,
         budget: Budget | None = None,
     ) -> xr.DataTree:
         """n independent draws of what was not observed.
@@ -237,7 +237,8 @@ class Conditional:
                 along. None: everything that was not observed, at the index points that the data hold.
             seed: equal seeds give equal draws; more draws change none of the first, nor do other data sets.
             generator: takes the place of `seed`, which is drawn from it.
-            quality: "fast" (20 evaluations), "exact" (48), "sde" (80, second-order SDE), or a SamplerConfig.
+            quality: "sde" (32 evaluations; forgets errors that the network makes early), "fast" (an ODE, 20), "exact"
+                (an ODE, 48), or a SamplerConfig.
             budget: limits of one network call.
 
         Returns:

@@ -39,7 +39,7 @@ from fsimformer.points import outside_trained, readings_of
 from fsimformer.pool import Pooled, TruncatedPrior, pooled
 from fsimformer.readings import Design, Store, read_at
 from fsimformer.readings import read as read_rows
-from fsimformer.sample import quality_named
+from fsimformer.sample import DEFAULT_QUALITY, quality_named
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import build_store, default_design, simulate
@@ -321,7 +321,7 @@ def _posterior(model: Model, observation: Observation, n: int, seed: int, number
         [asked],
         torch.zeros(schema.n_ids, dtype=torch.bool),
         n,
-        quality_named("fast"),
+        quality_named(DEFAULT_QUALITY),
         int(torch.randint(2**31, (1,), generator=generator_at(seed, 5, number))),
         model.n_active_observed,
         Budget(n_joint=model.max_latents),

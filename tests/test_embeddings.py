@@ -117,7 +117,7 @@ def test_training_on_traces_finds_the_closed_form() -> None:
     )
     x = simulate_wave(25, seeded(7))["x"]
     many = xr.DataArray(x.numpy(), dims=("data", "sample"), name="x")
-    theta = joint.condition(many, batch_dim="data").sample(300)["posterior"]["theta"]
+    theta = joint.condition(many, batch_dim="data").sample(300, quality="exact")["posterior"]["theta"]
     mean, sd = theta.mean(("chain", "draw")).to_numpy(), theta.std(("chain", "draw")).to_numpy()
     exact = (x @ SHAPE / 500 / (1 + V)).numpy()
     posterior_sd = math.sqrt(V / (1 + V))

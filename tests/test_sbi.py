@@ -168,7 +168,7 @@ def test_indexes_are_masks() -> None:
     assert posterior.condition_mask.tolist() == [False, True, False]
     assert likelihood.condition_mask.tolist() == [True, False, True]
     inference.set_condition_indexes(new_posterior_latent_idx=torch.tensor([2]), new_posterior_observed_idx=[1, 0])
-    posterior, x = inference.build_posterior(JOINT.estimator), given([True, True, False])
+    posterior, x = inference.build_posterior(JOINT.estimator, sample_with="ode"), given([True, True, False])
     assert torch.equal(posterior.sample((4,), x=x), built([1, 1, 0]).sample((4,), x=x))
 
 
