@@ -11,6 +11,7 @@ from markdown import table
 from record import RESULTS
 from tables_ablation import ablation
 from tables_peers import peers
+from tables_resolution import resolution
 from tables_sbibm import dependency, sbibm
 from tables_sequential import sequential
 
@@ -158,6 +159,9 @@ def main() -> None:
     lines += ["## ablation", "", first_paragraph("ablation"), ""]
     records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("ablation/*.json"))]
     lines += ablation(records) if records else ["Not run yet.", ""]
+    lines += ["## resolution", "", first_paragraph("resolution"), ""]
+    records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("resolution_*.json"))]
+    lines += resolution([r["results"] for r in records]) if records else ["Not run yet.", ""]
     lines += ["## peers", "", first_paragraph("peers"), ""]
     records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("peers_*.json"))]
     lines += peers(records) if records else ["Not run yet.", ""]

@@ -233,7 +233,7 @@ class Layer(nn.Module):
         weights = torch.cat([shared, own], dim=-1).softmax(dim=-1)
         on_context, on_own = weights.split([n_f, n], dim=-1)
         from_context = on_context.reshape(b, self.n_heads, r * n, n_f) @ values
-        a = on_own @ v + from_context.view(b, self.n_heads, r, n, -1)
+        a = on_own @ v + from_context.view(b, self.n_heads, r, n, v.shape[-1])
         h = h + self.attention_out(rearrange(a, "b h r n d -> b r n (h d)"))
         return h + self.mlp_out(gelu(self.mlp_in(self._norm(h, scale_2, shift_2))))
 

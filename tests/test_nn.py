@@ -165,6 +165,13 @@ def test_masked_is_deleted(net: Network) -> None:
     assert (whole[..., keep] - deleted).abs().max() > 1e-3  # the deleted tokens did matter
 
 
+def test_rows_without_active_tokens_are_rows(net: Network) -> None:
+    """Rows of functions may have nothing latent, a whole batch of them too."""
+    streams = streams_of(F_LENGTHS, (0,) * len(F_LENGTHS))
+    value, c = inputs(streams)
+    assert run(net, streams, value, c, None)[0].shape == (len(F_LENGTHS), R, 0)
+
+
 def test_permuting_tokens_permutes_the_output(net: Network) -> None:
     s = streams_of([6], [5])
     value, c = inputs(s)

@@ -1,0 +1,102 @@
+"""The resolution curve: does the posterior of a function depend on how many points are asked?
+
+f ~ GP(0, k), k squared exponential, lengthscale .2 on [0, 1], read at ten random times with noise √.1; the exact
+posterior is known (Rasmussen & Williams 2006, eq. 2.23). Asked are 8 fixed probe points alone, and among 16 … 1,024
+points. On the probe points: mean |error| of the mean in exact sds, mean ratio of variances, and ‖C − C*‖ / ‖C*‖
+(Frobenius), over `N_SETS` data sets, each beside the same figure of as many exact draws (the Monte-Carlo floor).
+"reference": a reference set of 17 knots; "white": the same network without one, all points drawn together or in stages.
+
+    python benchmarks/resolution.py reference
+    python benchmarks/resolution.py white
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from record import ROOT, commit, save
+
+import fsimformer as fsf
+from fsimformer.kernels import Kernel
+from fsimformer.simulators import GaussianProcess
+from fsimformer.train import TrainConfig
+
+PROBE = np.linspace(0.05, 0.95, 8)
+SIZES = {"reference": (8, 16, 32, 64, 128, 256, 512, 1_024), "white": (8, 16, 32, 64, 128, 256)}
+N, N_SETS, N_READINGS, KNOTS, STEPS = 1_000, 10, 10, 17, 4_000
+
+
+def trained(variant: str, steps: int) -> tuple[fsf.Joint, GaussianProcess]:
+    """From runs/ if it was trained before."""
+    process = GaussianProcess(Kernel(lengthscale=0.2), reference=(KNOTS,) if variant == "reference" else ())
+    folder = ROOT / "runs" / "resolution" / f"{variant}_{steps}"
+    if not folder.exists():
+        config = TrainConfig(steps=steps, batch_size=64, n_micro=4, cooldown=0.3, ema=0.995, seed=0)
+        joint = fsf.train(
+            process, simulations=20_000, config=config, network=fsf.NetworkConfig(width=64, depth=4, n_heads=4),
+            design=fsf.Design((24, 24)), checkpoint=folder.parent / f"{variant}_{steps}.safetensors",
+            provenance={"commit": commit()},
+        )  # fmt: skip
+        joint.save(folder)
+    return fsf.load(folder), process
+
+
+def figures(draws: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> dict[str, float]:
+    """Of draws (n, 8) of f at the probe points."""
+    variance, found = np.diag(covariance), np.cov(draws.T)
+    return {
+        "mean_error_sd": float(np.mean(np.abs(draws.mean(0) - mean) / np.sqrt(variance))),
+        "variance_ratio": float(np.mean(np.diag(found) / variance)),
+        "covariance_error": float(np.linalg.norm(found - covariance) / np.linalg.norm(covariance)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variant", choices=SIZES)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    joint, process = trained(args.variant, args.steps)
+    generator = torch.Generator().manual_seed(1)
+    # functions that training never saw: other seed, exact values at the readings instead of a grid's
+    sets = []
+    for _ in range(N_SETS):
+        times = torch.rand(N_READINGS, generator=generator, dtype=torch.float64).sort().values
+        x = process.posterior().sample(times, 1, generator, readings=True)[0][0]
+        observed = xr.Dataset({"x": ("time", x.numpy())}, {"time": times.numpy()})
+        exact = process.posterior({"x": observed["x"]})
+        floor = exact.sample(PROBE, N, generator)[0].numpy()
+        sets.append((observed, exact.mean(PROBE).numpy(), exact.covariance(PROBE).numpy(), floor))
+    rows: list[dict[str, Any]] = []
+    for size in SIZES[args.variant]:
+        others = np.random.default_rng(size).uniform(0, 1, size - len(PROBE))
+        start, found, floors = time.process_time(), [], []
+        for i, (observed, mean, covariance, floor) in enumerate(sets):
+            tree = joint.condition(observed).sample(N, {"theta": np.concatenate([PROBE, others])}, seed=i)
+            draws = tree["posterior"]["theta"].values.reshape(N, size)[:, : len(PROBE)]
+            found.append(figures(draws, mean, covariance))
+            floors.append(figures(floor, mean, covariance))
+        row: dict[str, Any] = {"points": size, "cpu_seconds": (time.process_time() - start) / N_SETS}
+        for key in found[0]:
+            each = [f[key] for f in found]
+            row[key] = float(np.mean(each))
+            row[f"{key}_standard_error"] = float(np.std(each, ddof=1) / N_SETS**0.5)
+            row[f"{key}_floor"] = float(np.mean([f[key] for f in floors]))
+        rows.append(row)
+        print(row, flush=True)
+    card = joint.provenance
+    results = {
+        "n": N, "n_sets": N_SETS, "variant": args.variant, "steps": card["steps"],
+        "train_cpu_seconds": card["cpu_seconds"], "rows": rows,
+    }  # fmt: skip
+    print(save(f"resolution_{args.variant}", 0, results))
+
+
+if __name__ == "__main__":
+    main()
