@@ -6,7 +6,11 @@ from typing import Any
 
 from markdown import table
 
-_FIGURES = ("mean_error_sd", "variance_ratio", "covariance_error")
+_FIGURES = {
+    "mean_error_sd": "mean error, sd",
+    "variance_ratio": "variance ratio",
+    "covariance_error": "covariance error",
+}
 
 
 def resolution(records: list[dict[str, Any]]) -> list[str]:
@@ -14,13 +18,13 @@ def resolution(records: list[dict[str, Any]]) -> list[str]:
     out = []
     for r in records:
         out.append(
-            f"`{r['variant']}`: {r['steps']} steps, {r['train_cpu_seconds']:.0f} CPU s of training; n = {r['n']} draws of "
-            f"{r['n_sets']} data sets, mean ± standard error (Monte-Carlo floor). Goals: .10, .95-1.05, .15.\n"
+            f"`{r['variant']}`: {r['steps']} steps, {r['train_cpu_seconds']:.0f} CPU s of training; n = {r['n']} draws "
+            f"of {r['n_sets']} data sets, mean ± standard error (Monte-Carlo floor). Goals: .10, .95-1.05, .15.\n"
         )
-        rows = [
-            [row["points"], *(f"{row[k]:.3f} ± {row[f'{k}_standard_error']:.3f} ({row[f'{k}_floor']:.3f})" for k in _FIGURES),
-             f"{row['cpu_seconds']:.1f}"]
-            for row in r["rows"]
-        ]  # fmt: skip
-        out += [*table(["points", "mean error, sd", "variance ratio", "covariance error", "CPU s"], rows), ""]
+        rows = [[row["points"], *(_figure(row, k) for k in _FIGURES), f"{row['cpu_seconds']:.1f}"] for row in r["rows"]]
+        out += table(["points", *_FIGURES.values(), "CPU s"], rows)
     return out
+
+
+def _figure(row: dict[str, Any], key: str) -> str:
+    return f"{row[key]:.3f} ± {row[f'{key}_standard_error']:.3f} ({row[f'{key}_floor']:.3f})"
