@@ -27,8 +27,8 @@ from fsimformer.simulators import GaussianProcess
 from fsimformer.train import TrainConfig
 
 PROBE = np.linspace(0.05, 0.95, 8)
-SIZES = {"reference": (8, 16, 32, 64, 128, 256, 512, 1_024), "white": (8, 16, 32, 64, 128, 256)}
-N, N_SETS, N_READINGS, KNOTS, STEPS = 1_000, 10, 10, 17, 4_000
+SIZES = {"reference": (8, 16, 64, 256, 1_024), "white": (8, 16, 64, 256)}
+N, N_SETS, N_READINGS, KNOTS, STEPS = 1_000, 5, 10, 17, 4_000
 
 
 def trained(variant: str, steps: int) -> tuple[fsf.Joint, GaussianProcess]:
