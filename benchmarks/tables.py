@@ -152,6 +152,7 @@ def main() -> None:
         (sbibm.__name__, sbibm, "sbibm/*.json"),
         (dependency.__name__, dependency, "dependency/*.json"),
         (sequential.__name__, sequential, "sequential_*.json"),
+        (resolution.__name__, resolution, "resolution_*.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]
         records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(pattern))]
@@ -159,9 +160,6 @@ def main() -> None:
     lines += ["## ablation", "", first_paragraph("ablation"), ""]
     records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("ablation/*.json"))]
     lines += ablation(records) if records else ["Not run yet.", ""]
-    lines += ["## resolution", "", first_paragraph("resolution"), ""]
-    records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("resolution_*.json"))]
-    lines += resolution([r["results"] for r in records]) if records else ["Not run yet.", ""]
     lines += ["## peers", "", first_paragraph("peers"), ""]
     records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("peers_*.json"))]
     lines += peers(records) if records else ["Not run yet.", ""]

@@ -154,6 +154,8 @@ def test_euler_is_rejected_at_the_same_budget() -> None:
 
 def test_exact_is_within_one_percent_and_sde_is_never_narrow() -> None:
     assert float((quality(QUALITY["exact"])[0] - 1).abs().max()) < 0.01
+    long = SamplerConfig("sde_2m", 80, power=6.0, log_min=-6.2)
+    assert float((quality(long)[0] - 1).abs().max()) < 0.02
     ratios, shifts = quality(QUALITY["sde"])
     assert float(ratios.min()) > 0.99 and float(ratios.max()) < 1.065, ratios
     assert bool((shifts.abs() < 0.05).all()), shifts
