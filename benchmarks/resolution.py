@@ -28,7 +28,7 @@ from fsimformer.train import TrainConfig
 
 PROBE = np.linspace(0.05, 0.95, 8)
 SIZES = {"reference": (8, 16, 64, 256, 1_024), "white": (8, 16, 64, 256)}
-N, N_SETS, N_READINGS, KNOTS, STEPS = 1_000, 5, 10, 17, 4_000
+N, N_SETS, N_READINGS, KNOTS, STEPS, SIMULATIONS = 1_000, 5, 10, 17, 20_000, 100_000
 
 
 def trained(variant: str, steps: int) -> tuple[fsf.Joint, GaussianProcess]:
@@ -38,7 +38,7 @@ def trained(variant: str, steps: int) -> tuple[fsf.Joint, GaussianProcess]:
     if not folder.exists():
         config = TrainConfig(steps=steps, batch_size=64, n_micro=4, cooldown=0.3, ema=0.995, seed=0)
         joint = fsf.train(
-            process, simulations=20_000, config=config, network=fsf.NetworkConfig(width=64, depth=4, n_heads=4),
+            process, simulations=SIMULATIONS, config=config, network=fsf.NetworkConfig(width=64, depth=4, n_heads=4),
             design=fsf.Design((24, 24)), checkpoint=folder.parent / f"{variant}_{steps}.safetensors",
             provenance={"commit": commit()},
         )  # fmt: skip

@@ -174,8 +174,10 @@ def observed_rows(
             whether a row is kept depends on its observed tokens alone, so that p(latent | observed) stays what it was.
             The kinds of mask keep their frequencies; within a kind, rows that observe much are lost more often.
 
+    Rows without a latent (no point of any function was drawn) teach nothing, and are drawn again, too.
+
     Raises:
-        ValueError: hardly a row observes values within `limits`.
+        ValueError: hardly a row observes values within `limits`, or has a latent.
     """
     if masks is None:
         return thin_latents(rows(n, generator), n_latent, generator, keep)
@@ -188,15 +190,17 @@ def observed_rows(
         condition_mask = draw_condition_masks(batch, is_parameter, kinds, generator, is_residual)
         batch = drop_latent_arrays(batch.replace(condition_mask=condition_mask))
         batch = batch if is_residual is None else drop_residuals(batch, is_residual, kinds)
-        if limits is None:
-            return thin_latents(batch, n_latent, generator, keep)
-        lower, upper = limits[batch.variable].unbind(-1)
-        kept = (((batch.value >= lower) & (batch.value <= upper)) | ~batch.observed).all(1)
+        kept = batch.latent.any(1)
+        if limits is not None:
+            lower, upper = limits[batch.variable].unbind(-1)
+            kept = kept & (((batch.value >= lower) & (batch.value <= upper)) | ~batch.observed).all(1)
         parts.append(batch.rows(kept.nonzero()[:, 0]))
         kinds = kinds[~kept]
         if not len(kinds):
             return thin_latents(concatenate(parts), n_latent, generator, keep)
-    raise ValueError(f"train: {len(kinds)} of {n} rows found no plausible observation in 200 draws; widen the range.")
+    raise ValueError(
+        f"train: {len(kinds)} of {n} rows found no plausible observation and no latent in 200 draws; widen the range."
+    )
 
 
 def micro_batches(batch: TokenBatch, n_micro: int) -> list[TokenBatch]:

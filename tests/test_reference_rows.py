@@ -80,7 +80,7 @@ def masked(kind: str, n: int = 300, reference: float = 0.7) -> TokenBatch:
 def test_what_lies_between_knots_is_no_token_but_in_extension_rows(kind: str) -> None:
     batch = masked(kind)
     assert not (batch.valid & (batch.variable == BETWEEN)).any()
-    assert torch.equal(batch.latent.any(1), batch.valid.any(1))  # something is asked of every row that holds a token
+    assert batch.shape[0] == 300 and bool(batch.latent.any(1).all())  # rows that drew no point at all came again
 
 
 def test_extension_rows_observe_the_function_and_ask_for_what_lies_between() -> None:

@@ -282,7 +282,7 @@ def test_rows_with_implausible_observations_are_drawn_again_and_posteriors_stay(
     both = observed_rows(gaussian_rows, 8_000, IS_PARAMETER, half, 32, seeded(5), limits=limits)
     assert both.condition_mask[:, 2].double().mean() == pytest.approx(0.5, abs=0.02)  # and so they stay
     limits[2] = torch.tensor([50.0, 51.0])
-    with pytest.raises(ValueError, match="8 of 8 rows found no plausible observation in 200 draws"):
+    with pytest.raises(ValueError, match="8 of 8 rows found no plausible observation and no latent in 200 draws"):
         observed_rows(gaussian_rows, 8, IS_PARAMETER, posterior, 32, seeded(4), limits=limits)
 
 
