@@ -5,9 +5,11 @@ posterior is known (Rasmussen & Williams 2006, eq. 2.23). Asked are 8 fixed prob
 points. On the probe points: mean |error| of the mean in exact sds, mean ratio of variances, and ‖C − C*‖ / ‖C*‖
 (Frobenius), over `N_SETS` data sets, each beside the same figure of as many exact draws (the Monte-Carlo floor).
 "reference": a reference set of 17 knots; "white": the same network without one, all points drawn together or in stages.
+Both with the linear baseline (gaussian.py) that models of functional parameters have, and without it ("_plain"). All
+are trained alike, on equal simulations and for equal steps.
 
     python benchmarks/resolution.py reference
-    python benchmarks/resolution.py white
+    python benchmarks/resolution.py white_plain
 """
 
 from __future__ import annotations
@@ -27,20 +29,21 @@ from fsimformer.simulators import GaussianProcess
 from fsimformer.train import TrainConfig
 
 PROBE = np.linspace(0.05, 0.95, 8)
+VARIANTS = ("reference", "reference_plain", "white", "white_plain")
 SIZES = {"reference": (8, 16, 64, 256, 1_024), "white": (8, 16, 64, 256)}
-N, N_SETS, N_READINGS, KNOTS, STEPS, SIMULATIONS = 1_000, 5, 10, 17, 20_000, 100_000
+N, N_SETS, N_READINGS, KNOTS, STEPS, SIMULATIONS = 1_000, 5, 10, 17, 4_000, 20_000
 
 
 def trained(variant: str, steps: int) -> tuple[fsf.Joint, GaussianProcess]:
     """From runs/ if it was trained before."""
-    process = GaussianProcess(Kernel(lengthscale=0.2), reference=(KNOTS,) if variant == "reference" else ())
+    process = GaussianProcess(Kernel(lengthscale=0.2), reference=(KNOTS,) if "reference" in variant else ())
     folder = ROOT / "runs" / "resolution" / f"{variant}_{steps}"
     if not folder.exists():
         config = TrainConfig(steps=steps, batch_size=64, n_micro=4, cooldown=0.3, ema=0.995, seed=0)
         joint = fsf.train(
             process, simulations=SIMULATIONS, config=config, network=fsf.NetworkConfig(width=64, depth=4, n_heads=4),
             design=fsf.Design((24, 24)), checkpoint=folder.parent / f"{variant}_{steps}.safetensors",
-            provenance={"commit": commit()},
+            provenance={"commit": commit()}, baseline="plain" not in variant,
         )  # fmt: skip
         joint.save(folder)
     return fsf.load(folder), process
@@ -58,7 +61,7 @@ def figures(draws: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variant", choices=SIZES)
+    parser.add_argument("variant", choices=VARIANTS)
     parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -75,7 +78,7 @@ def main() -> None:
         sets.append((observed, moments))
         floors.append(figures(exact.sample(PROBE, N, generator)[0].numpy(), *moments))
     rows: list[dict[str, Any]] = []
-    for size in SIZES[args.variant]:
+    for size in SIZES[args.variant.removesuffix("_plain")]:
         others = np.random.default_rng(size).uniform(0, 1, size - len(PROBE))
         start, found = time.process_time(), []
         for i, (observed, moments) in enumerate(sets):
@@ -93,7 +96,7 @@ def main() -> None:
     card = joint.provenance
     results = {
         "n": N, "n_sets": N_SETS, "variant": args.variant, "steps": card["steps"],
-        "train_cpu_seconds": card["cpu_seconds"], "rows": rows,
+        "train_cpu_seconds": card["cpu_seconds"], "train_commit": card.get("commit", ""), "rows": rows,
     }  # fmt: skip
     print(save(f"resolution_{args.variant}", 0, results))
 

@@ -11,6 +11,9 @@ The loss is the velocity's squared error, averaged over the latent tokens of a r
                            w = (1 + λ)²/λ² for the rectified path (flow matching),
 
 that is |F − F*|² times 1, or times (1 + λ)²/(1 + λ²). Only latent tokens count: observed ones are given, not guessed.
+
+With a linear baseline (gaussian.py) the network is told the best linear x̂ and weighs it: F = F₀ + G·F_lin, F_lin the F
+of the linear x̂, F₀ and G its two outputs a token. Where the joint is Gaussian F₀ = 0, G = 1 is the answer.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from fsimformer.embeddings import ArrayEmbeddings
+from fsimformer.gaussian import FactorModel, Given
 from fsimformer.masks import attention
 from fsimformer.nn import Context, Network
 from fsimformer.noise import RectifiedSchedule, Schedule, schedule_named
@@ -61,7 +65,8 @@ class NoiseLevels:
 class Encoded:
     """A split batch with its context: all that is needed to denoise, draw after draw.
 
-    `content` (B, n_a, W): embedded arrays among the active tokens; None where the model has none.
+    `content` (B, n_a, W): embedded arrays among the active tokens; None where the model has none. `given`: what the
+    linear baseline knows; None where there is none, or where rows have `edges` of their own, which it would not heed.
     """
 
     streams: Streams
@@ -69,6 +74,7 @@ class Encoded:
     attend: Tensor
     attend_context: Tensor
     content: Tensor | None = None
+    given: Given | None = None
 
     @property
     def active(self) -> TokenBatch:
@@ -79,15 +85,20 @@ class Denoiser(nn.Module):
     """E[x | x_t, context].
 
     Args:
-        network: the backbone.
+        network: the backbone; of two outputs a token, the second weighs the linear baseline.
         schedule: "trig", "vp" or "rectified"; fixes the training weight, and the path that samplers take by default.
         dependency: (n_ids, n_ids) bool, True = may attend; None = everything may.
         embeddings: the nets that embed array variables; None = there are no such variables.
         past: (D, n_ids, n_ids) bool, edges that hold in the order of an index dim; see `masks.attention`.
+
+    Attributes:
+        baseline: the linear baseline, None until `moments.fit_factors` has fitted it.
+        uses_baseline: False for the first part of a training (train.py).
     """
 
     dependency: Tensor | None
     past: Tensor | None
+    baseline: FactorModel | None
 
     def __init__(
         self,
@@ -103,6 +114,10 @@ class Denoiser(nn.Module):
         self.register_buffer("dependency", dependency, persistent=False)
         self.register_buffer("past", past, persistent=False)
         self.embeddings = embeddings
+        self.baseline, self.uses_baseline = None, True
+        if network.n_outputs > 1:
+            self.estimate = nn.Linear(3, network.config.width, bias=False)
+            nn.init.zeros_(self.estimate.weight)
 
     @property
     def n_parameters(self) -> int:
@@ -126,18 +141,34 @@ class Denoiser(nn.Module):
         f, a = streams.frozen, streams.active
         frozen, active = (None, None) if self.embeddings is None else self.embeddings(f.arrays, f, a)
         context = self.network.encode(f.variable, f.index, f.value, masks.frozen, frozen)
-        return Encoded(streams, context, masks.active, masks.context, active)
+        base = self.baseline if self.uses_baseline and edges is None else None
+        given = None if base is None else base.given(streams)
+        return Encoded(streams, context, masks.active, masks.context, active, given)
 
     def reuse(self, encoded: Encoded, active: TokenBatch) -> Encoded:
         """The same context with other active tokens, latents all of them."""
         streams = Streams(encoded.streams.frozen, active, torch.zeros_like(active.variable))
         masks = attention(streams.frozen, active, self.dependency, self.past)
-        return Encoded(streams, encoded.context, masks.active, masks.context)
+        given = None if self.baseline is None or encoded.given is None else self.baseline.given(streams)
+        return Encoded(streams, encoded.context, masks.active, masks.context, given=given)
 
-    def raw(self, value: Tensor, log_ratio: Tensor, encoded: Encoded) -> Tensor:
-        """F above. value (B, R, n_a): scaled at latents, clean at observed tokens; log_ratio (B, R)."""
-        a = encoded.active
-        return self.network.decode(
+    def raw(
+        self, value: Tensor, log_ratio: Tensor, encoded: Encoded, estimate: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """F above. value (B, R, n_a): scaled at latents, clean at observed tokens; log_ratio (B, R).
+
+        `estimate`: x̂ of the linear baseline and its mean square error, (B, R, n_a).
+        """
+        a, told, linear = encoded.active, None, None
+        if estimate is not None:
+            assert self.baseline is not None
+            ratio = log_ratio.exp()[..., None]
+            scale = ratio * (1 + ratio**2).rsqrt()
+            x_hat, error = estimate
+            linear = (x_hat - value * (1 + ratio**2).rsqrt()) / scale
+            features = torch.stack([x_hat, value - x_hat, 0.5 * error.log() - scale.log()], -1)
+            told = self.estimate(features * (a.latent & self.baseline.knows[a.variable])[:, None, :, None])
+        out = self.network.decode(
             a.variable,
             a.index,
             a.condition_mask,
@@ -147,7 +178,16 @@ class Denoiser(nn.Module):
             encoded.attend,
             encoded.attend_context,
             encoded.content,
+            told,
         )
+        if self.network.n_outputs > 1:
+            return out[..., 0] if linear is None else out[..., 0] + out[..., 1] * linear
+        return out
+
+    def _estimate(self, y: Tensor, ratio: Tensor, encoded: Encoded) -> tuple[Tensor, Tensor] | None:
+        if self.baseline is None or encoded.given is None:
+            return None
+        return self.baseline.denoise(y, ratio, encoded.given)
 
     def forward(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
         """x̂ (B, R, n_a) from x_t (B, R, n_a) and t (B, R) in (0, 1); at observed tokens x̂ is their value."""
@@ -160,7 +200,8 @@ class Denoiser(nn.Module):
         given = encoded.active.value[:, None]
         observed = encoded.active.condition_mask[:, None]
         norm = (1 + ratio**2).rsqrt()[..., None]
-        f = self.raw(torch.where(observed, given, y * norm), ratio.log(), encoded)
+        estimate = self._estimate(y, ratio, encoded)
+        f = self.raw(torch.where(observed, given, y * norm), ratio.log(), encoded, estimate)
         return torch.where(observed, given, y * norm**2 + ratio[..., None] * norm * f)
 
     def loss(self, streams: Streams, log_ratio: Tensor, epsilon: Tensor) -> Tensor:
@@ -179,8 +220,10 @@ class Denoiser(nn.Module):
         x, observed = active.value[:, None], active.condition_mask[:, None]
         ratio = log_ratio.exp()[..., None]
         norm = (1 + ratio**2).rsqrt()
-        y = (x + ratio * epsilon) * norm  # unit variance
-        f = self.raw(torch.where(observed, x, y), log_ratio, encoded)
+        noisy = x + ratio * epsilon
+        y = noisy * norm  # unit variance
+        estimate = self._estimate(noisy, log_ratio.exp(), encoded)
+        f = self.raw(torch.where(observed, x, y), log_ratio, encoded, estimate)
         target = (x - y * norm) / (ratio * norm)
         error = (f - target) ** 2
         if isinstance(self.schedule, RectifiedSchedule):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fsimformer.batches import Rows
 from fsimformer.checkpoint import Run
 from fsimformer.convert import is_parameter, is_residual
 from fsimformer.denoise import Denoiser, NoiseLevels
@@ -23,6 +24,7 @@ from fsimformer.graph import require_connected
 from fsimformer.joint import DEFAULT_DIAL, Joint, require_device
 from fsimformer.masks import MaskConfig
 from fsimformer.model_file import Model, build_denoiser, plain
+from fsimformer.moments import fit_factors
 from fsimformer.nn import NetworkConfig
 from fsimformer.readings import Design, Store, read
 from fsimformer.schema import Schema
@@ -30,7 +32,7 @@ from fsimformer.seeds import generator_at
 from fsimformer.simulations import Simulations, build_store, default_design, simulate
 from fsimformer.simulators.protocol import Simulator, check, natural_functions, plausible_ranges
 from fsimformer.tokens import Dial, TokenBatch, require_dial
-from fsimformer.train import Progress, Rows, TrainConfig, fit
+from fsimformer.train import Progress, TrainConfig, fit
 from fsimformer.whiten import Whitening
 
 
@@ -103,6 +105,7 @@ def train(
     dependency: str | None = None,
     n_active_observed: int | str | None = DEFAULT_DIAL,
     embeddings: Mapping[str, nn.Module] | None = None,
+    baseline: bool | None = None,
     initial: Joint | None = None,
     checkpoint: str | Path | None = None,
     callback: Callable[[Progress], None] | None = None,
@@ -127,8 +130,11 @@ def train(
         n_active_observed: the default dial of the returned Joint, by default "few"; see `tokens.split`.
         embeddings: array variable -> module, (B, *shape) whitened float32 -> (B, n_tokens, k) or (B, n_tokens·k)
             features; a copy is trained with the network, from the weights it comes with. `load` needs it again.
-        initial: a trained Joint of the same schema to go on from: its weights, network, schedule, dependency, dial and
-            whitening are kept, the optimiser and the learning rate start anew, rows are drawn anew.
+        baseline: tell the network the best linear estimate as well, from the simulations' means and covariances, in the
+            last part of the training (gaussian.py); it sees past a dependency mask. None = where a parameter is a
+            function and the mask is dense.
+        initial: a trained Joint of the same schema to go on from: its weights, network, schedule, dependency, dial,
+            baseline and whitening are kept, the optimiser and the learning rate start anew, rows are drawn anew.
         checkpoint: file to write the run's state to, and to resume from if it exists.
         callback: called after every step with a `Progress`.
         device: where the network trains; rows are read and masked on the CPU, so that equal seeds give equal rows.
@@ -178,6 +184,9 @@ def train(
             f"TrainConfig: max_latents {config.max_latents} would lose some of the {int(scalar.sum())} scalars that a "
             f"{dependency!r} mask relies on."
         )
+    if baseline is None:
+        functional = any(schema.is_function(v.name) for v in schema.variables if v.role == "parameter")
+        baseline = functional and dependency == "dense"
     generation = 0
     if initial is not None:
         _require_same(initial, schema, network, schedule, dependency)
@@ -188,7 +197,7 @@ def train(
     else:
         with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
             torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reseed the GPU's as well
-            denoiser = build_denoiser(schema, network, schedule, dependency, embeddings).to(device)
+            denoiser = build_denoiser(schema, network, schedule, dependency, embeddings, baseline=baseline).to(device)
     require_connected(schema, dependency)
     n_simulations = 20_000 if n_given is None else n_given
     n_held_out = held_out_of(n_simulations)
@@ -197,6 +206,9 @@ def train(
     natural, plausible = natural_functions(simulator), plausible_ranges(simulator)
     store = build_store(schema, whitening, pilot.values, natural, None if initial is None else initial.model.spread)
     spread = spread_of(schema, store)
+    if baseline and initial is None:
+        shown = len(store) - n_held_out
+        denoiser.baseline = fit_factors(store, shown, schema.n_ids, generator_at(config.seed, 6)).to(device)
     n_train, n_dropped = len(store) - n_held_out, pilot.n_dropped
     del pilot
 
@@ -224,6 +236,8 @@ def train(
         "plausible": {k: list(ends) for k, ends in plausible.items()},
         "dependency": dependency,
     }
+    if denoiser.baseline is not None:
+        about["baseline"] = True
     if embeddings:
         about["embeddings"] = plain({k: str(m) for k, m in embeddings.items()})
     initial_weights = {} if initial is None else {"initial_weights": _digest(initial.model.denoiser)}

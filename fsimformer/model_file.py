@@ -29,6 +29,7 @@ from fsimformer.folder import (
     write_folder,
 )
 from fsimformer.functions import ReferenceSet
+from fsimformer.gaussian import empty_factors
 from fsimformer.graph import moral_graph, past_only, truncated_graph
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.schema import Schema
@@ -94,10 +95,11 @@ def build_denoiser(
     dependency: str,
     embeddings: Mapping[str, nn.Module] | None = None,
     truncated: bool = False,
+    baseline: bool = False,
 ) -> Denoiser:
     """An untrained denoiser for a schema; `embeddings`: array variable -> module that embeds it.
 
-    `truncated`: its prior is truncated, as sequential training does.
+    `truncated`: its prior is truncated, as sequential training does. `baseline`: it will have a linear one.
 
     Raises:
         ValueError: unknown schedule or dependency; embeddings that do not fit the schema's array variables.
@@ -112,7 +114,7 @@ def build_denoiser(
         mask = torch.ones(schema.n_ids, schema.n_ids, dtype=torch.bool)
         mask[:, [i for name in schema.references for i in schema.residual_ids(name)]] = False
     past = torch.from_numpy(past_only(schema)) if dependency == "causal" and schema.indexes else None
-    net = Network(network)
+    net = Network(network, 2 if baseline else 1)
     return Denoiser(net, schedule, mask, build_embeddings(schema, network.width, embeddings), past)
 
 
@@ -155,6 +157,8 @@ def save_model(model: Model, path: str | Path) -> None:
         card["embeddings"] = fingerprints(model.schema, model.denoiser.embeddings)
     if model.refined_for is not None:
         card["refined_for"] = model.refined_for
+    if model.denoiser.baseline is not None:
+        card["baseline"] = model.denoiser.baseline.shape()
     if model.spread:
         card["spread"] = {name: [s.tolist() for s in parts] for name, parts in model.spread.items()}
     write_folder(path, card, model.denoiser)
@@ -216,7 +220,10 @@ def _read(
         raise ValueError(f"{path / CARD}: the network's uses_index is not that of the schema.")
     with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from the global generator
         truncated = card.get("refined_for") is not None
-        denoiser = build_denoiser(schema, network, card["schedule"], card["dependency"], embeddings, truncated)
+        settings = schema, network, card["schedule"], card["dependency"], embeddings, truncated, "baseline" in card
+        denoiser = build_denoiser(*settings)
+    if "baseline" in card:
+        denoiser.baseline = empty_factors(schema.n_ids, **card["baseline"])
     if denoiser.embeddings is not None:
         own = {k.removeprefix("embeddings."): x for k, x in weights.items() if k.startswith("embeddings.")}
         require_shapes(schema, denoiser.embeddings, own)
@@ -254,7 +261,7 @@ def _check_card(card: Any, path: Path) -> None:
     if not isinstance(card, dict) or card.get("format") not in (FORMAT, TRUNCATED):
         found = card.get("format") if isinstance(card, dict) else type(card).__name__
         raise ValueError(f"{path / CARD}: expected format {FORMAT} or {TRUNCATED}, got {found!r}.")
-    expected |= {"embeddings"} & set(card)  # of models with arrays
+    expected |= {"embeddings", "baseline"} & set(card)  # of models with arrays, or with a linear baseline
     expected |= {"refined_for"} if card["format"] == TRUNCATED else set()
     with_knots = [v["name"] for v in card["schema"]["variables"] if v.get("reference")]
     expected |= {"spread"} if with_knots else set()

@@ -239,18 +239,18 @@ class Layer(nn.Module):
 
 
 class Network(nn.Module):
-    """`encode` the frozen tokens once, `decode` the active ones many times."""
+    """`encode` the frozen tokens once, `decode` the active ones many times; `n_outputs` numbers a token."""
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, n_outputs: int = 1) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.n_outputs = config, n_outputs
         self.embedding = Embedding(config)
         self.rotary = Rotary(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
         self.register_buffer("noise_frequencies", _geometric(0.5, 8.0, 8), persistent=False)
         self.noise = nn.Linear(17, config.noise_width)
         self.modulation = nn.Linear(config.noise_width, (4 * config.depth + 2) * config.width)
-        self.out = nn.Linear(config.width, 1)
+        self.out = nn.Linear(config.width, n_outputs)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
         nn.init.zeros_(self.out.weight)
@@ -295,8 +295,9 @@ class Network(nn.Module):
         attend: Tensor,
         attend_context: Tensor,
         content: Tensor | None = None,
+        estimate: Tensor | None = None,
     ) -> Tensor:
-        """One number a token, (B, R, n_a).
+        """One number a token, (B, R, n_a), or (B, R, n_a, n_outputs) where there are several.
 
         Args:
             variable, observed: (B, n_a); index: (B, n_a, D): shared by the replicates.
@@ -304,10 +305,12 @@ class Network(nn.Module):
             attend: bool (B, n_a) or (B, n_a, n_a), active to active.
             attend_context: bool (B, n_f) or (B, n_a, n_f), active to frozen.
             content: (B, n_a, W), as in `encode`, of active tokens that are observed.
+            estimate: (B, R, n_a, W), what is known of a latent token besides its noisy value.
         """
         static = self.embedding.static(variable, index, observed)
         static = static if content is None else static + content
-        h = self.embedding(static[:, None], value)  # (B, R, n_a, W)
+        static = static[:, None] if estimate is None else static[:, None] + estimate
+        h = self.embedding(static, value)  # (B, R, n_a, W)
         noise = torch.cat([c_noise[..., None], _fourier(c_noise, self.noise_frequencies)], dim=-1)
         modulation = self.modulation(silu(self.noise(noise)))[:, :, None]  # (B, R, 1, ·)
         m = modulation.chunk(4 * self.config.depth + 2, dim=-1)
@@ -318,7 +321,8 @@ class Network(nn.Module):
             assert isinstance(layer, Layer)
             h = layer.active(h, m[4 * i : 4 * i + 4], context.keys[i], context.values[i], context_bias, bias, phases)
         h = layer_norm(h, (self.config.width,)) * (1 + m[-2]) + m[-1]
-        return self.out(h)[..., 0]
+        out: Tensor = self.out(h)
+        return out if self.n_outputs > 1 else out[..., 0]
 
 
 def _bias(attend: Tensor, like: Tensor) -> Tensor:

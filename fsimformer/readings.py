@@ -168,7 +168,7 @@ def read(store: Store, rows: Tensor, design: Design, generator: torch.Generator)
             held = torch.rand(b, generator=generator, device=generator.device).to(device) < design.reference
             n = torch.where(held, n.clamp(max=design.beside), n)
             _add_reference(series, series.reference, rows, held[:, None], design.residuals, generator, add)
-        z = _read_series(series, rows, where, generator)
+        z = read_noisy(series, rows, where, generator)
         add(series.id, series.dims, where, z, torch.arange(n_max, device=device)[None] < n[:, None])
     for ids in store.arrays:
         variable.append(torch.tensor(ids, device=device).expand(b, -1))
@@ -218,7 +218,7 @@ def read_at(store: Store, rows: Tensor, tokens: TokenSet, generator: torch.Gener
     for series in store.series:
         mine = tokens.variable == series.id
         where = tokens.index[mine][:, list(series.dims)].expand(b, -1, -1)
-        value[:, mine] = _read_series(series, rows, where, generator)
+        value[:, mine] = read_noisy(series, rows, where, generator)
     observed = torch.zeros(b, len(tokens), dtype=torch.bool)
     return TokenBatch(
         tokens.variable.expand(b, -1),
@@ -230,7 +230,7 @@ def read_at(store: Store, rows: Tensor, tokens: TokenSet, generator: torch.Gener
     )
 
 
-def _read_series(series: Series, rows: Tensor, where: Tensor, generator: torch.Generator) -> Tensor:
+def read_noisy(series: Series, rows: Tensor, where: Tensor, generator: torch.Generator) -> Tensor:
     """Whitened readings (B, n) at places (B, n, d), noise added."""
     u = _working_units_at(series, rows, where)
     noise = torch.randn(where.shape[:2], generator=generator, device=where.device)

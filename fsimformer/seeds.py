@@ -1,7 +1,7 @@
 """Independent random generators from one seed and a path of numbers; nothing is global.
 
 The first number of a path is its purpose: 0 training rows, 1 validation, 2 simulations, 3 dial, riders and noise of a
-training step, 4 sampling, 5 draws that truncate a prior.
+training step, 4 sampling, 5 draws that truncate a prior, 6 noise of the readings whose variance a baseline takes.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fsimformer.batches import Rows
 from fsimformer.convert import Observation, is_parameter, observed_tokens, query, query_tokens, read
 from fsimformer.denoise import NoiseLevels
 from fsimformer.graph import require_connected, truncated_graph
@@ -54,7 +55,7 @@ from fsimformer.simulators.protocol import (
 )
 from fsimformer.stages import Budget, draw
 from fsimformer.tokens import TokenBatch, TokenSet, concatenate, select
-from fsimformer.train import Progress, Rows, TrainConfig, fit
+from fsimformer.train import Progress, TrainConfig, fit
 from fsimformer.truncate import Region, fit_region, inside
 
 REFINING_MASKS = MaskConfig(

@@ -10,27 +10,19 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fsimformer.batches import Rows, deal, micro_batches, observed_rows
 from fsimformer.checkpoint import Run, load_checkpoint, save_checkpoint
 from fsimformer.denoise import Denoiser, NoiseLevels
-from fsimformer.masks import (
-    MaskConfig,
-    draw_condition_masks,
-    draw_kinds,
-    drop_latent_arrays,
-    drop_residuals,
-    thin_latents,
-)
+from fsimformer.masks import MaskConfig
 from fsimformer.seeds import generator_at
-from fsimformer.tokens import Dial, TokenBatch, concatenate, require_dial, select, split
-
-Rows = Callable[[int, torch.Generator], TokenBatch]
+from fsimformer.tokens import Dial, TokenBatch, require_dial, split
 
 
 @dataclass(frozen=True)
@@ -124,6 +116,10 @@ class TrainConfig:
         """Step at which the cool-down begins if patience lasts."""
         return round(self.steps * (1 - self.cooldown))
 
+    def late(self, step: int, turn: int | None) -> bool:
+        """The cool-down has begun, or, of a run without one, the last three tenths."""
+        return step >= ((self.turn if self.cooldown else round(0.7 * self.steps)) if turn is None else turn)
+
     def rate_at(self, step: int, turn: int | None = None) -> float:
         """Share of the learning rates: linear warm-up, then half a cosine to 0 at `steps`, or constant and a cool-down.
 
@@ -153,76 +149,6 @@ class Progress:
     step: int
     loss: float
     validation: float | None
-
-
-def observed_rows(
-    rows: Rows,
-    n: int,
-    is_parameter: Tensor,
-    masks: MaskConfig | None,
-    n_latent: int,
-    generator: torch.Generator,
-    keep: Tensor | None = None,
-    limits: Tensor | None = None,
-    is_residual: Tensor | None = None,
-) -> TokenBatch:
-    """Rows with condition masks drawn, and at most `n_latent` latents a row, those of the ids in `keep` among them.
-
-    Args:
-        masks: which conditionals; None = the rows bring their own condition masks, and `limits` do not apply.
-        limits: (n_ids, 2) lowest and highest value that may be observed. A row that observes another is drawn again:
-            whether a row is kept depends on its observed tokens alone, so that p(latent | observed) stays what it was.
-            The kinds of mask keep their frequencies; within a kind, rows that observe much are lost more often.
-
-    Rows without a latent (no point of any function was drawn) teach nothing, and are drawn again, too.
-
-    Raises:
-        ValueError: hardly a row observes values within `limits`, or has a latent.
-    """
-    if masks is None:
-        return thin_latents(rows(n, generator), n_latent, generator, keep)
-    parts: list[TokenBatch] = []
-    kinds = torch.zeros(n, dtype=torch.long)
-    for attempt in range(200):
-        batch = rows(len(kinds), generator)
-        if attempt == 0:
-            kinds = draw_kinds(n, masks if is_residual is not None else replace(masks, extension=0), generator)
-        condition_mask = draw_condition_masks(batch, is_parameter, kinds, generator, is_residual)
-        batch = drop_latent_arrays(batch.replace(condition_mask=condition_mask))
-        batch = batch if is_residual is None else drop_residuals(batch, is_residual, kinds)
-        kept = batch.latent.any(1)
-        if limits is not None:
-            lower, upper = limits[batch.variable].unbind(-1)
-            kept = kept & (((batch.value >= lower) & (batch.value <= upper)) | ~batch.observed).all(1)
-        parts.append(batch.rows(kept.nonzero()[:, 0]))
-        kinds = kinds[~kept]
-        if not len(kinds):
-            return thin_latents(concatenate(parts), n_latent, generator, keep)
-    raise ValueError(
-        f"train: {len(kinds)} of {n} rows found no plausible observation and no latent in 200 draws; widen the range."
-    )
-
-
-def micro_batches(batch: TokenBatch, n_micro: int) -> list[TokenBatch]:
-    """`n_micro` batches of similar rows, padding trimmed: halved by latents, each half cut by observed tokens."""
-    if n_micro == 1:
-        return [batch]
-    out = []
-    for half in batch.latent.sum(1).argsort(stable=True).chunk(2):
-        order = half[batch.observed.sum(1)[half].argsort(stable=True)]
-        for which in order.chunk(n_micro // 2):
-            part = batch.rows(which)
-            position, taken = select(part.valid)
-            packed = part.gather(position)
-            out.append(packed.replace(valid=packed.valid & taken))
-    return out
-
-
-def deal(batches: list[TokenBatch], n_steps: int) -> list[list[TokenBatch]]:
-    """Sorted batches dealt to steps there and back again, so that every step gets short and long ones."""
-    there = list(range(n_steps))
-    order = (there + there[::-1]) * (len(batches) // (2 * n_steps) + 1)
-    return [[part for part, to in zip(batches, order, strict=False) if to == k] for k in range(n_steps)]
 
 
 def batch_loss(
@@ -303,6 +229,8 @@ def fit(
     salt = (generation,) if generation else ()
     steps: list[list[TokenBatch]] = []
     while not _ended(run, config):
+        # a baseline that is at hand from the start keeps a network from learning what is not linear
+        denoiser.uses_baseline = generation > 0 or config.late(run.step, run.turn)
         place = run.step % config.pool
         if place == 0 or not steps:
             batch = draw_rows(rows, config.pool * config.batch_size, 0, run.step // config.pool, *salt)
@@ -345,6 +273,7 @@ def fit(
             run.turn = run.step
         if checkpoint is not None and (_ended(run, config) or run.step % config.checkpoint_every == 0):
             save_checkpoint(checkpoint, run, parameters, optimizers, settings)
+    denoiser.uses_baseline = True
     with torch.no_grad():
         for k, p in parameters.items():
             p.copy_(run.best.get(k, run.ema[k]))

@@ -15,6 +15,8 @@ from fsimformer.whiten import Standardise
 class GaussianNetwork(nn.Module):
     """F of `denoise.py` for z ~ N(mean, covariance) over the token ids; all tokens of a row must be active."""
 
+    n_outputs = 1
+
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
         super().__init__()
         self.mean, self.covariance = mean, covariance
@@ -37,6 +39,7 @@ class GaussianNetwork(nn.Module):
         attend: Tensor,
         attend_context: Tensor,
         content: Tensor | None = None,
+        estimate: Tensor | None = None,
     ) -> Tensor:
         out = torch.zeros_like(value)
         for row in range(len(variable)):

@@ -33,6 +33,8 @@ SCHEMA = Schema(
 class ProcessNetwork(nn.Module):
     """F of `denoise.py` for f ~ GP(0, sd² k), x = f + noise, both whitened by sd, and r between the knots."""
 
+    n_outputs = 1
+
     def __init__(self, reference: ReferenceSet) -> None:
         super().__init__()
         self.reference, self.calls = reference, 0
@@ -55,6 +57,7 @@ class ProcessNetwork(nn.Module):
         attend: Tensor,
         attend_context: Tensor,
         content: Tensor | None = None,
+        estimate: Tensor | None = None,
     ) -> Tensor:
         self.calls += 1
         assert all(bool((a == a[:1]).all()) for a in (variable, index, *context.keys[:2])), "rows of one structure"

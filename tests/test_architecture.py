@@ -34,6 +34,7 @@ EVERYTHING = {
     *("noise", "denoise", "sample", "constraints", "likelihood", "train", "simulators", "simulations", "archive"),
     *("diagnostics", "graph", "embeddings", "truncate", "model_file", "stages", "importance", "explicit", "refine"),
     *("kernels", "matern", "dims", "functions", "folder", "extension", "function_tree", "paths", "evaluate"),
+    *("gaussian", "moments", "batches"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "priors": set(),
@@ -58,7 +59,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "matern": {"kernels", "seeds"},
     "noise": {"tokens", "kernels", "seeds"},
     "embeddings": {"schema", "tokens"},
-    "denoise": {"tokens", "masks", "noise", "nn", "embeddings"},
+    "gaussian": {"tokens"},
+    "moments": {"functions", "gaussian", "readings"},
+    "denoise": {"tokens", "masks", "noise", "nn", "embeddings", "gaussian"},
     "sample": {"tokens", "noise", "denoise", "seeds"},
     "stages": {"tokens", "noise", "denoise", "sample", "seeds"},
     "extension": {"tokens", "noise", "kernels", "functions", "denoise", "sample", "stages", "seeds"},
@@ -74,11 +77,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explicit": {"schema", "convert", "readings", "simulators"},
     "refine": {"points", "convert", "tokens", "importance", "likelihood", "model_file"},
     "checkpoint": set(),
-    "train": {"tokens", "masks", "readings", "denoise", "seeds", "checkpoint"},
+    "batches": {"tokens", "masks"},
+    "train": {"tokens", "masks", "batches", "denoise", "seeds", "checkpoint"},
     "simulators": {"priors", "schema", "whiten", "kernels"},
     "simulations": {"priors", "schema", "whiten", "readings", "simulators", "functions"},
     "archive": {"priors", "schema"},
     "model_file": {
+        "gaussian",
         "priors",
         "schema",
         "graph",

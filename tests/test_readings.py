@@ -10,13 +10,14 @@ from tiny import seeded
 from torch import Tensor
 
 import fsimformer.learn as learn_module
+from fsimformer.checkpoint import Run
 from fsimformer.noise import WhiteNoise
 from fsimformer.priors import Normal
 from fsimformer.readings import Design, Series, Store, draw_index, interpolate, read
 from fsimformer.schema import Index, Schema, Variable
 from fsimformer.simulators import FunctionSimulator
 from fsimformer.tokens import TokenBatch, uncollate
-from fsimformer.train import Run, TrainConfig
+from fsimformer.train import TrainConfig
 
 
 def grid(n: int) -> Tensor:

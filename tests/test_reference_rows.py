@@ -11,6 +11,7 @@ import torch
 from tiny import seeded
 
 import fsimformer as fsf
+from fsimformer.batches import observed_rows
 from fsimformer.convert import is_parameter, is_residual
 from fsimformer.functions import knots
 from fsimformer.kernels import Kernel
@@ -19,7 +20,6 @@ from fsimformer.readings import Design, Store, read, read_clean
 from fsimformer.simulations import build_store, simulate
 from fsimformer.simulators import GaussianProcess
 from fsimformer.tokens import TokenBatch, split
-from fsimformer.train import observed_rows
 from fsimformer.whiten import Whitening
 
 GP = GaussianProcess(Kernel(lengthscale=0.2), reference=(9,), grid_points=101)

@@ -11,13 +11,14 @@ from gaussian import Joint
 from tiny import batch, randomise, seeded
 from torch import Tensor
 
+from fsimformer.batches import observed_rows
+from fsimformer.checkpoint import Run
 from fsimformer.denoise import Denoiser
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.sbi import Simformer, inference
 from fsimformer.sbi.mask_laws import bernoulli, condition_law, edge_law, edges_of_ids, rows_with_latents
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch, concatenate, split
-from fsimformer.train import Run, observed_rows
 
 ROWS = torch.randn(2_000, 3, 2, generator=seeded())
 

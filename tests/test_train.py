@@ -13,23 +13,15 @@ import torch
 from tiny import network, seeded
 from torch import Tensor
 
+from fsimformer.batches import Rows, micro_batches, observed_rows
+from fsimformer.checkpoint import Run
 from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.masks import MaskConfig
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.sample import quality_named, sample_active
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch, split, uncollate
-from fsimformer.train import (
-    Progress,
-    Rows,
-    Run,
-    TrainConfig,
-    build_optimizers,
-    fit,
-    micro_batches,
-    observed_rows,
-    validate,
-)
+from fsimformer.train import Progress, TrainConfig, build_optimizers, fit, validate
 
 USES = ((False,), (False,), (False,), (False,), (True,))
 IS_PARAMETER = torch.tensor([True, True, False, False, False])

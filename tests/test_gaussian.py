@@ -1,0 +1,280 @@
+"""The linear baseline against dense normal formulas and closed forms, and on its way through training and files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from tiny import seeded
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+import fsimformer as fsf
+from fsimformer.denoise import Denoiser
+from fsimformer.functions import knots
+from fsimformer.gaussian import FactorModel, Grid
+from fsimformer.kernels import Kernel
+from fsimformer.moments import fit_factors
+from fsimformer.nn import Network, NetworkConfig
+from fsimformer.readings import interpolate
+from fsimformer.simulations import build_store, simulate
+from fsimformer.simulators import GaussianProcess, gaussian_linear
+from fsimformer.tokens import Streams, TokenBatch, split
+from fsimformer.whiten import Whitening
+
+K, LINE, SURFACE = 3, 2, 3  # factors; ids of the functions, 0 and 1 are scalars, 4 is left alone
+GP = GaussianProcess(Kernel(lengthscale=0.2), reference=(9,), grid_points=101)
+LINE_ONLY = replace(GP, reference=())
+CONFIG = fsf.TrainConfig(
+    steps=10, batch_size=32, n_micro=2, n_validation=32, warmup=0, validate_every=5, cooldown=0.5, checkpoint_every=7
+)
+NETWORK = fsf.NetworkConfig(width=16, depth=1, n_heads=2)
+
+
+def factors() -> FactorModel:
+    """Scalars, a function on 7 points of dim 0, one on 4 × 5 points of both dims."""
+    g = seeded(3)
+    scalars = torch.zeros(5, K + 2)
+    scalars[:, -1] = 1.0
+    scalars[:2, :-1] = torch.randn(2, K + 1, generator=g)
+    scalars[:2, -1] = torch.tensor([1e-6, 0.3])
+    table = torch.cat([torch.randn(27, K + 1, generator=g), 0.1 + torch.rand(27, 1, generator=g)], 1)
+    return FactorModel(scalars, table, (Grid(LINE, (0,), (7,), 0), Grid(SURFACE, (0, 1), (4, 5), 7)))
+
+
+def rows(n: int = 6, length: int = 9) -> TokenBatch:
+    g = seeded(4)
+    return TokenBatch(
+        torch.randint(5, (n, length), generator=g),
+        torch.rand(n, length, 2, generator=g) * 2 - 1,
+        torch.randn(n, length, generator=g),
+        torch.rand(n, length, generator=g) < 0.5,
+        torch.rand(n, length, generator=g) < 0.8,
+    )
+
+
+def test_it_is_the_normal_conditional() -> None:
+    """Mean and variance of every latent given the observed tokens and y, by the dense covariance of the tokens."""
+    model, batch = factors(), rows()
+    streams = split(batch, 2, seeded(5))
+    ratio = torch.tensor([0.3, 2.0, 0.01])
+    y = torch.randn(6, 3, streams.active.shape[1], generator=seeded(6), dtype=torch.float64)
+    x_hat, error = model.denoise(y, ratio.double().expand(6, 3), model.given(streams))
+    checked = 0
+    for i in range(6):
+        parts = [(b, *(t[i] for t in model.at(b))) for b in (streams.frozen, streams.active)]
+        known = [(phi[o], mu[o], d[o], b.value[i][o]) for b, phi, mu, d in parts for o in [b.observed[i]]]
+        phi_o, mu_o, d_o, x_o = (torch.cat(p) for p in zip(*known, strict=True))
+        where = streams.active.latent[i]
+        phi, mu, d = (t[where] for t in parts[1][1:])
+        for level in range(3):
+            n = len(mu)
+            loading, own = torch.cat([phi, phi_o, phi]), torch.cat([d, d_o, d])
+            covariance = loading @ loading.T + torch.diag(own)
+            covariance[:n, n + len(x_o) :] += torch.diag(d)  # x and y of one token share its own part
+            covariance[n + len(x_o) :, :n] += torch.diag(d)
+            covariance[n + len(x_o) :, n + len(x_o) :] += ratio[level].double() ** 2 * torch.eye(n)
+            gain = torch.linalg.solve(covariance[n:, n:], covariance[n:, :n]).T
+            left = torch.cat([x_o - mu_o, y[i, level][where] - mu])
+            torch.testing.assert_close(x_hat[i, level][where], mu + gain @ left, rtol=1e-6, atol=1e-6)
+            variance = (covariance[:n, :n] - gain @ covariance[n:, :n]).diagonal()
+            torch.testing.assert_close(error[i, level][where], variance, rtol=1e-4, atol=1e-9)
+            checked += n
+    assert checked > 30
+
+
+def test_draws_at_one_level_share_a_system_and_what_is_left_alone_keeps_the_unit_prior() -> None:
+    model, batch = factors(), rows()
+    streams, g = split(batch, 0), seeded(7)
+    given = model.given(streams)
+    y = torch.randn(6, 4, streams.active.shape[1], generator=g, dtype=torch.float64)
+    level = torch.full((6, 4), 0.5, dtype=torch.float64)
+    together, apart = (
+        model.denoise(y, level, given),
+        [model.denoise(y[:, j : j + 1], level[:, :1], given) for j in range(4)],
+    )
+    for k in range(2):
+        torch.testing.assert_close(together[k], torch.cat([a[k] for a in apart], 1), rtol=1e-9, atol=1e-9)
+    assert model.knows.tolist() == [True, True, True, True, False]
+    alone = (streams.active.variable == 4)[:, None].expand_as(y)
+    torch.testing.assert_close(together[0][alone], y[alone] / 1.25, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(together[1][alone], torch.full_like(y[alone], 0.2), rtol=1e-6, atol=1e-6)
+
+
+def test_tables_are_read_as_paths_are() -> None:
+    model, batch = factors(), rows(1, 200)
+    loading, mean, own = model.at(batch)
+    for id, dims, shape, start in ((LINE, [0], (7,), 0), (SURFACE, [0, 1], (4, 5), 7)):
+        mine = batch.variable[0] == id
+        path = model.table[start : start + int(np.prod(shape))].T.reshape(K + 2, *shape)
+        at = batch.index[0, mine][:, dims].expand(K + 2, -1, -1)
+        expected = interpolate(path, torch.arange(K + 2), at).T.double()
+        found = torch.cat([loading, mean[..., None], own[..., None]], -1)[0, mine]
+        torch.testing.assert_close(found, expected.clamp(min=expected.min()), rtol=1e-5, atol=1e-5)
+    scalar = batch.variable[0] == 1
+    assert torch.equal(loading[0, scalar], model.scalars[1, :K].double().expand(int(scalar.sum()), -1))
+
+
+def observed_rows(times: Tensor, x: Tensor, at: Tensor) -> Streams:
+    """f (id 0) latent at `at`, x (id 1) observed at `times`, both in [0, 1]."""
+    index = 2 * torch.cat([at, times])[None, :, None] - 1
+    n = len(at) + len(times)
+    variable = torch.tensor([0] * len(at) + [1] * len(times))[None]
+    value = torch.cat([torch.zeros(len(at)), x])[None]
+    mask = (variable == 1).expand(1, n)
+    return split(TokenBatch(variable, index.float(), value.float(), mask, torch.ones_like(mask)), 0)
+
+
+def gp_factors(n: int) -> tuple[FactorModel, Whitening]:
+    drawn = simulate(GP, n, seeded(0))
+    whitening = Whitening.fit(GP.schema, drawn.values)
+    return fit_factors(build_store(GP.schema, whitening, drawn.values), n, GP.schema.n_ids, seeded(1)), whitening
+
+
+def test_from_simulations_of_a_gaussian_process_it_is_the_posterior() -> None:
+    """At λ = 1e3 y says nothing: x̂ and its error are the posterior's mean and variance."""
+    times, at = torch.tensor([0.1, 0.15, 0.6, 0.95]), torch.linspace(0.02, 0.98, 9)
+    x = torch.tensor([1.0, 0.4, -1.2, 0.3])
+    model, whitening = gp_factors(4_000)
+    streams = observed_rows(times, whitening.part("x", 0).forward(x.double()), at)
+    scale = torch.tensor([[1e3]], dtype=torch.float64)
+    mean, variance = model.denoise(torch.zeros(1, 1, 9).double(), scale, model.given(streams))
+    exact = GP.posterior({"x": xr.DataArray(x.double().numpy(), {"time": times.double().numpy()}, "time")})
+    spread = exact.covariance(at).diagonal().sqrt()
+    error = whitening.part("theta", 0).inverse(mean[0, 0]) - exact.mean(at)
+    assert float((error / spread).abs().max()) < 0.1  # moments of 4,000 simulations
+    assert float((variance[0, 0].sqrt() / spread - 1).abs().max()) < 0.05  # theta's prior has sd 1: z = theta
+
+
+def test_held_out_simulations_are_not_looked_at() -> None:
+    drawn = simulate(GP, 200, seeded(0))
+    whitening = Whitening.fit(GP.schema, drawn.values)
+    other = {k: torch.cat([v[:150], 9 + v[150:]]) for k, v in drawn.values.items()}
+    a, b = (fit_factors(build_store(GP.schema, whitening, v), 150, 3, seeded(1)) for v in (drawn.values, other))
+    assert torch.equal(a.table, b.table) and float(a.table.abs().max()) > 0.1
+
+
+def linear_joint() -> fsf.Joint:
+    """gaussian_linear, with a network that says F₀ = 0, G = 1: all is left to the baseline."""
+    joint = fsf.train(gaussian_linear(), simulations=4_000, config=CONFIG, network=NETWORK, baseline=True)
+    return linear_only(joint)
+
+
+def linear_only(joint: fsf.Joint) -> fsf.Joint:
+    out = joint.model.denoiser.network.out
+    with torch.no_grad():
+        out.weight.zero_()
+        out.bias.copy_(torch.tensor([0.0, 1.0]))
+    return joint
+
+
+def test_densities_of_a_linear_model_are_exact() -> None:
+    """θ given x of gaussian_linear is N(x/2, 0.05) a component."""
+    joint, x = linear_joint(), np.linspace(-0.3, 0.3, 10)
+    given = joint.condition({"x": xr.DataArray(x, dims="x_dim")})
+    draws = given.sample(600, quality="exact")
+    theta = draws["posterior"]["theta"].values.reshape(600, 10)
+    assert np.abs(theta.mean(0) - x / 2).max() < 4 * np.sqrt(0.05 / 600) + 0.01
+    assert theta.var(0) / 0.05 == pytest.approx(1, abs=0.25) and np.mean(theta.var(0)) == pytest.approx(0.05, rel=0.06)
+    found = given.log_prob(draws).values.reshape(-1)[:50]
+    exact = MultivariateNormal(torch.from_numpy(x / 2), 0.05 * torch.eye(10).double())
+    expected = exact.log_prob(torch.from_numpy(theta)).numpy()[:50]
+    assert np.abs(found - expected).max() < 0.5 and abs(np.mean(found - expected)) < 0.15  # ten components, 4,000 rows
+
+
+def test_functions_drawn_through_knots_have_the_exact_law() -> None:
+    joint = linear_only(fsf.train(GP, simulations=4_000, config=CONFIG, network=NETWORK))
+    times = np.array([0.1, 0.15, 0.6, 0.95])
+    observed = xr.Dataset({"x": ("time", [1.0, 0.4, -1.2, 0.3])}, {"time": times})
+    at = np.linspace(0, 1, 9)  # the knots: what lies between is the network's, which here knows nothing
+    draws = joint.condition(observed).sample(800, {"theta": at}, quality="exact")["posterior"]["theta"]
+    f, exact = draws.values.reshape(800, 9), GP.posterior({"x": observed["x"]})
+    covariance = exact.covariance(at).numpy()
+    sd = np.sqrt(np.diag(covariance))
+    assert np.abs((f.mean(0) - exact.mean(at).numpy()) / sd).max() < 4 / np.sqrt(800) + 0.1
+    assert np.abs((np.cov(f.T) - covariance) / np.outer(sd, sd)).max() < 4 * np.sqrt(2 / 800) + 0.05
+
+
+def test_it_is_used_from_the_cool_down_on() -> None:
+    """Before, neither what tells the network of it nor the weight given to it has moved."""
+    seen: list[float] = []
+    original = Denoiser.loss
+
+    def spy(self: Denoiser, *args: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            moved = (self.estimate.weight.abs().sum() + self.network.out.weight[1].abs().sum()).detach()
+            seen.append(-1.0 if self.uses_baseline else float(moved))
+        return original(self, *args)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Denoiser, "loss", spy)
+        joint = fsf.train(GP, simulations=200, config=CONFIG, network=NETWORK)
+    assert [s for s in seen if s >= 0] == [0.0] * 10 and seen[10:] == [-1.0] * 10  # two micro-batches a step
+    assert joint.model.denoiser.uses_baseline and float(joint.model.denoiser.estimate.weight.detach().abs().sum()) > 0
+    assert replace(CONFIG, cooldown=0.0).late(7, None) and not replace(CONFIG, cooldown=0.0).late(6, None)
+
+
+@pytest.mark.parametrize(("simulator", "expected"), [(GP, True), (gaussian_linear(), False)])
+def test_models_of_functional_parameters_have_one_unless_asked_otherwise(simulator, expected: bool) -> None:
+    joints = [
+        fsf.train(simulator, simulations=200, config=CONFIG, network=NETWORK, baseline=b) for b in (None, not expected)
+    ]
+    found = [j.model.denoiser.baseline is not None for j in joints]
+    assert found == [expected, not expected]
+    assert [j.provenance.get("baseline", False) for j in joints] == found
+
+
+def test_a_dependency_mask_is_kept_unless_a_baseline_is_asked_for() -> None:
+    masked = fsf.train(LINE_ONLY, simulations=200, config=CONFIG, network=NETWORK, dependency="undirected")
+    assert masked.model.denoiser.baseline is None
+
+
+def test_files_and_checkpoints_keep_it(tmp_path: Path) -> None:
+    whole = fsf.train(GP, simulations=200, config=CONFIG, network=NETWORK)
+
+    def stop(progress: fsf.Progress) -> None:
+        if progress.step == 8:
+            raise KeyboardInterrupt
+
+    again = {"simulations": 200, "config": CONFIG, "network": NETWORK, "checkpoint": tmp_path / "run"}
+    with pytest.raises(KeyboardInterrupt):
+        fsf.train(GP, callback=stop, **again)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="baseline"):
+        fsf.train(GP, baseline=False, **again)  # type: ignore[arg-type]
+    resumed = fsf.train(GP, **again)  # type: ignore[arg-type]
+    resumed.save(tmp_path / "model")
+    loaded = fsf.load(tmp_path / "model")
+    weights = whole.model.denoiser.state_dict()
+    assert "baseline.table" in weights
+    for other in (resumed, loaded):
+        assert all(torch.equal(weights[k], v) for k, v in other.model.denoiser.state_dict().items())
+    assert loaded.model.denoiser.baseline is not None
+    assert loaded.model.denoiser.baseline.grids == whole.model.denoiser.baseline.grids  # type: ignore[union-attr]
+    at = {"theta": [0.3]}
+    a, b = (j.condition(None).sample(4, at)["prior"]["theta"].values for j in (whole, loaded))
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+    further = fsf.train(GP, simulations=200, config=replace(CONFIG, seed=5), initial=loaded)
+    assert torch.equal(further.model.denoiser.baseline.table, weights["baseline.table"])  # type: ignore[union-attr]
+
+
+def test_rows_with_edges_of_their_own_do_without() -> None:
+    """What may not be attended to must not come in through the baseline."""
+    denoiser = Denoiser(Network(NetworkConfig(((False,),) * 5, width=16, depth=1, n_heads=2), 2)).eval()
+    model = factors()
+    model.grids = ()
+    denoiser.baseline = model
+    batch = replace(rows(), index=torch.zeros(6, 9, 1))
+    everything = torch.ones(6, 5, 5, dtype=torch.bool)
+    assert denoiser.encode(split(batch, 0)).given is not None
+    assert denoiser.encode(split(batch.replace(edges=everything), 0)).given is None
+
+
+def test_knots_are_where_tables_have_rows() -> None:
+    """Tables of 101 points hold the path's own grid."""
+    model, _ = gp_factors(300)
+    assert [g.shape for g in model.grids] == [(101,), (101,)] and len(model.table) == 202
+    assert float(knots((101,))[1, 0]) == pytest.approx(-0.98)
