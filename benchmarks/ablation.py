@@ -1,7 +1,7 @@
 """What a choice is worth: each changed alone in the suite's configuration, trainings of 1,500 steps, equal seeds.
 
-Score matching against flow matching, dependency masks against none, Muon, EMA, weight decay, noise levels, width, and
-the price of answering every conditional. Short trainings: what is told is which choice learns faster, on equal
+Score matching against flow matching, dependency masks against none, a linear baseline, Muon, EMA, weight decay, noise
+levels, width, and the price of answering every conditional. Short trainings: what is told is which choice learns faster, on equal
 simulations and equal batches; of converged networks it need not hold. RF C2ST at n = 1,000 over sbibm's ten
 observations, for hmm over the first 20 conditionals of sbibm.py.
 
@@ -28,6 +28,7 @@ CELLS: tuple[tuple[str, tuple[int, ...], tuple[str, ...]], ...] = (
     ("dense", (10_000,), ("slcp", "gaussian_linear", "hmm")),
     ("default", (1_000,), ("two_moons", "slcp", "gaussian_linear", "hmm")),
     ("dense", (1_000,), ("slcp", "gaussian_linear", "hmm")),
+    ("baseline", (10_000,), ("two_moons", "slcp", "gaussian_linear", "hmm")),
     ("adamw", (10_000,), ("two_moons", "slcp")),
     ("no_ema", (10_000,), ("two_moons", "slcp")),
     ("near_levels", (10_000,), ("two_moons", "slcp")),

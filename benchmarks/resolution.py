@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from record import ROOT, commit, save
 
 import fsimformer as fsf
 from fsimformer.kernels import Kernel
-from fsimformer.simulators import GaussianProcess
+from fsimformer.simulators import GaussianProcess, GaussianProcessPosterior
 from fsimformer.train import TrainConfig
 
 PROBE = np.linspace(0.05, 0.95, 8)
@@ -49,6 +50,19 @@ def trained(variant: str, steps: int) -> tuple[fsf.Joint, GaussianProcess]:
     return fsf.load(folder), process
 
 
+Given = tuple[xr.Dataset, GaussianProcessPosterior]
+"""Readings, and the exact posterior."""
+
+
+def data_sets(process: GaussianProcess, generator: torch.Generator) -> Iterator[Given]:
+    """Of functions that training never saw; the readings are of exact values instead of a grid's."""
+    for _ in range(N_SETS):
+        times = torch.rand(N_READINGS, generator=generator, dtype=torch.float64).sort().values
+        x = process.posterior().sample(times, 1, generator, readings=True)[0][0]
+        observed = xr.Dataset({"x": ("time", x.numpy())}, {"time": times.numpy()})
+        yield observed, process.posterior({"x": observed["x"]})
+
+
 def figures(draws: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> dict[str, float]:
     """Of draws (n, 8) of f at the probe points."""
     variance, found = np.diag(covariance), np.cov(draws.T)
@@ -67,13 +81,8 @@ def main() -> None:
     torch.set_num_threads(1)
     joint, process = trained(args.variant, args.steps)
     generator = torch.Generator().manual_seed(1)
-    # functions that training never saw: other seed, exact values at the readings instead of a grid's
     sets, floors = [], []
-    for _ in range(N_SETS):
-        times = torch.rand(N_READINGS, generator=generator, dtype=torch.float64).sort().values
-        x = process.posterior().sample(times, 1, generator, readings=True)[0][0]
-        observed = xr.Dataset({"x": ("time", x.numpy())}, {"time": times.numpy()})
-        exact = process.posterior({"x": observed["x"]})
+    for observed, exact in data_sets(process, generator):
         moments = (exact.mean(PROBE).numpy(), exact.covariance(PROBE).numpy())
         sets.append((observed, moments))
         floors.append(figures(exact.sample(PROBE, N, generator)[0].numpy(), *moments))

@@ -76,6 +76,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "near_levels": {"levels": fsf.NoiseLevels(-3.0, 1.8)},
     "image_levels": {"levels": fsf.NoiseLevels(-1.2, 1.6)},
     "width_96": {"network": fsf.NetworkConfig(width=96, depth=4, n_heads=6)},
+    "baseline": {"baseline": True},
     "posterior_only": {"masks": fsf.MaskConfig(1, 0, 0, 0, 0, 0, 0, 0)},
 }
 """What each changes of the default: arguments of `fsimformer.train`, `train`: fields of its TrainConfig."""

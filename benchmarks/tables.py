@@ -11,7 +11,7 @@ from markdown import table
 from record import RESULTS
 from tables_ablation import ablation
 from tables_peers import peers
-from tables_resolution import resolution
+from tables_resolution import functions, resolution
 from tables_sbibm import dependency, sbibm
 from tables_sequential import sequential
 
@@ -153,6 +153,7 @@ def main() -> None:
         (dependency.__name__, dependency, "dependency/*.json"),
         (sequential.__name__, sequential, "sequential_*.json"),
         (resolution.__name__, resolution, "resolution_*.json"),
+        (functions.__name__, functions, "functions_*.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]
         records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(pattern))]

@@ -1,4 +1,4 @@
-"""The section of benchmarks/README.md on functions: figures on the probe points against the size of the query."""
+"""The sections of benchmarks/README.md on functions: figures against the size of the query, and what makes a process."""
 
 from __future__ import annotations
 
@@ -23,6 +23,60 @@ def resolution(records: list[dict[str, Any]]) -> list[str]:
         )
         rows = [[row["points"], *(_figure(row, k) for k in _FIGURES), f"{row['cpu_seconds']:.1f}"] for row in r["rows"]]
         out += table(["points", *_FIGURES.values(), "CPU s"], rows)
+    return out
+
+
+def functions(records: list[dict[str, Any]]) -> list[str]:
+    """All variants of `functions.py`."""
+    out = []
+    for r in records:
+        out.append(
+            f"`{r['variant']}`: {r['steps']} steps, {r['train_cpu_seconds']:.0f} CPU s of training; n = {r['n']}, "
+            f"{r['n_sets']} data sets.\n"
+        )
+        p = [value for row in r["consistency"] for value in row["p_values"]]
+        small = sum(value < 0.05 for value in p)
+        near, chain = r["near"], r["chain"]
+        rows: list[tuple[str, str, str]] = [
+            (
+                "f(A) alone against within A ∪ B: p-values uniform (Kolmogorov–Smirnov); below .05",
+                f"{r['p_values_uniform']:.2f}; {small} of {len(p)}",
+                "",
+            ),
+            (
+                "the same, RF C2ST, largest over kinds and sizes of B",
+                f"{max(row['c2st_rf'] for row in r['consistency'] if row['size']):.3f}",
+                f"{r['consistency'][0]['c2st_rf']:.3f} (B empty); goal .51",
+            ),
+            ("asked later against asked at once, largest difference", f"{r['extend']:.1e}", "goal 1e-4"),
+            (
+                "variance of f(t + 1e-3) − f(t) by the exact: quantiles .05, .5, .95",
+                f"{near['q05']:.2f}, {near['median']:.2f}, {near['q95']:.2f}",
+                "goal .5–2 at 32 knots",
+            ),
+            (
+                "f(B), then f(A) given f(B), against f(A): RF C2ST",
+                f"{chain['c2st_rf']:.3f}",
+                f"{chain['floor']:.3f}; goal .53",
+            ),
+        ]
+        for m in r["marginals"]:
+            found = f"{m['c2st_rf']:.3f} ± {m['standard_error']:.3f}"
+            rows.append(
+                (
+                    f"{m['points']} random points against the exact posterior: RF C2ST",
+                    found,
+                    f"{m['floor']:.3f}; goal .53",
+                )
+            )
+        few, many = r["cost"]
+        ratio = many["cpu_seconds"] / few["cpu_seconds"]
+        rows.append((
+            f"{r['n']} draws at 1,000 and at 10,000 points",
+            f"{few['cpu_seconds']:.0f} and {many['cpu_seconds']:.0f} CPU s ({ratio:.1f} times), {many['peak_gib']:.1f} GiB",
+            "goal 12 times, 4 GB",
+        ))  # fmt: skip
+        out += table(["figure", "measured", "floor; goal"], rows)
     return out
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsimformer.batches import Rows, deal, micro_batches, observed_rows
+from fsimformer.batches import Rows as Rows
+from fsimformer.batches import deal, micro_batches, observed_rows
 from fsimformer.checkpoint import Run, load_checkpoint, save_checkpoint
 from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.masks import MaskConfig
