@@ -1,9 +1,9 @@
 """What a choice is worth: each changed alone in the suite's configuration, trainings of 1,500 steps, equal seeds.
 
 Score matching against flow matching, dependency masks against none, a linear baseline, Muon, EMA, weight decay, noise
-levels, width, and the price of answering every conditional. Short trainings: what is told is which choice learns faster, on equal
-simulations and equal batches; of converged networks it need not hold. RF C2ST at n = 1,000 over sbibm's ten
-observations, for hmm over the first 20 conditionals of sbibm.py.
+levels, width, and the price of answering every conditional. Short trainings: what is told is which choice learns
+faster, on equal simulations and equal batches; of converged networks it need not hold. RF C2ST at n = 1,000 over
+sbibm's ten observations, for hmm over the first 20 conditionals of sbibm.py.
 
     python benchmarks/ablation.py --all --seed 0
     python benchmarks/ablation.py slcp 10000 flow --seed 0

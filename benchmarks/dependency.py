@@ -2,10 +2,11 @@
 
 lotka_volterra: its paths follow from the four rates, so that readings are independent given them ("undirected": a
 reading attends to the rates and to itself). sird: a series at t hangs on the contact rate up to t ("causal").
-"baseline": dense, and told the best linear estimate (gaussian.py); the others are not. One network a cell, equal steps and equal seeds. Reported: the loss of the parameters given 20 readings a series on 1,024
-held-out rows (1 = nothing learned; same rows, levels and noise in every cell of a model), for lotka_volterra RF C2ST at
-n = 1,000 on the ten data sets of lotka_volterra.py as well, and CPU seconds of training. gaussian_linear, slcp and hmm,
-dense against the moral graph, are variants of sbibm.py.
+"baseline": dense, and told the best linear estimate (gaussian.py); the others are not. One network a cell, equal steps
+and equal seeds. Reported: the loss of the parameters given 20 readings a series on 1,024 held-out rows (1 = nothing
+learned; same rows, levels and noise in every cell of a model), for lotka_volterra RF C2ST at n = 1,000 on the ten data
+sets of lotka_volterra.py as well, and CPU seconds of training. gaussian_linear, slcp and hmm, dense against the moral
+graph, are variants of sbibm.py.
 
     python benchmarks/dependency.py lotka_volterra 10000 undirected --seed 0
     python benchmarks/dependency.py --all

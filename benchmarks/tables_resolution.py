@@ -1,4 +1,4 @@
-"""The sections of benchmarks/README.md on functions: figures against the size of the query, and what makes a process."""
+"""The sections of benchmarks/README.md on functions: figures against the size of the query; what makes a process."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def functions(records: list[dict[str, Any]]) -> list[str]:
         ratio = many["cpu_seconds"] / few["cpu_seconds"]
         rows.append((
             f"{r['n']} draws at 1,000 and at 10,000 points",
-            f"{few['cpu_seconds']:.0f} and {many['cpu_seconds']:.0f} CPU s ({ratio:.1f} times), {many['peak_gib']:.1f} GiB",
+            f"{few['cpu_seconds']:.0f}, {many['cpu_seconds']:.0f} CPU s ({ratio:.1f} times), {many['peak_gib']:.1f} GiB",
             "goal 12 times, 4 GB",
         ))  # fmt: skip
         out += table(["figure", "measured", "floor; goal"], rows)
