@@ -73,8 +73,8 @@ def functions(records: list[dict[str, Any]]) -> list[str]:
         ratio = many["cpu_seconds"] / few["cpu_seconds"]
         rows.append((
             f"{r['n']} draws at 1,000 and at 10,000 points",
-            f"{few['cpu_seconds']:.0f}, {many['cpu_seconds']:.0f} CPU s ({ratio:.1f} times), {many['peak_gib']:.1f} GiB",
-            "goal 12 times, 4 GB",
+            f"{few['cpu_seconds']:.0f}, {many['cpu_seconds']:.0f} CPU s ({ratio:.1f}×), {many['peak_gib']:.1f} GiB",
+            "goal 12×, 4 GB",
         ))  # fmt: skip
         out += table(["figure", "measured", "floor; goal"], rows)
     return out
