@@ -2,8 +2,9 @@
 
 A cell is a task, a budget of simulations, a seed and a variant of the configuration. It trains one network, draws 1,000
 posterior draws for each of sbibm's ten observations, and for tree, hmm, two_moons and slcp 1,000 draws of 100 random
-conditionals (conditionals.py). Reported: C2ST by random forest and, for seed 0, by sbibm's network (slower than many a training) at n = 1,000, each with
-its floor (reference draws against other reference draws), and CPU seconds of training on one thread.
+conditionals (conditionals.py). Reported: C2ST by random forest and, for seed 0, by sbibm's network (slower than many a
+training) at n = 1,000, each with its floor (reference draws against other reference draws), and CPU seconds of training
+on one thread.
 
 Nothing is chosen on these figures: `VARIANTS["default"]` was chosen by validation loss and on simulations of our own
 (benchmarks/README.md), and serves all tasks; only the length of a training depends on the budget.

@@ -1,5 +1,6 @@
 """One file a simulator, and the protocol."""
 
+from fsimformer.simulators.darcy import DarcyFlow
 from fsimformer.simulators.gaussian_process import GaussianProcess, GaussianProcessPosterior
 from fsimformer.simulators.hare_lynx import HareLynx, hudson_bay
 from fsimformer.simulators.lotka_volterra import LotkaVolterra
@@ -10,6 +11,7 @@ from fsimformer.simulators.tasks import bernoulli_glm, gaussian_linear, gaussian
 
 __all__ = [
     "SIRD",
+    "DarcyFlow",
     "FunctionSimulator",
     "GaussianProcess",
     "GaussianProcessPosterior",
