@@ -2,11 +2,12 @@
 
 "field": f ~ GP on the unit square, squared exponential, lengthscale .3, read at 40 scattered points with noise √.1; the
 exact posterior. "darcy": log permeability given 40 pressures at scattered points (simulators/darcy.py), against long
-MCMC on the same model (darcy_reference.py). Both have 8 × 8 knots; the posterior is asked on a lattice of 17 × 17 points
-that the knots are no part of. n = 1,000 draws of each data set: mean |error| of the mean in posterior sds, mean ratio of
-variances, share of points where the truth lies within the central 90 %; of exact draws, or of half the chains, beside.
+MCMC on the same model (references/darcy.py). Both have 8 × 8 knots; the posterior is asked on a lattice of 17 × 17
+points that the knots are no part of. n = 1,000 draws of each data set: mean |error| of the mean in posterior sds, mean
+ratio of variances, share of points where the truth lies within the central 90 %; of exact draws, or of half the chains,
+beside.
 
-    python benchmarks/darcy_reference.py
+    python benchmarks/references/darcy.py
     python benchmarks/space.py field
     python benchmarks/space.py darcy
 """
@@ -79,7 +80,7 @@ def field_sets(n_sets: int = 3) -> list[dict[str, Any]]:
 
 
 def darcy_sets() -> list[dict[str, Any]]:
-    """Readings, truth and chains of darcy_reference.py; one half of the chains is the reference, the other its floor."""
+    """Readings, truth and chains of references/darcy.py; half of the chains is the reference, the other its floor."""
     saved = dict(np.load(ROOT / "benchmarks" / "references" / "darcy.npz"))
     out = []
     for at, value, truth, draws in zip(saved["at"], saved["pressure"], saved["truth"], saved["draws"], strict=True):

@@ -80,5 +80,17 @@ def functions(records: list[dict[str, Any]]) -> list[str]:
     return out
 
 
+def space(records: list[dict[str, Any]]) -> list[str]:
+    """Both tasks of `space.py`."""
+    keys = ("mean_error_sd", "variance_ratio", "covered")
+    rows = [
+        [r["task"], i + 1, *(f"{row[k]:.3f} ({row[k + '_floor']:.3f})" for k in keys), f"{row['cpu_seconds']:.0f}", r["steps"],
+         f"{r['train_cpu_seconds']:.0f}"]
+        for r in records for i, row in enumerate(r["rows"])
+    ]  # fmt: skip
+    head = ["task", "data set", "mean error, sd", "variance ratio", "truth inside the central 90 %", "CPU s, draws"]
+    return ["In brackets the floor.\n", *table([*head, "steps", "training, CPU s"], rows)]
+
+
 def _figure(row: dict[str, Any], key: str) -> str:
     return f"{row[key]:.3f} ± {row[f'{key}_standard_error']:.3f} ({row[f'{key}_floor']:.3f})"
