@@ -83,11 +83,13 @@ def functions(records: list[dict[str, Any]]) -> list[str]:
 def space(records: list[dict[str, Any]]) -> list[str]:
     """Both tasks of `space.py`."""
     keys = ("mean_error_sd", "variance_ratio", "covered")
-    rows = [
-        [r["task"], i + 1, *(f"{row[k]:.3f} ({row[k + '_floor']:.3f})" for k in keys), f"{row['cpu_seconds']:.0f}", r["steps"],
-         f"{r['train_cpu_seconds']:.0f}"]
-        for r in records for i, row in enumerate(r["rows"])
-    ]  # fmt: skip
+    rows = []
+    for r in records:
+        for i, row in enumerate(r["rows"], 1):
+            found = [f"{row[k]:.3f} ({row[k + '_floor']:.3f})" for k in keys]
+            rows.append(
+                [r["task"], i, *found, f"{row['cpu_seconds']:.0f}", r["steps"], f"{r['train_cpu_seconds']:.0f}"]
+            )
     head = ["task", "data set", "mean error, sd", "variance ratio", "truth inside the central 90 %", "CPU s, draws"]
     return ["In brackets the floor.\n", *table([*head, "steps", "training, CPU s"], rows)]
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # space.py says which model, lattice and number of readings
 
-from space import DARCY, LATTICE, N_READINGS  # noqa: E402
+from space import DARCY, LATTICE, N_READINGS
 
 N_SETS, CHAINS, KEPT = 3, 32, 1_000
 SIDE = DARCY.grid_points
