@@ -15,6 +15,7 @@ from tables_resolution import functions, resolution, space
 from tables_sbibm import dependency, sbibm
 from tables_sequential import sequential
 
+PICTURES = {"resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
 OUT = Path(__file__).resolve().parent / "README.md"
 
 
@@ -159,6 +160,8 @@ def main() -> None:
         lines += [f"## {name}", "", first_paragraph(name), ""]
         records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(pattern))]
         lines += section([r["results"] for r in records]) if records else ["Not run yet.", ""]
+        if records and (OUT.parents[1] / PICTURES.get(name, "none")).exists():
+            lines += [f"![{name}](../{PICTURES[name]})", "", "*Drawn by `pictures.py`.*", ""]
     lines += ["## ablation", "", first_paragraph("ablation"), ""]
     records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("ablation/*.json"))]
     lines += ablation(records) if records else ["Not run yet.", ""]

@@ -1,0 +1,67 @@
+"""Pictures of results, for benchmarks/README.md: the resolution curve and the consistency of draws of functions.
+
+python benchmarks/pictures.py
+"""
+
+from __future__ import annotations
+
+import json
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from record import RESULTS, ROOT
+
+DOCS = ROOT / "docs"
+COLOURS = {"reference": "C0", "reference_plain": "C9", "white": "C1", "white_plain": "C3"}
+PANELS = {"mean_error_sd": ("mean error, posterior sd", 0.10, None), "variance_ratio": ("variance ratio", 1.05, 0.95),
+          "covariance_error": ("covariance error", 0.15, None)}  # fmt: skip
+
+
+def resolution() -> None:
+    """Figures on the probe points against the number of points asked; grey: what exact draws score, dotted: goals."""
+    page, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+    for path in sorted(RESULTS.glob("resolution_*.json")):
+        r = json.loads(path.read_text())["results"]
+        size = [row["points"] for row in r["rows"]]
+        for ax, key in zip(axes, PANELS, strict=True):
+            value = [row[key] for row in r["rows"]]
+            error = [row[f"{key}_standard_error"] for row in r["rows"]]
+            label = f"{r['variant'].replace('_plain', ', no baseline')}"
+            ax.errorbar(size, value, error, marker="o", markersize=3, color=COLOURS[r["variant"]], label=label)
+            ax.plot(size, [row[f"{key}_floor"] for row in r["rows"]], color="0.6")
+    for ax, (title, upper, lower) in zip(axes, PANELS.values(), strict=True):
+        for goal in (upper, lower):
+            if goal is not None:
+                ax.axhline(goal, color="0.3", linestyle=":")
+        ax.set(xscale="log", xlabel="points asked", title=title)
+    axes[0].legend(fontsize=8)
+    page.savefig(DOCS / "resolution.png", dpi=110)
+
+
+def consistency() -> None:
+    """p-values of f(A) alone against within A ∪ B, sorted, against uniform ones; RF C2ST against the size of B."""
+    r = json.loads((RESULTS / "functions_reference.json").read_text())["results"]
+    p = np.sort([v for row in r["consistency"] for v in row["p_values"]])
+    page, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    left.plot((np.arange(len(p)) + 0.5) / len(p), p, "o", markersize=3)
+    left.plot([0, 1], [0, 1], color="0.6")
+    left.set(xlabel="quantile of the uniform law", ylabel="p-value", title="f(A) alone against within A ∪ B")
+    for kind in dict.fromkeys(row["kind"] for row in r["consistency"]):
+        mine = [row for row in r["consistency"] if row["kind"] == kind]
+        right.plot(
+            [row["size"] for row in mine], [row["c2st_rf"] for row in mine], marker="o", markersize=3, label=kind
+        )
+    right.axhline(0.5, color="0.6")
+    right.axhline(0.51, color="0.3", linestyle=":")
+    right.set(xlabel="size of B", title="RF C2ST", ylim=(0.45, 0.55))
+    right.legend(fontsize=8)
+    page.savefig(DOCS / "consistency.png", dpi=110)
+
+
+if __name__ == "__main__":
+    resolution()
+    consistency()
