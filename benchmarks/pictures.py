@@ -16,7 +16,7 @@ import numpy as np
 from record import RESULTS, ROOT
 
 DOCS = ROOT / "docs"
-COLOURS = {"reference": "C0", "reference_plain": "C9", "white": "C1", "white_plain": "C3"}
+COLOURS = {"reference": "C0", "reference, exact": "C2", "reference_plain": "C9", "white": "C1", "white_plain": "C3"}
 PANELS = {"mean_error_sd": ("mean error, posterior sd", 0.10, None), "variance_ratio": ("variance ratio", 1.05, 0.95),
           "covariance_error": ("covariance error", 0.15, None)}  # fmt: skip
 
@@ -30,8 +30,9 @@ def resolution() -> None:
         for ax, key in zip(axes, PANELS, strict=True):
             value = [row[key] for row in r["rows"]]
             error = [row[f"{key}_standard_error"] for row in r["rows"]]
-            label = f"{r['variant'].replace('_plain', ', no baseline')}"
-            ax.errorbar(size, value, error, marker="o", markersize=3, color=COLOURS[r["variant"]], label=label)
+            name = r["variant"]
+            label = name.replace("_plain", ", no baseline")
+            ax.errorbar(size, value, error, marker="o", markersize=3, color=COLOURS[name], label=label)
             ax.plot(size, [row[f"{key}_floor"] for row in r["rows"]], color="0.6")
     for ax, (title, upper, lower) in zip(axes, PANELS.values(), strict=True):
         for goal in (upper, lower):

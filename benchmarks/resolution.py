@@ -9,6 +9,7 @@ Both with the linear baseline (gaussian.py) that models of functional parameters
 are trained alike, on equal simulations and for equal steps.
 
     python benchmarks/resolution.py reference
+    python benchmarks/resolution.py reference --quality exact               # by the ODE instead of the SDE
     python benchmarks/resolution.py white_plain
 """
 
@@ -26,6 +27,7 @@ from record import ROOT, commit, save
 
 import fsimformer as fsf
 from fsimformer.kernels import Kernel
+from fsimformer.sample import DEFAULT_QUALITY, QUALITY
 from fsimformer.simulators import GaussianProcess, GaussianProcessPosterior
 from fsimformer.train import TrainConfig
 
@@ -77,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variant", choices=VARIANTS)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--quality", choices=QUALITY, default=DEFAULT_QUALITY)
     args = parser.parse_args()
     torch.set_num_threads(1)
     joint, process = trained(args.variant, args.steps)
@@ -91,7 +94,9 @@ def main() -> None:
         others = np.random.default_rng(size).uniform(0, 1, size - len(PROBE))
         start, found = time.process_time(), []
         for i, (observed, moments) in enumerate(sets):
-            tree = joint.condition(observed).sample(N, {"theta": np.concatenate([PROBE, others])}, seed=i)
+            tree = joint.condition(observed).sample(
+                N, {"theta": np.concatenate([PROBE, others])}, seed=i, quality=args.quality
+            )
             draws = tree["posterior"]["theta"].values.reshape(N, size)[:, : len(PROBE)]
             found.append(figures(draws, *moments))
         row: dict[str, Any] = {"points": size, "cpu_seconds": (time.process_time() - start) / N_SETS}
@@ -102,12 +107,12 @@ def main() -> None:
             row[f"{key}_floor"] = float(np.mean([f[key] for f in floors]))
         rows.append(row)
         print(row, flush=True)
-    card = joint.provenance
+    card, other = joint.provenance, "" if args.quality == DEFAULT_QUALITY else f", {args.quality}"
     results = {
-        "n": N, "n_sets": N_SETS, "variant": args.variant, "steps": card["steps"],
+        "n": N, "n_sets": N_SETS, "variant": args.variant + other, "steps": card["steps"],
         "train_cpu_seconds": card["cpu_seconds"], "train_commit": card.get("commit", ""), "rows": rows,
     }  # fmt: skip
-    print(save(f"resolution_{args.variant}", 0, results))
+    print(save(f"resolution_{args.variant}{other.replace(', ', '_')}", 0, results))
 
 
 if __name__ == "__main__":
