@@ -18,12 +18,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from record import ROOT, commit, save
+from networks import kept
+from record import commit, save
 
 import fsimformer as fsf
 from fsimformer.kernels import Kernel
@@ -40,16 +42,16 @@ N, N_SETS, N_READINGS, KNOTS, STEPS, SIMULATIONS = 1_000, 5, 10, 17, 4_000, 20_0
 def trained(variant: str, steps: int) -> tuple[fsf.Joint, GaussianProcess]:
     """From runs/ if it was trained before."""
     process = GaussianProcess(Kernel(lengthscale=0.2), reference=(KNOTS,) if "reference" in variant else ())
-    folder = ROOT / "runs" / "resolution" / f"{variant}_{steps}"
-    if not folder.exists():
+
+    def train(checkpoint: Path) -> fsf.Joint:
         config = TrainConfig(steps=steps, batch_size=64, n_micro=4, cooldown=0.3, ema=0.995, seed=0)
-        joint = fsf.train(
+        return fsf.train(
             process, simulations=SIMULATIONS, config=config, network=fsf.NetworkConfig(width=64, depth=4, n_heads=4),
-            design=fsf.Design((24, 24)), checkpoint=folder.parent / f"{variant}_{steps}.safetensors",
-            provenance={"commit": commit()}, baseline="plain" not in variant,
+            design=fsf.Design((24, 24)), checkpoint=checkpoint, provenance={"commit": commit()},
+            baseline="plain" not in variant,
         )  # fmt: skip
-        joint.save(folder)
-    return fsf.load(folder), process
+
+    return kept(f"resolution/{variant}_{steps}", train), process
 
 
 Given = tuple[xr.Dataset, GaussianProcessPosterior]

@@ -31,6 +31,7 @@ import torch
 import xarray as xr
 from conditionals import draw_problems
 from conditionals import reference as conditional_reference
+from networks import kept
 from record import RESULTS, ROOT, commit, save
 from references import sbibm_observations
 from tables_sbibm import BUDGETS, KINDS
@@ -190,14 +191,12 @@ def name_of(task: str, budget: int, seed: int, variant: str) -> str:
 
 def trained(task: str, budget: int, seed: int, variant: str) -> fsf.Joint:
     """The network of a cell, from runs/ if it was trained before: scoring may be repeated without training."""
-    folder = ROOT / "runs" / name_of(task, budget, seed, variant)
-    if not folder.exists():
-        train_cell(task, budget, seed, variant).save(folder)
-    joint, wanted = fsf.load(folder), settings(budget, seed, variant)
+    name, wanted = name_of(task, budget, seed, variant), settings(budget, seed, variant)
+    joint = kept(name, lambda _: train_cell(task, budget, seed, variant))
     for key, expected in (("train", wanted["config"]), ("masks", wanted["masks"])):
         found, asked = joint.provenance[key], json.loads(json.dumps(asdict(expected)))
         if changed := [k for k in found if found[k] != asked[k]]:  # a card may lack settings that are younger
-            raise SystemExit(f"{folder}: trained with other settings of {changed}; remove it to train it anew.")
+            raise SystemExit(f"runs/{name}: trained with other settings of {changed}; remove it to train it anew.")
     return joint
 
 

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from networks import kept
 from record import ROOT, commit, save
 
 import fsimformer as fsf
@@ -40,18 +42,18 @@ NAME = {"field": "theta", "darcy": "log_permeability"}
 
 def trained(task: str) -> fsf.Joint:
     """From runs/ if it was trained before."""
-    steps, folder = STEPS[task], ROOT / "runs" / "space" / f"{task}_{STEPS[task]}"
-    if not folder.exists():
+
+    def train(checkpoint: Path) -> fsf.Joint:
         config = TrainConfig(
-            steps=steps, batch_size=64, n_micro=4, cooldown=0.3, ema=0.995, max_latents=72, validate_every=250, seed=0
+            steps=STEPS[task], batch_size=64, n_micro=4, cooldown=0.3, ema=0.995, max_latents=72, validate_every=250
         )
-        joint = fsf.train(
+        return fsf.train(
             FIELD if task == "field" else DARCY, simulations=20_000, config=config,
             network=fsf.NetworkConfig(width=64, depth=4, n_heads=4), design=fsf.Design((24, 60), beside=4),
-            checkpoint=folder.parent / f"{folder.name}.safetensors", provenance={"commit": commit()},
+            checkpoint=checkpoint, provenance={"commit": commit()},
         )  # fmt: skip
-        joint.save(folder)
-    return fsf.load(folder)
+
+    return kept(f"space/{task}_{STEPS[task]}", train)
 
 
 def points(name: str, at: np.ndarray) -> dict[str, xr.DataArray]:
@@ -83,10 +85,12 @@ def darcy_sets() -> list[dict[str, Any]]:
     """Readings, truth and chains of references/darcy.py; half of the chains is the reference, the other its floor."""
     saved = dict(np.load(ROOT / "benchmarks" / "references" / "darcy.npz"))
     out = []
-    for at, value, truth, draws in zip(saved["at"], saved["pressure"], saved["truth"], saved["draws"], strict=True):
-        a, b = draws.astype(float)
-        observed = readings("pressure", at, value)
-        out.append({"observed": observed, "truth": truth, "mean": a.mean(0), "sd": a.std(0), "other": b})
+    for i in range(len(saved["at"])):
+        observed = readings("pressure", saved["at"][i], saved["pressure"][i])
+        given = {k: saved[k][i].astype(float) for k in ("mean", "sd")}
+        out.append(
+            {"observed": observed, "truth": saved["truth"][i], "other": saved["draws"][i].astype(float), **given}
+        )
     return out
 
 

@@ -93,7 +93,6 @@ class Denoiser(nn.Module):
 
     Attributes:
         baseline: the linear baseline, None until `moments.fit_factors` has fitted it.
-        uses_baseline: False for the first part of a training (train.py).
     """
 
     dependency: Tensor | None
@@ -114,7 +113,7 @@ class Denoiser(nn.Module):
         self.register_buffer("dependency", dependency, persistent=False)
         self.register_buffer("past", past, persistent=False)
         self.embeddings = embeddings
-        self.baseline, self.uses_baseline = None, True
+        self.baseline = None
         if network.n_outputs > 1:
             self.estimate = nn.Linear(3, network.config.width, bias=False)
             nn.init.zeros_(self.estimate.weight)
@@ -129,9 +128,10 @@ class Denoiser(nn.Module):
         """Where the weights are."""
         return self.network.out.weight.device
 
-    def encode(self, streams: Streams) -> Encoded:
+    def encode(self, streams: Streams, told: bool = True) -> Encoded:
         """Encode the frozen stream and embed arrays, once for all draws and noise levels.
 
+        `told`: the network is told the linear baseline, where there is one; False in the first part of a training.
         Rows with `edges` of their own attend where both these and `dependency` allow it.
         """
         dependency, edges = self.dependency, streams.active.edges
@@ -141,31 +141,32 @@ class Denoiser(nn.Module):
         f, a = streams.frozen, streams.active
         frozen, active = (None, None) if self.embeddings is None else self.embeddings(f.arrays, f, a)
         context = self.network.encode(f.variable, f.index, f.value, masks.frozen, frozen)
-        base = self.baseline if self.uses_baseline and edges is None else None
-        given = None if base is None else base.given(streams)
+        given = self._given(streams) if told and edges is None else None
         return Encoded(streams, context, masks.active, masks.context, active, given)
 
     def reuse(self, encoded: Encoded, active: TokenBatch) -> Encoded:
         """The same context with other active tokens, latents all of them."""
         streams = Streams(encoded.streams.frozen, active, torch.zeros_like(active.variable))
         masks = attention(streams.frozen, active, self.dependency, self.past)
-        given = None if self.baseline is None or encoded.given is None else self.baseline.given(streams)
+        given = None if encoded.given is None else self._given(streams)
         return Encoded(streams, encoded.context, masks.active, masks.context, given=given)
 
-    def raw(
-        self, value: Tensor, log_ratio: Tensor, encoded: Encoded, estimate: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        """F above. value (B, R, n_a): scaled at latents, clean at observed tokens; log_ratio (B, R).
+    def _given(self, streams: Streams) -> Given | None:
+        """What the baseline knows of the rows; None where it knows none of the active ids, or where there is none."""
+        if self.baseline is None or not bool(self.baseline.knows[streams.active.variable].any()):
+            return None
+        return self.baseline.given(streams)
 
-        `estimate`: x̂ of the linear baseline and its mean square error, (B, R, n_a).
-        """
+    def raw(self, value: Tensor, log_ratio: Tensor, encoded: Encoded) -> Tensor:
+        """F above. value (B, R, n_a): scaled at latents, clean at observed tokens; log_ratio (B, R)."""
         a, told, linear = encoded.active, None, None
-        if estimate is not None:
+        if encoded.given is not None:
             assert self.baseline is not None
-            ratio = log_ratio.exp()[..., None]
-            scale = ratio * (1 + ratio**2).rsqrt()
-            x_hat, error = estimate
-            linear = (x_hat - value * (1 + ratio**2).rsqrt()) / scale
+            ratio = log_ratio.exp()
+            norm = (1 + ratio**2).rsqrt()[..., None]
+            scale = ratio[..., None] * norm
+            x_hat, error = self.baseline.denoise(value / norm, ratio, encoded.given)
+            linear = (x_hat - value * norm) / scale
             features = torch.stack([x_hat, value - x_hat, 0.5 * error.log() - scale.log()], -1)
             told = self.estimate(features * (a.latent & self.baseline.knows[a.variable])[:, None, :, None])
         out = self.network.decode(
@@ -184,11 +185,6 @@ class Denoiser(nn.Module):
             return out[..., 0] if linear is None else out[..., 0] + out[..., 1] * linear
         return out
 
-    def _estimate(self, y: Tensor, ratio: Tensor, encoded: Encoded) -> tuple[Tensor, Tensor] | None:
-        if self.baseline is None or encoded.given is None:
-            return None
-        return self.baseline.denoise(y, ratio, encoded.given)
-
     def forward(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
         """x̂ (B, R, n_a) from x_t (B, R, n_a) and t (B, R) in (0, 1); at observed tokens x̂ is their value."""
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
@@ -200,30 +196,28 @@ class Denoiser(nn.Module):
         given = encoded.active.value[:, None]
         observed = encoded.active.condition_mask[:, None]
         norm = (1 + ratio**2).rsqrt()[..., None]
-        estimate = self._estimate(y, ratio, encoded)
-        f = self.raw(torch.where(observed, given, y * norm), ratio.log(), encoded, estimate)
+        f = self.raw(torch.where(observed, given, y * norm), ratio.log(), encoded)
         return torch.where(observed, given, y * norm**2 + ratio[..., None] * norm * f)
 
-    def loss(self, streams: Streams, log_ratio: Tensor, epsilon: Tensor) -> Tensor:
+    def loss(self, streams: Streams, log_ratio: Tensor, epsilon: Tensor, told: bool = True) -> Tensor:
         """Mean over rows and levels of the row's mean weighted squared error.
 
         Args:
             streams: clean rows, split.
             log_ratio: (B, R) log λ; R noise levels share one encoded context.
             epsilon: (B, R, n_a) standard normals.
+            told: as in `encode`.
 
         Returns:
             A scalar. On variance-preserving paths, whitened Gaussian latents of which nothing is learned give 1.
         """
-        encoded = self.encode(streams)
+        encoded = self.encode(streams, told)
         active = encoded.active
         x, observed = active.value[:, None], active.condition_mask[:, None]
         ratio = log_ratio.exp()[..., None]
         norm = (1 + ratio**2).rsqrt()
-        noisy = x + ratio * epsilon
-        y = noisy * norm  # unit variance
-        estimate = self._estimate(noisy, log_ratio.exp(), encoded)
-        f = self.raw(torch.where(observed, x, y), log_ratio, encoded, estimate)
+        y = (x + ratio * epsilon) * norm  # unit variance
+        f = self.raw(torch.where(observed, x, y), log_ratio, encoded)
         target = (x - y * norm) / (ratio * norm)
         error = (f - target) ** 2
         if isinstance(self.schedule, RectifiedSchedule):

@@ -15,13 +15,14 @@ Index points are scaled to [−1, 1]; knots lie in C order, the last dim fastest
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 
 import torch
 from torch import Tensor
+
+from fsimformer.grids import multilinear
 
 FLOOR = 1e-4  # of s: at the knots the spline misses nothing, and r would be 0/0
 _FINE = {1: 8, 2: 4}  # cells of the grid of s between two knots; more dims: 2
@@ -97,16 +98,10 @@ class ReferenceSet:
 
     def scale(self, at: Tensor) -> Tensor:
         """s at points (…, d), float64, multilinear between the grid's points and constant beyond its ends."""
-        shape = self.spread.shape
-        position = [(at[..., j].double().clamp(-1, 1) + 1) / 2 * (m - 1) for j, m in enumerate(shape)]
-        cell = [p.floor().long().clamp(0, m - 2) for p, m in zip(position, shape, strict=True)]
-        spread = self.spread.to(at.device).double()
+        spread = self.spread.to(at.device).double().flatten()
         out = torch.zeros(at.shape[:-1], dtype=torch.float64, device=at.device)
-        for corner in itertools.product((0, 1), repeat=len(shape)):
-            weight = torch.ones_like(out)
-            for p, c, bit in zip(position, cell, corner, strict=True):
-                weight = weight * (p - c if bit else 1 - (p - c))
-            out = out + weight * spread[tuple(c + bit for c, bit in zip(cell, corner, strict=True))]
+        for place, weight in multilinear(self.spread.shape, at.double().clamp(-1, 1)):
+            out = out + weight * spread[place]
         return out.clamp(min=FLOOR)
 
     def residual(self, z: Tensor, z_knots: Tensor, at: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ miss. Given observed tokens o and y = x + λ ε at the latent ones, g is normal 
     P = I + Φ_oᵀ D_o⁻¹ Φ_o + Φ_lᵀ (D_l + λ²)⁻¹ Φ_l,   ĝ = P⁻¹ (Φ_oᵀ D_o⁻¹ (x_o − μ_o) + Φ_lᵀ (D_l + λ²)⁻¹ (y − μ_l)),
 
 and so is x: a k × k system a row and noise level, whatever the number of tokens. Only first and second moments are
-used, so that E|x − x̂|² is what the variance says for every law with these moments. Where the joint is Gaussian
-(linear simulators, Gaussian-process functions) x̂ is exact; elsewhere a network corrects it (denoise.py). At high noise
-every denoiser is nearly linear (arXiv 2412.09726).
+used, so that E|x − x̂|² is what the variance says for every law with the moments of this factor model. Where whitened
+values are jointly Gaussian (linear simulators and Gaussian-process functions, unless whitening bends them by an asinh
+tail) x̂ is exact; elsewhere a network corrects it (denoise.py). At high noise every denoiser is nearly linear
+(arXiv 2412.09726).
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fsimformer.grids import stencil
 from fsimformer.tokens import Streams, TokenBatch
 
 FLOOR = 1e-6  # of d: a sampler resolves no smaller variance
@@ -95,7 +96,8 @@ class FactorModel(nn.Module):
             mine = batch.variable == grid.id
             if bool(mine.any()):
                 rows = self.table[grid.start :]
-                out[mine] = _interpolated(rows, grid.shape, batch.index[mine][:, list(grid.dims)])
+                points = stencil(grid.shape, batch.index[mine][:, list(grid.dims)].clamp(-1, 1))
+                out[mine] = torch.stack([weight[:, None] * rows[place] for place, weight in points]).sum(0)
         out = out.double()
         return out[..., :-2], out[..., -2], out[..., -1].clamp(min=FLOOR)
 
@@ -141,24 +143,3 @@ def empty_factors(n_ids: int, rank: int, grids: Sequence[Mapping[str, Any]]) -> 
         placed.append(Grid(int(grid["id"]), tuple(grid["dims"]), tuple(grid["shape"]), start))
         start += math.prod(placed[-1].shape)
     return FactorModel(torch.zeros(n_ids, rank + 2), torch.zeros(start, rank + 2), placed)
-
-
-def _interpolated(rows: Tensor, shape: tuple[int, ...], at: Tensor) -> Tensor:
-    """rows (≥ prod(shape), C) of a grid over [−1, 1]^d, at points (m, d): cubic on a line, multilinear elsewhere."""
-    position = [(at[:, j].clamp(-1, 1) + 1) / 2 * (n - 1) for j, n in enumerate(shape)]
-    cell = [p.floor().long().clamp(0, n - 2) for p, n in zip(position, shape, strict=True)]
-    part = [p - c for p, c in zip(position, cell, strict=True)]
-    if len(shape) == 1:
-        c, s, last = cell[0], part[0], shape[0] - 1
-        left, right = (c - 1).clamp(min=0), (c + 2).clamp(max=last)
-        s2, s3 = s * s, s * s * s
-        m0, m1 = (s3 - 2 * s2 + s) / (c + 1 - left), (s3 - s2) / (right - c)
-        weights = [-m0, 2 * s3 - 3 * s2 + 1 - m1, 3 * s2 - 2 * s3 + m0, m1]
-        return sum(w[:, None] * rows[i] for w, i in zip(weights, (left, c, c + 1, right), strict=True))  # type: ignore[return-value]
-    out = rows.new_zeros(len(at), rows.shape[1])
-    for corner in itertools.product((0, 1), repeat=len(shape)):
-        flat, weight = torch.zeros_like(cell[0]), torch.ones_like(part[0])
-        for c, p, bit, n in zip(cell, part, corner, shape, strict=True):
-            flat, weight = flat * n + c + bit, weight * (p if bit else 1 - p)
-        out = out + weight[:, None] * rows[flat]
-    return out

@@ -9,7 +9,6 @@ Values are kept in working units u, in which noise is additive and whitening is 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fsimformer.functions import ReferenceSet, knots
+from fsimformer.grids import stencil
 from fsimformer.tokens import TokenBatch, TokenSet, select
 
 
@@ -119,30 +119,14 @@ def interpolate(path: Tensor, rows: Tensor, index: Tensor, within: bool = False)
     `within` holds the cubic between the lowest and highest of its four points, at a cost of O(h²) at extrema: where
     values must not leave their support.
     """
-    grid = path.shape[1:]
-    position = [(index[..., j] + 1) / 2 * (grid[j] - 1) for j in range(len(grid))]
-    cell = [p.floor().long().clamp(0, grid[j] - 2) for j, p in enumerate(position)]
-    part = [p - c for p, c in zip(position, cell, strict=True)]
-    row = rows[:, None]
-    if len(grid) == 1:
-        c, s, last = cell[0], part[0], grid[0] - 1
-        p0, p1 = path[row, c], path[row, c + 1]
-        left, right = (c - 1).clamp(min=0), (c + 2).clamp(max=last)
-        m0 = (p1 - path[row, left]) / (c + 1 - left)
-        m1 = (path[row, right] - p0) / (right - c)
-        s2, s3 = s * s, s * s * s
-        u = (2 * s3 - 3 * s2 + 1) * p0 + (s3 - 2 * s2 + s) * m0 + (3 * s2 - 2 * s3) * p1 + (s3 - s2) * m1
-        if within:
-            four = torch.stack([path[row, left], p0, p1, path[row, right]])
-            u = u.clamp(four.amin(0), four.amax(0))
-        return u
-    out = torch.zeros_like(part[0])
-    for corner in itertools.product((0, 1), repeat=len(grid)):
-        weight = torch.ones_like(out)
-        for j, bit in enumerate(corner):
-            weight = weight * (part[j] if bit else 1 - part[j])
-        out = out + weight * path[(row, *(cell[j] + bit for j, bit in enumerate(corner)))]
-    return out
+    grid, row, flat = path.shape[1:], rows[:, None], path.flatten(1)
+    weights = stencil(grid, index)
+    values = [flat[row, place] for place, _ in weights]
+    u = sum((w * v for (_, w), v in zip(weights, values, strict=True)), torch.zeros_like(values[0]))
+    if within and len(grid) == 1:
+        four = torch.stack(values)
+        u = u.clamp(four.amin(0), four.amax(0))
+    return u
 
 
 def read(store: Store, rows: Tensor, design: Design, generator: torch.Generator) -> TokenBatch:

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsimformer.batches import Rows as Rows
-from fsimformer.batches import deal, micro_batches, observed_rows
+from fsimformer.batches import Rows, deal, micro_batches, observed_rows
 from fsimformer.checkpoint import Run, load_checkpoint, save_checkpoint
 from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.masks import MaskConfig
@@ -153,7 +152,12 @@ class Progress:
 
 
 def batch_loss(
-    denoiser: Denoiser, batch: TokenBatch, levels: NoiseLevels, config: TrainConfig, generator: torch.Generator
+    denoiser: Denoiser,
+    batch: TokenBatch,
+    levels: NoiseLevels,
+    config: TrainConfig,
+    generator: torch.Generator,
+    told: bool = True,
 ) -> Tensor:
     """The loss of one micro-batch: dial, riders, noise levels and noise drawn from the generator."""
     choice = torch.multinomial(torch.tensor([p for _, p in config.dial]), 1, generator=generator)
@@ -163,7 +167,7 @@ def batch_loss(
     n_levels = max(1, min(config.max_levels, config.level_tokens // max(1, n_a)))
     log_ratio = levels.draw((b, n_levels), generator)
     epsilon = torch.randn(b, n_levels, n_a, generator=generator)
-    return denoiser.loss(streams, log_ratio.to(device), epsilon.to(device))
+    return denoiser.loss(streams, log_ratio.to(device), epsilon.to(device), told)
 
 
 def fit(
@@ -231,7 +235,7 @@ def fit(
     steps: list[list[TokenBatch]] = []
     while not _ended(run, config):
         # a baseline that is at hand from the start keeps a network from learning what is not linear
-        denoiser.uses_baseline = generation > 0 or config.late(run.step, run.turn)
+        told = generation > 0 or config.late(run.step, run.turn)
         place = run.step % config.pool
         if place == 0 or not steps:
             batch = draw_rows(rows, config.pool * config.batch_size, 0, run.step // config.pool, *salt)
@@ -243,7 +247,7 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
         total, n_rows = 0.0, sum(part.shape[0] for part in steps[place])
         for part in steps[place]:
-            loss = batch_loss(denoiser, part, levels, config, generator) * (part.shape[0] / n_rows)
+            loss = batch_loss(denoiser, part, levels, config, generator, told) * (part.shape[0] / n_rows)
             loss.backward()
             total += float(loss.detach())
         if not math.isfinite(total):
@@ -258,7 +262,7 @@ def fit(
         run.recent.append(total)
         validation = None
         if run.step % config.validate_every == 0 or run.step == config.end(run.turn):
-            validation = validate(denoiser, parameters, run, held_out, levels, config)
+            validation = validate(denoiser, parameters, run, held_out, levels, config, told)
             run.history.append((run.step, sum(run.recent) / len(run.recent), validation))
             run.recent = []
             if validation < run.best_loss:
@@ -274,7 +278,6 @@ def fit(
             run.turn = run.step
         if checkpoint is not None and (_ended(run, config) or run.step % config.checkpoint_every == 0):
             save_checkpoint(checkpoint, run, parameters, optimizers, settings)
-    denoiser.uses_baseline = True
     with torch.no_grad():
         for k, p in parameters.items():
             p.copy_(run.best.get(k, run.ema[k]))
@@ -313,6 +316,7 @@ def validate(
     held_out: TokenBatch,
     levels: NoiseLevels,
     config: TrainConfig,
+    told: bool = True,
 ) -> float:
     """Loss of the averaged weights on held-out rows; the same riders, levels and noise every time."""
     generator = generator_at(config.seed, 1, 1)
@@ -322,7 +326,8 @@ def validate(
         for k, p in parameters.items():
             p.copy_(run.ema[k])
         parts = micro_batches(held_out, 2 * -(-n // 64))
-        loss = sum(float(batch_loss(denoiser, part, levels, config, generator)) * part.shape[0] / n for part in parts)
+        each = [float(batch_loss(denoiser, part, levels, config, generator, told)) for part in parts]
+        loss = sum(x * part.shape[0] / n for x, part in zip(each, parts, strict=True))
         for k, p in parameters.items():
             p.copy_(trained[k])
     if not math.isfinite(loss):

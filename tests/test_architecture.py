@@ -34,7 +34,7 @@ EVERYTHING = {
     *("noise", "denoise", "sample", "constraints", "likelihood", "train", "simulators", "simulations", "archive"),
     *("diagnostics", "graph", "embeddings", "truncate", "model_file", "stages", "importance", "explicit", "refine"),
     *("kernels", "matern", "dims", "functions", "folder", "extension", "function_tree", "paths", "evaluate"),
-    *("gaussian", "moments", "batches"),
+    *("gaussian", "moments", "batches", "grids"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "priors": set(),
@@ -52,14 +52,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tree": {"priors", "schema", "whiten", "points"},
     "convert": {"priors", "schema", "tokens", "whiten", "points", "tables", "query", "tree"},
     "masks": {"tokens"},
-    "readings": {"tokens", "masks", "functions"},
+    "readings": {"tokens", "masks", "functions", "grids"},
     "kernels": set(),
-    "functions": set(),
+    "functions": {"grids"},
     "folder": set(),
     "matern": {"kernels", "seeds"},
     "noise": {"tokens", "kernels", "seeds"},
     "embeddings": {"schema", "tokens"},
-    "gaussian": {"tokens"},
+    "grids": set(),
+    "gaussian": {"tokens", "grids"},
     "moments": {"functions", "gaussian", "readings"},
     "denoise": {"tokens", "masks", "noise", "nn", "embeddings", "gaussian"},
     "sample": {"tokens", "noise", "denoise", "seeds"},
@@ -120,7 +121,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "sbi": {
         *("joint", "diagnostics", "simulators", "convert", "model_file", "folder"),
-        *("tokens", "whiten", "seeds", "nn", "denoise", "sample", "stages", "likelihood", "train"),
+        *("tokens", "whiten", "seeds", "nn", "denoise", "sample", "stages", "likelihood", "train", "batches"),
     },
 }
 XARRAY = {

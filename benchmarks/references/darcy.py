@@ -3,7 +3,7 @@
 Chains move by the preconditioned Crank–Nicolson step about the Laplace approximation N(m, C) of the posterior in the
 whitened field z (Rudolf & Sprungk 2018; arXiv 1307.5571): z' = m + √(1 − β²) (z − m) + β C^½ ξ, accepted with the ratio
 of posterior to N(m, C). Checked by a second method: as many chains by the same step about the prior. Two halves of the
-chains are kept apart: the difference between them is the Monte-Carlo floor.
+chains are kept apart, of one its moments, of the other its draws: their difference is the Monte-Carlo floor.
 
     python benchmarks/references/darcy.py
 """
@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fsimformer.grids import multilinear
+
 sys.path.insert(0, str(Path(__file__).parents[1]))  # space.py says which model, lattice and number of readings
 
 from space import DARCY, LATTICE, N_READINGS
@@ -29,14 +31,9 @@ SIDE = DARCY.grid_points
 
 def bilinear(at: Tensor) -> Tensor:
     """(m, G²): weights of the grid's values at points (m, 2) in [0, 1]², as paths are interpolated."""
-    position = at * (SIDE - 1)
-    cell = position.floor().long().clamp(0, SIDE - 2)
-    part = position - cell
     out = torch.zeros(len(at), SIDE * SIDE, dtype=torch.float64)
-    for i in (0, 1):
-        for j in (0, 1):
-            weight = (part[:, 0] if i else 1 - part[:, 0]) * (part[:, 1] if j else 1 - part[:, 1])
-            out[torch.arange(len(at)), (cell[:, 0] + i) * SIDE + cell[:, 1] + j] += weight
+    for place, weight in multilinear((SIDE, SIDE), 2 * at - 1):
+        out[torch.arange(len(at)), place] += weight
     return out
 
 
@@ -114,7 +111,7 @@ def main() -> None:
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(2)
     on_lattice = bilinear(torch.from_numpy(LATTICE))
-    saved: dict[str, list[np.ndarray]] = {k: [] for k in ("at", "pressure", "truth", "draws")}
+    saved: dict[str, list[np.ndarray]] = {k: [] for k in ("at", "pressure", "truth", "mean", "sd", "draws")}
     checks = []
     for number in range(N_SETS):
         at = torch.rand(N_READINGS, 2, generator=generator, dtype=torch.float64)
@@ -139,7 +136,9 @@ def main() -> None:
             "second_method_sd_ratio": float((second.std(0) / sd).mean()),
         })  # fmt: skip
         print(json.dumps(checks[-1]), flush=True)
-        for k, v in {"at": at.numpy(), "pressure": reading.numpy(), "draws": np.stack(halves)}.items():
+        first, other = halves
+        moments = {"mean": first.astype(float).mean(0), "sd": first.astype(float).std(0)}
+        for k, v in {"at": at.numpy(), "pressure": reading.numpy(), "draws": other, **moments}.items():
             saved[k].append(v)
         saved["truth"].append((on_lattice @ truth.flatten()).numpy())
     path = Path(__file__).with_suffix(".npz")

@@ -13,18 +13,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from fsimformer.batches import Rows
 from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.joint import require_device
 from fsimformer.nn import Network, NetworkConfig
-from fsimformer.sbi.arguments import (
-    OF_APPEND,
-    OF_BUILD,
-    OF_INIT,
-    OF_TRAIN,
-    refuse,
-    require_positive,
-    require_whole,
-)
+from fsimformer.sbi.arguments import OF_APPEND, OF_BUILD, OF_INIT, OF_TRAIN, refuse, require_positive, require_whole
 from fsimformer.sbi.conditional import FlatConditional
 from fsimformer.sbi.estimator import Columns, Estimator
 from fsimformer.sbi.indexes import Indexes
@@ -42,7 +35,7 @@ from fsimformer.sbi.mask_laws import (
 from fsimformer.sbi.rows import read_rows
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch
-from fsimformer.train import Progress, Rows, TrainConfig, fit
+from fsimformer.train import Progress, TrainConfig, fit
 
 SMALL = NetworkConfig(width=48, depth=3, n_heads=4)
 """What inference trains by default: 0.08 M parameters, for some ten features; many variables deserve more."""
