@@ -36,9 +36,9 @@ def functions(records: list[dict[str, Any]]) -> list[str]:
         near, chain = r["near"], r["chain"]
         rows: list[tuple[str, str, str]] = [
             (
-                "f(A) alone against within A ∪ B: p-values below .05 (not independent: they share f(A) alone)",
-                f"{small} of {len(p)}",
-                "",
+                "f(A) alone against within A ∪ B: p-values below .05; p-value of their being uniform (KS)",
+                f"{small} of {len(p)}; {r['p_uniform']:.2f}" if "p_uniform" in r else f"{small} of {len(p)}",
+                "uniform",
             ),
             (
                 "the same, RF C2ST, largest over kinds and sizes of B",
@@ -74,6 +74,20 @@ def functions(records: list[dict[str, Any]]) -> list[str]:
             "goal 12×, 4 GB",
         ))  # fmt: skip
         out += table(["figure", "measured", "floor; goal"], rows)
+    return out
+
+
+def knots(records: list[dict[str, Any]]) -> list[str]:
+    """All rows of `knots.py`; goal of increments: .5-2 at 32 knots, .8-1.25 at 64."""
+    out = []
+    for r in records:
+        rows = [
+            [row["kernel"], row["lengthscale"], row["knots"], f"{row['missed']:.4f}", f"{row['covariance_error']:.4f}",
+             f"{row['correlation_error']:.4f}", f"{row['increment_q05']:.2f}–{row['increment_q95']:.2f}"]
+            for row in r["rows"]
+        ]  # fmt: skip
+        head = ["kernel", "lengthscale", "knots", "spline misses, sd", "covariance error", "correlation error, close"]
+        out += table([*head, "increments over 1e-3, variance by exact (.05–.95)"], rows)
     return out
 
 
