@@ -20,7 +20,7 @@ from fsimformer.gaussian import FLOOR, FactorModel, Grid
 from fsimformer.kernels import Kernel
 from fsimformer.moments import fit_factors
 from fsimformer.nn import Network, NetworkConfig
-from fsimformer.readings import interpolate
+from fsimformer.readings import Design, Series, Store, interpolate, read
 from fsimformer.simulations import build_store, simulate
 from fsimformer.simulators import GaussianProcess, gaussian_linear
 from fsimformer.tokens import Streams, TokenBatch, split
@@ -157,6 +157,52 @@ def test_held_out_simulations_are_not_looked_at() -> None:
     other = {k: torch.cat([v[:150], 9 + v[150:]]) for k, v in drawn.values.items()}
     a, b = (fit_factors(build_store(GP.schema, whitening, v), 150, 3, seeded(1)) for v in (drawn.values, other))
     assert torch.equal(a.table, b.table) and float(a.table.abs().max()) > 0.1
+
+
+def calibration(process: GaussianProcess, n: int, n_max: tuple[int, int]) -> float:
+    """Mean square of (x − x̂)/error over fresh simulations, half of whose tokens at random places are observed."""
+    drawn = simulate(process, n + 300, seeded(0))
+    store = build_store(process.schema, Whitening.fit(process.schema, drawn.values), drawn.values)
+    model = fit_factors(store, n, 2, seeded(1))
+    batch = read(store, torch.arange(n, n + 300), Design(n_max, skew=0), seeded(3))
+    streams = split(batch.replace(condition_mask=torch.rand(batch.shape, generator=seeded(4)) < 0.5), 0)
+    active = streams.active
+    far = torch.full((300, 1), 1e3, dtype=torch.float64)
+    x_hat, error = model.denoise(torch.zeros(300, 1, active.shape[1]).double(), far, model.given(streams))
+    return float(((active.value - x_hat[:, 0]) ** 2 / error[:, 0])[active.latent].mean())
+
+
+def test_what_factors_miss_is_told_by_simulations_that_they_were_not_fitted_on() -> None:
+    """Sixty rough paths of 101 points: of those that they were fitted on, 47 factors would miss nothing at all."""
+    rough = GaussianProcess(Kernel(0.5, 0.1), grid_points=101)
+    assert calibration(rough, 60, (30, 0)) == pytest.approx(1, abs=0.1)
+
+
+def field(n_functions: int, n_dims: int, side: int) -> Store:
+    series = [
+        Series(i, tuple(range(n_dims)), torch.randn(40, *(side,) * n_dims, generator=seeded(i)))
+        for i in range(n_functions)
+    ]
+    return Store(torch.zeros(0, dtype=torch.long), torch.zeros(40, 0), tuple(series), n_dims)
+
+
+@pytest.mark.parametrize(
+    ("n_functions", "n_dims", "side", "expected"),
+    [(1, 1, 300, 257), (40, 1, 300, 57), (2, 2, 40, 33), (9, 2, 40, 15), (2, 3, 12, 9), (2, 1, 5, 5)],
+)
+def test_tables_keep_the_paths_points_as_long_as_they_are_few(
+    n_functions: int, n_dims: int, side: int, expected: int
+) -> None:
+    model = fit_factors(field(n_functions, n_dims, side), 40, n_functions, seeded(1))
+    assert {n for grid in model.grids for n in grid.shape} == {expected} and len(model.grids) == n_functions
+    assert len(model.table) == n_functions * expected**n_dims <= 2_300
+
+
+def test_functions_of_four_dims_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"at most 3 index dims, ids \[0\] have more"):
+        fit_factors(field(1, 4, 3), 40, 1, seeded(1))
+    with pytest.raises(ValueError, match="at least 10 simulations, got 9"):
+        fit_factors(field(1, 1, 3), 9, 1, seeded(1))
 
 
 def linear_joint() -> fsf.Joint:
