@@ -20,7 +20,9 @@ from fsimformer.gaussian import FLOOR, FactorModel, Grid
 from fsimformer.kernels import Kernel
 from fsimformer.moments import fit_factors
 from fsimformer.nn import Network, NetworkConfig
+from fsimformer.priors import Normal
 from fsimformer.readings import Design, Series, Store, interpolate, read
+from fsimformer.schema import Index, Noise, Schema, Variable
 from fsimformer.simulations import build_store, simulate
 from fsimformer.simulators import GaussianProcess, gaussian_linear
 from fsimformer.tokens import Streams, TokenBatch, split
@@ -272,7 +274,42 @@ def test_models_of_functional_parameters_have_one_unless_asked_otherwise(simulat
     ]
     found = [j.model.denoiser.baseline is not None for j in joints]
     assert found == [expected, not expected]
-    assert [j.provenance.get("baseline", False) for j in joints] == found
+    assert [j.provenance["baseline"] for j in joints] == found
+
+
+class Four:
+    """A function of four dims and a reading of it."""
+
+    grid = {k: torch.linspace(0, 1, 3).double() for k in "abcd"}  # noqa: RUF012 (nobody writes to it)
+    schema = Schema(
+        (
+            Variable("f", "parameter", tuple("abcd"), Normal()),
+            Variable("x", "data", tuple("abcd"), noise=Noise("normal", 0.5), parents=("f",)),
+        ),
+        tuple(Index(k, 0.0, 1.0) for k in "abcd"),
+    )
+
+    def simulate(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        f = torch.randn(n, 3, 3, 3, 3, generator=generator, dtype=torch.float64)
+        return {"f": f, "x": f}
+
+
+def test_without_tables_for_it_there_is_no_baseline_and_the_card_says_so() -> None:
+    wide = replace(NETWORK, width=32)
+    joint = fsf.train(Four(), simulations=100, config=CONFIG, network=wide)
+    assert joint.model.denoiser.baseline is None and joint.provenance["baseline"] is False
+    with pytest.raises(ValueError, match=r"at most 3 index dims, \['f', 'x'\] have more; choices: baseline=False"):
+        fsf.train(Four(), simulations=100, config=CONFIG, network=wide, baseline=True)
+
+
+def test_what_no_baseline_can_be_is_refused() -> None:
+    again = {"simulations": 200, "config": CONFIG, "network": NETWORK}
+    with pytest.raises(ValueError, match="baseline True, False or None .* got 'linear'"):
+        fsf.train(GP, baseline="linear", **again)  # type: ignore[arg-type]
+    joint = fsf.train(GP, **again)  # type: ignore[arg-type]
+    for asked in (True, False):
+        with pytest.raises(ValueError, match="`initial` Joint brings its baseline .* leave `baseline` out"):
+            fsf.train(GP, simulations=200, config=replace(CONFIG, seed=5), initial=joint, baseline=asked)
 
 
 def test_a_dependency_mask_is_kept_unless_a_baseline_is_asked_for() -> None:
@@ -306,6 +343,7 @@ def test_files_and_checkpoints_keep_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(a, b, rtol=1e-6)
     further = fsf.train(GP, simulations=200, config=replace(CONFIG, seed=5), initial=loaded)
     assert torch.equal(further.model.denoiser.baseline.table, weights["baseline.table"])  # type: ignore[union-attr]
+    assert further.provenance["baseline"] is True
 
 
 def test_rows_with_edges_of_their_own_do_without() -> None:
