@@ -15,22 +15,19 @@ from torch.distributions import MultivariateNormal
 
 import fsimformer as fsf
 from fsimformer.denoise import Denoiser
-from fsimformer.functions import knots
 from fsimformer.gaussian import FLOOR, FactorModel, Grid
 from fsimformer.kernels import Kernel
-from fsimformer.moments import fit_factors
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.priors import Normal
-from fsimformer.readings import Design, Series, Store, interpolate, read
+from fsimformer.readings import interpolate
 from fsimformer.schema import Index, Noise, Schema, Variable
-from fsimformer.simulations import build_store, simulate
 from fsimformer.simulators import GaussianProcess, gaussian_linear
 from fsimformer.tokens import Streams, TokenBatch, split
-from fsimformer.whiten import Whitening
 
 K, LINE, SURFACE = 3, 2, 3  # factors; ids of the functions, 0 and 1 are scalars, 4 is left alone
 GP = GaussianProcess(Kernel(lengthscale=0.2), reference=(9,), grid_points=101)
 LINE_ONLY = replace(GP, reference=())
+FINE = replace(GP, noise=0.01)  # fifty times the noise is less than the range: whitening has a tail
 CONFIG = fsf.TrainConfig(
     steps=10, batch_size=32, n_micro=2, n_validation=32, warmup=0, validate_every=5, cooldown=0.5, checkpoint_every=7
 )
@@ -120,91 +117,6 @@ def test_tables_are_read_as_paths_are() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     scalar = batch.variable[0] == 1
     assert torch.equal(loading[0, scalar], model.scalars[1, :K].double().expand(int(scalar.sum()), -1))
-
-
-def observed_rows(times: Tensor, x: Tensor, at: Tensor) -> Streams:
-    """f (id 0) latent at `at`, x (id 1) observed at `times`, both in [0, 1]."""
-    index = 2 * torch.cat([at, times])[None, :, None] - 1
-    n = len(at) + len(times)
-    variable = torch.tensor([0] * len(at) + [1] * len(times))[None]
-    value = torch.cat([torch.zeros(len(at)), x])[None]
-    mask = (variable == 1).expand(1, n)
-    return split(TokenBatch(variable, index.float(), value.float(), mask, torch.ones_like(mask)), 0)
-
-
-def gp_factors(n: int) -> tuple[FactorModel, Whitening]:
-    drawn = simulate(GP, n, seeded(0))
-    whitening = Whitening.fit(GP.schema, drawn.values)
-    return fit_factors(build_store(GP.schema, whitening, drawn.values), n, GP.schema.n_ids, seeded(1)), whitening
-
-
-def test_from_simulations_of_a_gaussian_process_it_is_the_posterior() -> None:
-    """At λ = 1e3 y says nothing: x̂ and its error are the posterior's mean and variance."""
-    times, at = torch.tensor([0.1, 0.15, 0.6, 0.95]), torch.linspace(0.02, 0.98, 9)
-    x = torch.tensor([1.0, 0.4, -1.2, 0.3])
-    model, whitening = gp_factors(4_000)
-    streams = observed_rows(times, whitening.part("x", 0).forward(x.double()), at)
-    scale = torch.tensor([[1e3]], dtype=torch.float64)
-    mean, variance = model.denoise(torch.zeros(1, 1, 9).double(), scale, model.given(streams))
-    exact = GP.posterior({"x": xr.DataArray(x.double().numpy(), {"time": times.double().numpy()}, "time")})
-    spread = exact.covariance(at).diagonal().sqrt()
-    error = whitening.part("theta", 0).inverse(mean[0, 0]) - exact.mean(at)
-    assert float((error / spread).abs().max()) < 0.1  # moments of 4,000 simulations
-    assert float((variance[0, 0].sqrt() / spread - 1).abs().max()) < 0.05  # theta's prior has sd 1: z = theta
-
-
-def test_held_out_simulations_are_not_looked_at() -> None:
-    drawn = simulate(GP, 200, seeded(0))
-    whitening = Whitening.fit(GP.schema, drawn.values)
-    other = {k: torch.cat([v[:150], 9 + v[150:]]) for k, v in drawn.values.items()}
-    a, b = (fit_factors(build_store(GP.schema, whitening, v), 150, 3, seeded(1)) for v in (drawn.values, other))
-    assert torch.equal(a.table, b.table) and float(a.table.abs().max()) > 0.1
-
-
-def calibration(process: GaussianProcess, n: int, n_max: tuple[int, int]) -> float:
-    """Mean square of (x − x̂)/error over fresh simulations, half of whose tokens at random places are observed."""
-    drawn = simulate(process, n + 300, seeded(0))
-    store = build_store(process.schema, Whitening.fit(process.schema, drawn.values), drawn.values)
-    model = fit_factors(store, n, 2, seeded(1))
-    batch = read(store, torch.arange(n, n + 300), Design(n_max, skew=0), seeded(3))
-    streams = split(batch.replace(condition_mask=torch.rand(batch.shape, generator=seeded(4)) < 0.5), 0)
-    active = streams.active
-    far = torch.full((300, 1), 1e3, dtype=torch.float64)
-    x_hat, error = model.denoise(torch.zeros(300, 1, active.shape[1]).double(), far, model.given(streams))
-    return float(((active.value - x_hat[:, 0]) ** 2 / error[:, 0])[active.latent].mean())
-
-
-def test_what_factors_miss_is_told_by_simulations_that_they_were_not_fitted_on() -> None:
-    """Sixty rough paths of 101 points: of those that they were fitted on, 47 factors would miss nothing at all."""
-    rough = GaussianProcess(Kernel(0.5, 0.1), grid_points=101)
-    assert calibration(rough, 60, (30, 0)) == pytest.approx(1, abs=0.1)
-
-
-def field(n_functions: int, n_dims: int, side: int) -> Store:
-    series = [
-        Series(i, tuple(range(n_dims)), torch.randn(40, *(side,) * n_dims, generator=seeded(i)))
-        for i in range(n_functions)
-    ]
-    return Store(torch.zeros(0, dtype=torch.long), torch.zeros(40, 0), tuple(series), n_dims)
-
-
-@pytest.mark.parametrize(
-    ("n_functions", "n_dims", "side", "expected"),
-    [(1, 1, 300, 257), (40, 1, 300, 57), (2, 2, 40, 33), (9, 2, 40, 15), (2, 3, 12, 9), (2, 1, 5, 5)],
-)
-def test_tables_keep_the_paths_points_as_long_as_they_are_few(
-    n_functions: int, n_dims: int, side: int, expected: int
-) -> None:
-    model = fit_factors(field(n_functions, n_dims, side), 40, n_functions, seeded(1))
-    assert {n for grid in model.grids for n in grid.shape} == {expected} and len(model.grids) == n_functions
-    assert len(model.table) == n_functions * expected**n_dims <= 2_300
-
-
-def test_functions_of_four_dims_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"at most 3 index dims, ids \[0\] have more"):
-        fit_factors(field(1, 4, 3), 40, 1, seeded(1))
-    with pytest.raises(ValueError, match="at least 10 simulations, got 9"):
-        fit_factors(field(1, 1, 3), 9, 1, seeded(1))
 
 
 def linear_joint() -> fsf.Joint:
@@ -317,8 +229,9 @@ def test_a_dependency_mask_is_kept_unless_a_baseline_is_asked_for() -> None:
     assert masked.model.denoiser.baseline is None
 
 
-def test_files_and_checkpoints_keep_it(tmp_path: Path) -> None:
-    whole = fsf.train(GP, simulations=200, config=CONFIG, network=NETWORK)
+@pytest.mark.parametrize(("process", "tail"), [(GP, None), (FINE, 3.0)])
+def test_files_and_checkpoints_keep_it(process: GaussianProcess, tail: float | None, tmp_path: Path) -> None:
+    whole = fsf.train(process, simulations=200, config=CONFIG, network=NETWORK)
 
     def stop(progress: fsf.Progress) -> None:
         if progress.step == 8:
@@ -326,10 +239,10 @@ def test_files_and_checkpoints_keep_it(tmp_path: Path) -> None:
 
     again = {"simulations": 200, "config": CONFIG, "network": NETWORK, "checkpoint": tmp_path / "run"}
     with pytest.raises(KeyboardInterrupt):
-        fsf.train(GP, callback=stop, **again)  # type: ignore[arg-type]
+        fsf.train(process, callback=stop, **again)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="baseline"):
-        fsf.train(GP, baseline=False, **again)  # type: ignore[arg-type]
-    resumed = fsf.train(GP, **again)  # type: ignore[arg-type]
+        fsf.train(process, baseline=False, **again)  # type: ignore[arg-type]
+    resumed = fsf.train(process, **again)  # type: ignore[arg-type]
     resumed.save(tmp_path / "model")
     loaded = fsf.load(tmp_path / "model")
     weights = whole.model.denoiser.state_dict()
@@ -338,10 +251,11 @@ def test_files_and_checkpoints_keep_it(tmp_path: Path) -> None:
         assert all(torch.equal(weights[k], v) for k, v in other.model.denoiser.state_dict().items())
     assert loaded.model.denoiser.baseline is not None
     assert loaded.model.denoiser.baseline.grids == whole.model.denoiser.baseline.grids  # type: ignore[union-attr]
+    assert loaded.model.denoiser.baseline.grids[1].tail == tail
     at = {"theta": [0.3]}
     a, b = (j.condition(None).sample(4, at)["prior"]["theta"].values for j in (whole, loaded))
     np.testing.assert_allclose(a, b, rtol=1e-6)
-    further = fsf.train(GP, simulations=200, config=replace(CONFIG, seed=5), initial=loaded)
+    further = fsf.train(process, simulations=200, config=replace(CONFIG, seed=5), initial=loaded)
     assert torch.equal(further.model.denoiser.baseline.table, weights["baseline.table"])  # type: ignore[union-attr]
     assert further.provenance["baseline"] is True
 
@@ -356,10 +270,3 @@ def test_rows_with_edges_of_their_own_do_without() -> None:
     everything = torch.ones(6, 5, 5, dtype=torch.bool)
     assert denoiser.encode(split(batch, 0)).given is not None
     assert denoiser.encode(split(batch.replace(edges=everything), 0)).given is None
-
-
-def test_knots_are_where_tables_have_rows() -> None:
-    """Tables of 101 points hold the path's own grid."""
-    model, _ = gp_factors(300)
-    assert [g.shape for g in model.grids] == [(101,), (101,)] and len(model.table) == 202
-    assert float(knots((101,))[1, 0]) == pytest.approx(-0.98)
