@@ -179,6 +179,34 @@ def test_it_is_used_from_the_cool_down_on() -> None:
     assert replace(CONFIG, cooldown=0.0).late(7, None) and not replace(CONFIG, cooldown=0.0).late(6, None)
 
 
+def test_patience_does_not_end_a_run_before_it_is_used() -> None:
+    """Without a cool-down, and no gain: told when patience ends, and as patient again; without a baseline it ends."""
+    told: list[bool] = []
+    original = Denoiser.loss
+
+    def spy(self: Denoiser, streams: Streams, ratio: Tensor, epsilon: Tensor, now: bool = True) -> Tensor:
+        if torch.is_grad_enabled():
+            told.append(now)
+        return original(self, streams, ratio, epsilon, now)
+
+    patient = replace(CONFIG, steps=400, n_micro=1, pool=1, cooldown=0.0, patience=3, min_gain=0.99, ema=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Denoiser, "loss", spy)
+        joint = fsf.train(GP, simulations=200, config=patient, network=NETWORK)
+        began, ended = told.index(True), len(told)
+        assert told == sorted(told) and joint.provenance["steps"] == ended
+        told.clear()
+        plain = fsf.train(GP, simulations=200, config=patient, network=NETWORK, baseline=False)
+    assert (began, ended) == (20, 35)  # the first validation, after 5 steps, is a gain; then three are none
+    assert plain.provenance["steps"] == 20
+
+
+def test_patience_begins_anew_when_the_baseline_is_told_of_itself() -> None:
+    late = replace(CONFIG, steps=50, n_micro=1, pool=1, cooldown=0.0, patience=7, min_gain=0.99, ema=0.0)
+    joint = fsf.train(GP, simulations=200, config=late, network=NETWORK)
+    assert joint.provenance["steps"] == 50  # told after 35 of 50: patience, which ended at 40, has until 70
+
+
 @pytest.mark.parametrize(("simulator", "expected"), [(GP, True), (gaussian_linear(), False)])
 def test_models_of_functional_parameters_have_one_unless_asked_otherwise(simulator, expected: bool) -> None:
     joints = [
