@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from safetensors.torch import load_file, save_file
 from tiny import seeded
 from torch import Tensor
 from torch.distributions import MultivariateNormal
@@ -286,6 +291,69 @@ def test_files_and_checkpoints_keep_it(process: GaussianProcess, tail: float | N
     further = fsf.train(process, simulations=200, config=replace(CONFIG, seed=5), initial=loaded)
     assert torch.equal(further.model.denoiser.baseline.table, weights["baseline.table"])  # type: ignore[union-attr]
     assert further.provenance["baseline"] is True
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model"
+    fsf.train(FINE, simulations=200, config=CONFIG, network=NETWORK).save(path)
+    return path
+
+
+def changed_grid(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda held: held["grids"][1].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda held: held["grids"].reverse(), r"grids to be \(id, dims\) \[\(0, \[0\]\), \(1, \[0\]\)\], got \[\(1"),
+        (lambda held: held["grids"].pop(), r"grids to be .*, got \[\(0, \[0\]\)\]"),
+        (changed_grid(dims=[1]), r"grids to be .*\(1, \[1\]\)\]"),
+        (changed_grid(shape=[1]), r"grid of id 1: at least 2 points along each of 1 dim\(s\), got \[1\]"),
+        (changed_grid(shape=[101, 2]), r"grid of id 1: at least 2 points .* got \[101, 2\]"),
+        (changed_grid(shape=[10.5]), r"grid of id 1: at least 2 points .* got \[10.5\]"),
+        (changed_grid(shape=[10**12]), r"expected baseline.table of shape \(1000000000101, "),
+        (lambda held: held.update(rank=3), r"expected baseline.scalars of shape \(3, 5\), as the card says, got"),
+        (lambda held: held["tails"].update({"1": 0.0}), "tails as function id -> number > 0, got {'1': 0.0}"),
+        (lambda held: held["tails"].update({"7": 3.0}), "tails as function id -> number > 0, got"),
+        (lambda held: held.update(level=1), r"unknown keys \['level'\]"),
+        (lambda held: held.pop("rank"), r"missing keys \['rank'\]"),
+    ],
+)
+def test_a_card_with_impossible_grids_is_refused(
+    saved: Path, change: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path
+) -> None:
+    path = shutil.copytree(saved, tmp_path / "model")
+    card = json.loads((path / "model.json").read_text())
+    assert card["baseline"]["tails"] == {"1": 3.0}
+    change(card["baseline"])
+    (path / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=message):
+        fsf.load(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (0, float("nan"), "baseline.table to be finite"),
+        (-2, float("inf"), "baseline.table to be finite"),
+        (-1, 0.0, "variances > 0 in its last column"),
+        (None, 0.0, r"expected baseline.table of shape \(202, .*, got None"),
+    ],
+)
+def test_damaged_tables_are_refused(
+    saved: Path, column: int | None, value: float, message: str, tmp_path: Path
+) -> None:
+    path = shutil.copytree(saved, tmp_path / "model")
+    weights = load_file(path / "weights.safetensors")
+    if column is None:
+        del weights["baseline.table"]
+    else:
+        weights["baseline.table"][5, column] = value
+    save_file(weights, path / "weights.safetensors")
+    with pytest.raises(ValueError, match=message):
+        fsf.load(path)
 
 
 def test_rows_with_edges_of_their_own_do_without() -> None:
