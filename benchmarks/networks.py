@@ -1,18 +1,76 @@
-"""Networks of the benchmarks, kept in runs/: what was trained before is not trained again."""
+"""Networks of the benchmarks, kept in runs/: what was trained before, with the settings asked for, is not trained again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from record import ROOT
 
 import fsimformer as fsf
+from fsimformer.model_file import plain
+from fsimformer.simulators import Simulator
 
 
-def kept(name: str, train: Callable[[Path], fsf.Joint]) -> fsf.Joint:
-    """The network in `runs/<name>`, trained now if it is not there; `train` gets the path of its checkpoint."""
-    folder = ROOT / "runs" / name
+def kept(
+    name: str,
+    train: Callable[[Path], fsf.Joint],
+    simulator: Simulator,
+    settings: Mapping[str, Any],
+    runs: Path = ROOT / "runs",
+) -> fsf.Joint:
+    """The network in `runs/<name>`, trained now if it is not there; `train` gets the path of its checkpoint.
+
+    Args:
+        simulator, settings: what `train` trains on, and the arguments that it gives to `fsimformer.train`.
+
+    Raises:
+        SystemExit: the network that is there was trained with others.
+    """
+    folder = runs / name
     if not folder.exists():
         train(folder.with_name(f"{folder.name}.safetensors")).save(folder)
-    return fsf.load(folder)
+    joint = fsf.load(folder)
+    if changed := differences(joint, simulator, settings):
+        raise SystemExit(f"{folder}: trained with other settings of {changed}; remove it to train it anew.")
+    return joint
+
+
+def differences(joint: fsf.Joint, simulator: Simulator, settings: Mapping[str, Any]) -> list[str]:
+    """Names of the settings in which a network is not what `fsimformer.train(simulator, **settings)` would train."""
+    model, card = joint.model, joint.provenance
+    network = asdict(model.denoiser.network.config)
+    found: dict[str, Any] = {
+        **{k: card.get(k) for k in ("simulator", "simulator_config", "simulations", "train", "masks", "levels")},
+        "network": {k: v for k, v in network.items() if k != "uses_index"},  # the schema's
+        "schedule": model.schedule, "dependency": model.dependency,
+    }  # fmt: skip
+    asked: dict[str, Any] = {
+        "simulator": type(simulator).__name__,
+        "simulator_config": plain(simulator),
+        "simulations": settings.get("simulations", 100_000),
+        "train": asdict(settings.get("config") or fsf.TrainConfig()),
+        "masks": asdict(settings.get("masks") or fsf.MaskConfig()),
+        "levels": asdict(settings.get("levels") or fsf.NoiseLevels()),
+        "network": asdict(settings.get("network") or fsf.NetworkConfig()),
+        "schedule": settings.get("schedule") or "trig",
+        "dependency": settings.get("dependency") or "dense",
+    }
+    if settings.get("design") is not None:  # else the schema's default
+        found["design"], asked["design"] = card.get("design"), asdict(settings["design"])
+    if settings.get("baseline") is not None:
+        found["baseline"], asked["baseline"] = model.denoiser.baseline is not None, settings["baseline"]
+    return _changed(json.loads(json.dumps(found)), json.loads(json.dumps(asked)))
+
+
+def _changed(found: Mapping[str, Any], asked: Mapping[str, Any], within: str = "") -> list[str]:
+    out = list[str]()
+    for k in found:
+        if isinstance(found[k], dict) and isinstance(asked.get(k), dict):
+            out += _changed(found[k], asked[k], f"{within}{k}.")
+        elif k not in asked or found[k] != asked[k]:  # a card may lack settings that are younger
+            out.append(within + k)
+    return out

@@ -43,15 +43,18 @@ def trained(variant: str, steps: int) -> tuple[fsf.Joint, GaussianProcess]:
     """From runs/ if it was trained before."""
     process = GaussianProcess(Kernel(lengthscale=0.2), reference=(KNOTS,) if "reference" in variant else ())
 
-    def train(checkpoint: Path) -> fsf.Joint:
-        config = TrainConfig(steps=steps, batch_size=64, n_micro=4, cooldown=0.3, ema=0.995, seed=0)
-        return fsf.train(
-            process, simulations=SIMULATIONS, config=config, network=fsf.NetworkConfig(width=64, depth=4, n_heads=4),
-            design=fsf.Design((24, 24)), checkpoint=checkpoint, provenance={"commit": commit()},
-            baseline="plain" not in variant,
-        )  # fmt: skip
+    settings: dict[str, Any] = {
+        "simulations": SIMULATIONS,
+        "config": TrainConfig(steps=steps, batch_size=64, n_micro=4, cooldown=0.3, ema=0.995, seed=0),
+        "network": fsf.NetworkConfig(width=64, depth=4, n_heads=4),
+        "design": fsf.Design((24, 24)),
+        "baseline": "plain" not in variant,
+    }
 
-    return kept(f"resolution/{variant}_{steps}", train), process
+    def train(checkpoint: Path) -> fsf.Joint:
+        return fsf.train(process, checkpoint=checkpoint, provenance={"commit": commit()}, **settings)
+
+    return kept(f"resolution/{variant}_{steps}", train, process, settings), process
 
 
 Given = tuple[xr.Dataset, GaussianProcessPosterior]

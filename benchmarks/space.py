@@ -42,18 +42,21 @@ NAME = {"field": "theta", "darcy": "log_permeability"}
 
 def trained(task: str) -> fsf.Joint:
     """From runs/ if it was trained before."""
+    process = FIELD if task == "field" else DARCY
+    config = TrainConfig(
+        steps=STEPS[task], batch_size=64, n_micro=4, cooldown=0.3, ema=0.995, max_latents=72, validate_every=250
+    )
+    settings: dict[str, Any] = {
+        "simulations": 20_000,
+        "config": config,
+        "network": fsf.NetworkConfig(width=64, depth=4, n_heads=4),
+        "design": fsf.Design((24, 60), beside=4),
+    }
 
     def train(checkpoint: Path) -> fsf.Joint:
-        config = TrainConfig(
-            steps=STEPS[task], batch_size=64, n_micro=4, cooldown=0.3, ema=0.995, max_latents=72, validate_every=250
-        )
-        return fsf.train(
-            FIELD if task == "field" else DARCY, simulations=20_000, config=config,
-            network=fsf.NetworkConfig(width=64, depth=4, n_heads=4), design=fsf.Design((24, 60), beside=4),
-            checkpoint=checkpoint, provenance={"commit": commit()},
-        )  # fmt: skip
+        return fsf.train(process, checkpoint=checkpoint, provenance={"commit": commit()}, **settings)
 
-    return kept(f"space/{task}_{STEPS[task]}", train)
+    return kept(f"space/{task}_{STEPS[task]}", train, process, settings)
 
 
 def points(name: str, at: np.ndarray) -> dict[str, xr.DataArray]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import torch
 from torch import Tensor
 
 from fsimformer.masks import (
+    KINDS,
     MaskConfig,
     draw_condition_masks,
     draw_kinds,
@@ -17,6 +18,8 @@ from fsimformer.masks import (
     thin_latents,
 )
 from fsimformer.tokens import TokenBatch, concatenate, select
+
+_DRAWS = 200  # of a row, until it is given up
 
 Rows = Callable[[int, torch.Generator], TokenBatch]
 
@@ -43,30 +46,55 @@ def observed_rows(
     Rows without a latent (no point of any function was drawn) teach nothing, and are drawn again, too.
 
     Raises:
-        ValueError: hardly a row observes values within `limits`, or has a latent.
+        ValueError: hardly a row observes values within `limits`, or has a latent; masks of extension rows alone without
+            reference sets. The message says which, and what to change.
     """
     if masks is None:
         return thin_latents(rows(n, generator), n_latent, generator, keep)
+    if is_residual is None and sum(astuple(masks)) == masks.extension:
+        raise ValueError(
+            "train: masks give weight to `extension` alone, and no function has a reference set to extend from; give "
+            "another kind weight, or a function a `reference`."
+        )
     parts: list[TokenBatch] = []
-    kinds = torch.zeros(n, dtype=torch.long)
-    for attempt in range(200):
+    kinds, empty = torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.bool)
+    for attempt in range(_DRAWS):
         batch = rows(len(kinds), generator)
         if attempt == 0:
             kinds = draw_kinds(n, masks if is_residual is not None else replace(masks, extension=0), generator)
         condition_mask = draw_condition_masks(batch, is_parameter, kinds, generator, is_residual)
         batch = drop_latent_arrays(batch.replace(condition_mask=condition_mask))
         batch = batch if is_residual is None else drop_residuals(batch, is_residual, kinds)
-        kept = batch.latent.any(1)
+        has_latent = batch.latent.any(1)
+        plausible = torch.ones_like(batch.observed)
         if limits is not None:
             lower, upper = limits[batch.variable].unbind(-1)
-            kept = kept & (((batch.value >= lower) & (batch.value <= upper)) | ~batch.observed).all(1)
+            plausible = ((batch.value >= lower) & (batch.value <= upper)) | ~batch.observed
+        kept = has_latent & plausible.all(1)
         parts.append(batch.rows(kept.nonzero()[:, 0]))
-        kinds = kinds[~kept]
+        kinds, empty = kinds[~kept], ~has_latent[~kept]
         if not len(kinds):
             return thin_latents(concatenate(parts), n_latent, generator, keep)
-    raise ValueError(
-        f"train: {len(kinds)} of {n} rows found no plausible observation and no latent in 200 draws; widen the range."
-    )
+    why = _why(kinds, empty, batch, plausible)
+    raise ValueError(f"train: {len(kinds)} of {n} rows were of no use in {_DRAWS} draws: {why}")
+
+
+def _why(kinds: Tensor, empty: Tensor, batch: TokenBatch, plausible: Tensor) -> str:
+    """What kept the rows of the last draw out, and what to change: `kinds` of mask, and rows without a latent."""
+    causes = []
+    if bool(empty.any()):
+        causes.append(
+            f"{int(empty.sum())} hold no token that can be latent, only arrays or nothing: no scalar, and functions "
+            "without a point (give the design a larger n_max)"
+        )
+    if bool((~empty).any()):
+        names = [KINDS[k] for k in kinds[~empty].unique().tolist()]
+        ids = batch.variable[~plausible].unique().tolist()
+        causes.append(
+            f"{int((~empty).sum())} with masks of {names} observe values outside the plausible range, of ids {ids} "
+            "(widen the range, or take weight from these masks)"
+        )
+    return "; ".join(causes) + "."
 
 
 def micro_batches(batch: TokenBatch, n_micro: int) -> list[TokenBatch]:

@@ -31,7 +31,7 @@ class Run:
     best_step: int = 0
     gain_loss: float = math.inf  # validation loss of the last gain that counts against patience, and its step
     gain_step: int = 0
-    turn: int | None = None  # step at which patience ran out and the cool-down began
+    turn: int | None = None  # step at which patience ran out and the cool-down began, or the baseline was told
     history: list[tuple[int, float, float]] = field(default_factory=list)  # step, mean training loss, validation loss
     recent: list[float] = field(default_factory=list)  # training losses since the last validation
     cpu_seconds: float = 0.0  # of all processes that worked on the run

@@ -11,9 +11,17 @@ miss. Given observed tokens o and y = x + λ ε at the latent ones, g is normal 
 
 and so is x: a k × k system a row and noise level, whatever the number of tokens. Only first and second moments are
 used, so that E|x − x̂|² is what the variance says for every law with the moments of this factor model. Where whitened
-values are jointly Gaussian (linear simulators and Gaussian-process functions, unless whitening bends them by an asinh
-tail) x̂ is exact; elsewhere a network corrects it (denoise.py). At high noise every denoiser is nearly linear
-(arXiv 2412.09726).
+values are jointly Gaussian (linear simulators, Gaussian-process functions) x̂ is exact; elsewhere a network corrects it
+(denoise.py). At high noise every denoiser is nearly linear (arXiv 2412.09726).
+
+A function that whitening bends, z = T(u) = tail·asinh(u/tail), may follow the model in u instead (moments.py chooses):
+where the tail draws in a range that is wide beside the noise, u was the Gaussian one. Observed values are unbent,
+u = T⁻¹(z); a latent one is u ~ N(m, s²) given the observed tokens, and T is replaced by the line that is best under
+this normal, with what it misses in the token's own part (statistical linearisation; by Stein's lemma b = E T'(u)):
+
+    z ≈ E T(u) + b (u − m) + r,   b = E[(u − m) T(u)] / s²,   r ~ N(0, Var T(u) − b² s²),
+
+so that at high noise x̂ = E T(u) and its error Var T(u): exact where u is jointly Gaussian.
 """
 
 from __future__ import annotations
@@ -34,12 +42,16 @@ FLOOR = 1e-6  # of d: a sampler resolves no smaller variance
 
 @dataclass(frozen=True)
 class Grid:
-    """Where a function's rows lie in the tables: token id, positions of its dims, points along each, first row."""
+    """Where a function's rows lie in the tables: token id, positions of its dims, points along each, first row.
+
+    `tail`: of its whitening T, if the rows are those of u; None = of the whitened values themselves.
+    """
 
     id: int
     dims: tuple[int, ...]
     shape: tuple[int, ...]
     start: int
+    tail: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,8 @@ class Given:
 
     Args:
         precision, shift: (B, k, k) and (B, k), of g given the observed tokens: P without latents, and P ĝ.
-        mean, loading, own: (B, n_a), (B, n_a, k), (B, n_a): μ, φ, d of the active tokens; φ = 0 where observed.
+        mean, loading, own: (B, n_a), (B, n_a, k), (B, n_a): μ, φ, d of the active tokens' whitened values; φ = 0 where
+            observed.
     """
 
     precision: Tensor
@@ -87,10 +100,11 @@ class FactorModel(nn.Module):
     def shape(self) -> dict[str, Any]:
         """What `empty_factors` needs besides the number of ids, as JSON types."""
         grids = [{"id": g.id, "dims": list(g.dims), "shape": list(g.shape)} for g in self.grids]
-        return {"rank": self.scalars.shape[1] - 2, "grids": grids}
+        tails = {str(g.id): g.tail for g in self.grids if g.tail is not None}
+        return {"rank": self.scalars.shape[1] - 2, "grids": grids} | ({"tails": tails} if tails else {})
 
     def at(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """φ (B, n, k), μ (B, n) and d (B, n) of the tokens, float64."""
+        """φ (B, n, k), μ (B, n) and d (B, n) of the tokens, float64; of u, where the tables are."""
         out = self.scalars[batch.variable]
         for grid in self.grids:
             mine = batch.variable == grid.id
@@ -110,8 +124,30 @@ class FactorModel(nn.Module):
             loading, mean, own = self.at(batch)
             weight = batch.observed / own
             precision = precision + loading.mT @ (loading * weight[..., None])
-            shift = shift + (loading.mT @ (weight * (batch.value - mean))[..., None])[..., 0]
-        return Given(precision, shift, mean, loading * batch.latent[..., None], own)
+            shift = shift + (loading.mT @ (weight * (self._unbent(batch) - mean))[..., None])[..., 0]
+        loading = loading * batch.latent[..., None]
+        tail = self._tails(batch) * batch.latent
+        if bool(tail.any()):
+            root = torch.linalg.cholesky(precision)
+            centre = mean + (loading @ torch.cholesky_solve(shift[..., None], root))[..., 0]
+            spread = torch.linalg.solve_triangular(root, loading.mT, upper=False).square().sum(-2) + own
+            mean, loading, own = _bent(tail, centre, spread.sqrt(), mean, loading, own)
+        return Given(precision, shift, mean, loading, own)
+
+    def _tails(self, batch: TokenBatch) -> Tensor:
+        """(B, n) float64: the tail of each token that the tables hold as u, 0 of others."""
+        out = torch.zeros_like(batch.value, dtype=torch.float64)
+        for grid in self.grids:
+            if grid.tail is not None:
+                out[batch.variable == grid.id] = grid.tail
+        return out
+
+    def _unbent(self, batch: TokenBatch) -> Tensor:
+        """(B, n) float64: observed values as the tables have them, u or whitened."""
+        value, tail = batch.value.to(torch.float64, copy=True), self._tails(batch)
+        mine = (tail > 0) & batch.observed
+        value[mine] = tail[mine] * torch.sinh(value[mine] / tail[mine])
+        return value
 
     def denoise(self, y: Tensor, ratio: Tensor, given: Given) -> tuple[Tensor, Tensor]:
         """x̂ and its mean square error, both (B, R, n_a) in the dtype of y, from y (B, R, n_a) and λ (B, R)."""
@@ -136,10 +172,32 @@ class FactorModel(nn.Module):
         return x_hat.to(y), error.expand(b, r, n).to(y)
 
 
-def empty_factors(n_ids: int, rank: int, grids: Sequence[Mapping[str, Any]]) -> FactorModel:
+def _bent(
+    tail: Tensor, centre: Tensor, spread: Tensor, mean: Tensor, loading: Tensor, own: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """μ, φ, d of z = T(u) by the best line under u ~ N(centre, spread²), where `tail` (B, n) is not 0."""
+    mine = tail > 0
+    a, m, s = tail[mine][:, None], centre[mine][:, None], spread[mine][:, None]
+    node = torch.linspace(-6, 6, 97, dtype=torch.float64, device=tail.device)  # T is smooth: even steps converge fast
+    weight = torch.softmax(-0.5 * node**2, 0)
+    z = a * torch.asinh((m + s * node) / a)
+    average = z @ weight
+    slope = (z * node) @ weight / s[:, 0]
+    left = (z - average[:, None]).square() @ weight - (slope * s[:, 0]) ** 2
+    mean, loading, own = mean.clone(), loading.clone(), own.clone()
+    mean[mine] = average + slope * (mean[mine] - m[:, 0])
+    loading[mine] = slope[:, None] * loading[mine]
+    own[mine] = (slope**2 * own[mine] + left.clamp(min=0)).clamp(min=FLOOR)
+    return mean, loading, own
+
+
+def empty_factors(
+    n_ids: int, rank: int, grids: Sequence[Mapping[str, Any]], tails: Mapping[str, float] | None = None
+) -> FactorModel:
     """A model of this `shape`, its tables 0, for a file to fill."""
     placed, start = list[Grid](), 0
     for grid in grids:
-        placed.append(Grid(int(grid["id"]), tuple(grid["dims"]), tuple(grid["shape"]), start))
+        tail = (tails or {}).get(str(grid["id"]))
+        placed.append(Grid(int(grid["id"]), tuple(grid["dims"]), tuple(grid["shape"]), start, tail))
         start += math.prod(placed[-1].shape)
     return FactorModel(torch.zeros(n_ids, rank + 2), torch.zeros(start, rank + 2), placed)

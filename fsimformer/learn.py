@@ -24,7 +24,7 @@ from fsimformer.graph import require_connected
 from fsimformer.joint import DEFAULT_DIAL, Joint, require_device
 from fsimformer.masks import MaskConfig
 from fsimformer.model_file import Model, build_denoiser, plain
-from fsimformer.moments import fit_factors
+from fsimformer.moments import MAX_DIMS, fit_factors
 from fsimformer.nn import NetworkConfig
 from fsimformer.readings import Design, Store, read
 from fsimformer.schema import Schema
@@ -132,7 +132,7 @@ def train(
             features; a copy is trained with the network, from the weights it comes with. `load` needs it again.
         baseline: tell the network the best linear estimate as well, from the simulations' means and covariances, in the
             last part of the training (gaussian.py); it sees past a dependency mask. None = where a parameter is a
-            function and the mask is dense.
+            function, the mask is dense and no function has more than three index dims. The card says which.
         initial: a trained Joint of the same schema to go on from: its weights, network, schedule, dependency, dial,
             baseline and whitening are kept, the optimiser and the learning rate start anew, rows are drawn anew.
         checkpoint: file to write the run's state to, and to resume from if it exists.
@@ -147,6 +147,7 @@ def train(
         TypeError, ValueError: a simulator that does not fit its schema; too few simulations, or too many that failed;
             unknown schedule, dependency or device; a dependency mask that parts data from all parameters; embeddings
             that do not fit the array variables; a design for another number of series; a checkpoint of other settings;
+            a baseline of functions of more than three index dims, or asked for or ruled out beside an `initial`;
             an `initial` of another schema, network or schedule, or refined for one observation, or whose training may
             have seen what would be held out here, which of given simulations nobody knows.
         FloatingPointError: the loss is not finite.
@@ -184,9 +185,7 @@ def train(
             f"TrainConfig: max_latents {config.max_latents} would lose some of the {int(scalar.sum())} scalars that a "
             f"{dependency!r} mask relies on."
         )
-    if baseline is None:
-        functional = any(schema.is_function(v.name) for v in schema.variables if v.role == "parameter")
-        baseline = functional and dependency == "dense"
+    baseline = _has_baseline(baseline, initial, schema, dependency)
     generation = 0
     if initial is not None:
         _require_same(initial, schema, network, schedule, dependency)
@@ -314,12 +313,36 @@ def run_card(
         "best_validation_loss": run.best_loss,
         "history": run.history,
         "n_parameters": denoiser.n_parameters,
+        "baseline": denoiser.baseline is not None,
         "seed": config.seed,
         "device": device,
         "cpu_seconds": round(before + run.cpu_seconds, 1),
         "date": datetime.date.today().isoformat(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
+
+
+def _has_baseline(asked: bool | None, initial: Joint | None, schema: Schema, dependency: str) -> bool:
+    """Whether the network is told a linear baseline: as asked, else where a parameter is a function, nothing is masked,
+    and tables can hold every function."""
+    if asked is not None and not isinstance(asked, bool):
+        raise ValueError(f"train: expected baseline True, False or None (where it pays), got {asked!r}.")
+    functions = [v for v in schema.variables if schema.is_function(v.name)]
+    large = [v.name for v in functions if len(schema.index_dims(v.name)) > MAX_DIMS]
+    if initial is not None:
+        if asked is not None:
+            raise ValueError(
+                "train: an `initial` Joint brings its baseline with it, or has none; choices: leave `baseline` out "
+                "(None), or train anew with it."
+            )
+        return initial.model.denoiser.baseline is not None
+    if asked and large:
+        raise ValueError(
+            f"train: a baseline holds functions of at most {MAX_DIMS} index dims, {large} have more; choices: "
+            "baseline=False or None."
+        )
+    functional = any(v.role == "parameter" for v in functions)
+    return functional and dependency == "dense" and not large if asked is None else asked
 
 
 def _settings(initial: Joint) -> tuple[NetworkConfig, str, str, Dial]:

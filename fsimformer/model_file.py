@@ -20,6 +20,7 @@ from fsimformer.denoise import Denoiser
 from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints, require_shapes
 from fsimformer.folder import (
     CARD,
+    WEIGHTS,
     damage_named,
     fill,
     read_json,
@@ -223,6 +224,7 @@ def _read(
         settings = schema, network, card["schedule"], card["dependency"], embeddings, truncated, "baseline" in card
         denoiser = build_denoiser(*settings)
     if "baseline" in card:
+        _require_factors(schema, card["baseline"], weights, path)
         denoiser.baseline = empty_factors(schema.n_ids, **card["baseline"])
     if denoiser.embeddings is not None:
         own = {k.removeprefix("embeddings."): x for k, x in weights.items() if k.startswith("embeddings.")}
@@ -247,12 +249,56 @@ def _read(
     )
 
 
+def _require_factors(schema: Schema, held: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> None:
+    """The grids of a linear baseline are those of the schema's functions, and its tables lie on them.
+
+    Raises:
+        ValueError: other ids or dims, an impossible grid or tail, tables of another shape or with impossible numbers.
+    """
+    require_keys(path, held, {"rank", "grids"} | ({"tails"} & set(held)))
+    columns, rank, grids = [i.name for i in schema.indexes], held["rank"], held["grids"]
+    expected = [
+        (id, [columns.index(d) for d in schema.index_dims(v.name)])
+        for v in schema.variables
+        if schema.is_function(v.name)
+        for id in schema.ids(v.name)
+    ]
+    if (found := [(g["id"], g["dims"]) for g in grids]) != expected:
+        raise ValueError(f"{path / CARD}: expected the baseline's grids to be (id, dims) {expected}, got {found}.")
+    for g, (_, dims) in zip(grids, expected, strict=True):
+        if len(g["shape"]) != len(dims) or not all(isinstance(n, int) and n > 1 for n in g["shape"]):
+            raise ValueError(
+                f"{path / CARD}: expected a baseline's grid of id {g['id']}: at least 2 points along each of "
+                f"{len(dims)} dim(s), got {g['shape']}."
+            )
+    tails = held.get("tails", {})
+    if not set(tails) <= {str(id) for id, _ in expected} or not all(0 < t < math.inf for t in tails.values()):
+        raise ValueError(f"{path / CARD}: expected the baseline's tails as function id -> number > 0, got {tails}.")
+    rows = sum(math.prod(g["shape"]) for g in grids)
+    for name, n in (("scalars", schema.n_ids), ("table", rows)):
+        x = weights.get(f"baseline.{name}")
+        shape = None if x is None else tuple(x.shape)
+        if x is None or shape != (n, rank + 2):
+            raise ValueError(
+                f"{path / WEIGHTS} does not hold the weights of this model: expected baseline.{name} of shape "
+                f"{(n, rank + 2)}, as the card says, got {shape}."
+            )
+        if not bool(torch.isfinite(x).all()) or not bool((x[:, -1] > 0).all()):
+            raise ValueError(
+                f"{path / WEIGHTS} is damaged: expected baseline.{name} to be finite, with variances > 0 in its last "
+                "column."
+            )
+
+
 def _read_spread(schema: Schema, found: Mapping[str, Any], path: Path) -> dict[str, tuple[Tensor, ...]]:
     out = {name: tuple(torch.tensor(s, dtype=torch.float32) for s in parts) for name, parts in found.items()}
     for name, parts in out.items():
         d, n = len(schema[name].reference), schema.n_components(name)
-        if len(parts) != n or not all(s.dim() == d and min(s.shape) > 1 and bool((s >= 0).all()) for s in parts):
-            raise ValueError(f"{path / CARD}: expected spread of {name!r}: {n} grid(s) of {d} dim(s), none negative.")
+        sound = [s.dim() == d and min(s.shape) > 1 and bool((s.isfinite() & (s >= 0)).all()) for s in parts]
+        if len(parts) != n or not all(sound):
+            raise ValueError(
+                f"{path / CARD}: expected spread of {name!r}: {n} grid(s) of {d} dim(s), none negative, all finite."
+            )
     return out
 
 

@@ -46,7 +46,8 @@ class TrainConfig:
         cooldown: share of a run, its last, over which the rates fall linearly to 0 after having been constant (arXiv
             2405.18392); 0 = half a cosine over the whole run.
         validate_every, patience: validation interval in steps; after `patience` validations without a gain a run cools
-            down and ends, or, without a cool-down, ends at once.
+            down and ends, or, without a cool-down, ends at once; not before it was told its linear baseline, if it has
+            one: told early then, it has as many validations again.
         min_gain: share of the validation loss by which it must fall below that of the last gain to count as a gain.
         n_validation: held-out rows.
         checkpoint_every: steps between checkpoints.
@@ -134,12 +135,10 @@ class TrainConfig:
         return min(1.0, (end - step) / max(1, end - start))
 
     def end(self, turn: int | None = None) -> int:
-        """Steps of a run whose patience ran out at step `turn`; `rate_at` is 0 there."""
-        return (
-            self.steps
-            if turn is None
-            else min(self.steps, turn + math.ceil(turn * self.cooldown / (1 - self.cooldown)))
-        )
+        """Steps of a run whose patience ran out at step `turn`; with a cool-down `rate_at` is 0 there."""
+        if turn is None or self.cooldown == 0:  # without a cool-down the turn is to the baseline, and no end
+            return self.steps
+        return min(self.steps, turn + math.ceil(turn * self.cooldown / (1 - self.cooldown)))
 
 
 @dataclass(frozen=True)
@@ -273,9 +272,11 @@ def fit(
         if callback is not None:
             callback(Progress(run.step, total, validation))
         run.cpu_seconds = earlier + time.process_time() - started
-        constant = config.cooldown and run.turn is None and run.step < config.turn
-        if constant and _out_of_patience(run, config):
+        to_be_told = generation == 0 and denoiser.baseline is not None
+        if not config.late(run.step, run.turn) and (config.cooldown or to_be_told) and _out_of_patience(run, config):
             run.turn = run.step
+        if to_be_told and config.late(run.step, run.turn) and not config.late(run.step - 1, run.turn):
+            run.gain_step = run.step  # what it is told now may gain: patience begins anew
         if checkpoint is not None and (_ended(run, config) or run.step % config.checkpoint_every == 0):
             save_checkpoint(checkpoint, run, parameters, optimizers, settings)
     with torch.no_grad():

@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "embeddings": {"schema", "tokens"},
     "grids": set(),
     "gaussian": {"tokens", "grids"},
-    "moments": {"functions", "gaussian", "readings"},
+    "moments": {"functions", "gaussian", "readings", "tokens"},
     "denoise": {"tokens", "masks", "noise", "nn", "embeddings", "gaussian"},
     "sample": {"tokens", "noise", "denoise", "seeds"},
     "stages": {"tokens", "noise", "denoise", "sample", "seeds"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -82,7 +83,33 @@ def test_the_field_has_the_kernel() -> None:
         assert found == pytest.approx(expected, abs=0.08)
 
 
-def test_what_cannot_be_is_refused() -> None:
-    for wrong in ({"noise": 0.0}, {"sd": -1.0}, {"grid_points": 4}):
-        with pytest.raises(ValueError, match="DarcyFlow: expected"):
-            DarcyFlow(**wrong)  # type: ignore[arg-type]
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("name", ["sd", "lengthscale", "source", "noise"])
+@pytest.mark.parametrize("wrong", [0.0, -1.0, NAN, INF, -INF])
+def test_numbers_that_cannot_be_are_refused(name: str, wrong: float) -> None:
+    with pytest.raises(ValueError, match="DarcyFlow: expected finite sd, lengthscale, source, noise > 0"):
+        DarcyFlow(**{name: wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [4, 17.0, NAN, INF])
+def test_grids_that_cannot_be_are_refused(wrong: float) -> None:
+    with pytest.raises(ValueError, match="an integer grid_points >= 5"):
+        DarcyFlow(grid_points=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 8), (2, 8, 9), (9, 9), (2, 1, 9, 9), (2, 10, 10), (2, 17, 17)])
+def test_fields_on_another_grid_are_refused(shape: tuple[int, ...]) -> None:
+    """A larger square would be solved with the distances of the smaller one."""
+    expected = rf"expected log permeability of shape \(n, 9, 9\), got {re.escape(str(shape))}"
+    with pytest.raises(ValueError, match=expected):
+        DarcyFlow(grid_points=9).solve(torch.zeros(shape))
+
+
+def test_fields_that_are_not_finite_are_refused() -> None:
+    for wrong in (NAN, INF):
+        field = torch.zeros(1, 9, 9)
+        field[0, 3, 3] = wrong
+        with pytest.raises(ValueError, match="expected finite log permeability"):
+            DarcyFlow(grid_points=9).solve(field)

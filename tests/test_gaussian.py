@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from safetensors.torch import load_file, save_file
 from tiny import seeded
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import fsimformer as fsf
 from fsimformer.denoise import Denoiser
-from fsimformer.functions import knots
 from fsimformer.gaussian import FLOOR, FactorModel, Grid
 from fsimformer.kernels import Kernel
-from fsimformer.moments import fit_factors
 from fsimformer.nn import Network, NetworkConfig
+from fsimformer.priors import Normal
 from fsimformer.readings import interpolate
-from fsimformer.simulations import build_store, simulate
+from fsimformer.schema import Index, Noise, Schema, Variable
 from fsimformer.simulators import GaussianProcess, gaussian_linear
 from fsimformer.tokens import Streams, TokenBatch, split
-from fsimformer.whiten import Whitening
 
 K, LINE, SURFACE = 3, 2, 3  # factors; ids of the functions, 0 and 1 are scalars, 4 is left alone
 GP = GaussianProcess(Kernel(lengthscale=0.2), reference=(9,), grid_points=101)
 LINE_ONLY = replace(GP, reference=())
+FINE = replace(GP, noise=0.01)  # fifty times the noise is less than the range: whitening has a tail
 CONFIG = fsf.TrainConfig(
     steps=10, batch_size=32, n_micro=2, n_validation=32, warmup=0, validate_every=5, cooldown=0.5, checkpoint_every=7
 )
@@ -120,45 +124,6 @@ def test_tables_are_read_as_paths_are() -> None:
     assert torch.equal(loading[0, scalar], model.scalars[1, :K].double().expand(int(scalar.sum()), -1))
 
 
-def observed_rows(times: Tensor, x: Tensor, at: Tensor) -> Streams:
-    """f (id 0) latent at `at`, x (id 1) observed at `times`, both in [0, 1]."""
-    index = 2 * torch.cat([at, times])[None, :, None] - 1
-    n = len(at) + len(times)
-    variable = torch.tensor([0] * len(at) + [1] * len(times))[None]
-    value = torch.cat([torch.zeros(len(at)), x])[None]
-    mask = (variable == 1).expand(1, n)
-    return split(TokenBatch(variable, index.float(), value.float(), mask, torch.ones_like(mask)), 0)
-
-
-def gp_factors(n: int) -> tuple[FactorModel, Whitening]:
-    drawn = simulate(GP, n, seeded(0))
-    whitening = Whitening.fit(GP.schema, drawn.values)
-    return fit_factors(build_store(GP.schema, whitening, drawn.values), n, GP.schema.n_ids, seeded(1)), whitening
-
-
-def test_from_simulations_of_a_gaussian_process_it_is_the_posterior() -> None:
-    """At λ = 1e3 y says nothing: x̂ and its error are the posterior's mean and variance."""
-    times, at = torch.tensor([0.1, 0.15, 0.6, 0.95]), torch.linspace(0.02, 0.98, 9)
-    x = torch.tensor([1.0, 0.4, -1.2, 0.3])
-    model, whitening = gp_factors(4_000)
-    streams = observed_rows(times, whitening.part("x", 0).forward(x.double()), at)
-    scale = torch.tensor([[1e3]], dtype=torch.float64)
-    mean, variance = model.denoise(torch.zeros(1, 1, 9).double(), scale, model.given(streams))
-    exact = GP.posterior({"x": xr.DataArray(x.double().numpy(), {"time": times.double().numpy()}, "time")})
-    spread = exact.covariance(at).diagonal().sqrt()
-    error = whitening.part("theta", 0).inverse(mean[0, 0]) - exact.mean(at)
-    assert float((error / spread).abs().max()) < 0.1  # moments of 4,000 simulations
-    assert float((variance[0, 0].sqrt() / spread - 1).abs().max()) < 0.05  # theta's prior has sd 1: z = theta
-
-
-def test_held_out_simulations_are_not_looked_at() -> None:
-    drawn = simulate(GP, 200, seeded(0))
-    whitening = Whitening.fit(GP.schema, drawn.values)
-    other = {k: torch.cat([v[:150], 9 + v[150:]]) for k, v in drawn.values.items()}
-    a, b = (fit_factors(build_store(GP.schema, whitening, v), 150, 3, seeded(1)) for v in (drawn.values, other))
-    assert torch.equal(a.table, b.table) and float(a.table.abs().max()) > 0.1
-
-
 def linear_joint() -> fsf.Joint:
     """gaussian_linear, with a network that says F₀ = 0, G = 1: all is left to the baseline."""
     joint = fsf.train(gaussian_linear(), simulations=4_000, config=CONFIG, network=NETWORK, baseline=True)
@@ -219,6 +184,34 @@ def test_it_is_used_from_the_cool_down_on() -> None:
     assert replace(CONFIG, cooldown=0.0).late(7, None) and not replace(CONFIG, cooldown=0.0).late(6, None)
 
 
+def test_patience_does_not_end_a_run_before_it_is_used() -> None:
+    """Without a cool-down, and no gain: told when patience ends, and as patient again; without a baseline it ends."""
+    told: list[bool] = []
+    original = Denoiser.loss
+
+    def spy(self: Denoiser, streams: Streams, ratio: Tensor, epsilon: Tensor, now: bool = True) -> Tensor:
+        if torch.is_grad_enabled():
+            told.append(now)
+        return original(self, streams, ratio, epsilon, now)
+
+    patient = replace(CONFIG, steps=400, n_micro=1, pool=1, cooldown=0.0, patience=3, min_gain=0.99, ema=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Denoiser, "loss", spy)
+        joint = fsf.train(GP, simulations=200, config=patient, network=NETWORK)
+        began, ended = told.index(True), len(told)
+        assert told == sorted(told) and joint.provenance["steps"] == ended
+        told.clear()
+        plain = fsf.train(GP, simulations=200, config=patient, network=NETWORK, baseline=False)
+    assert (began, ended) == (20, 35)  # the first validation, after 5 steps, is a gain; then three are none
+    assert plain.provenance["steps"] == 20
+
+
+def test_patience_begins_anew_when_the_baseline_is_told_of_itself() -> None:
+    late = replace(CONFIG, steps=50, n_micro=1, pool=1, cooldown=0.0, patience=7, min_gain=0.99, ema=0.0)
+    joint = fsf.train(GP, simulations=200, config=late, network=NETWORK)
+    assert joint.provenance["steps"] == 50  # told after 35 of 50: patience, which ended at 40, has until 70
+
+
 @pytest.mark.parametrize(("simulator", "expected"), [(GP, True), (gaussian_linear(), False)])
 def test_models_of_functional_parameters_have_one_unless_asked_otherwise(simulator, expected: bool) -> None:
     joints = [
@@ -226,7 +219,42 @@ def test_models_of_functional_parameters_have_one_unless_asked_otherwise(simulat
     ]
     found = [j.model.denoiser.baseline is not None for j in joints]
     assert found == [expected, not expected]
-    assert [j.provenance.get("baseline", False) for j in joints] == found
+    assert [j.provenance["baseline"] for j in joints] == found
+
+
+class Four:
+    """A function of four dims and a reading of it."""
+
+    grid = {k: torch.linspace(0, 1, 3).double() for k in "abcd"}  # noqa: RUF012 (nobody writes to it)
+    schema = Schema(
+        (
+            Variable("f", "parameter", tuple("abcd"), Normal()),
+            Variable("x", "data", tuple("abcd"), noise=Noise("normal", 0.5), parents=("f",)),
+        ),
+        tuple(Index(k, 0.0, 1.0) for k in "abcd"),
+    )
+
+    def simulate(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        f = torch.randn(n, 3, 3, 3, 3, generator=generator, dtype=torch.float64)
+        return {"f": f, "x": f}
+
+
+def test_without_tables_for_it_there_is_no_baseline_and_the_card_says_so() -> None:
+    wide = replace(NETWORK, width=32)
+    joint = fsf.train(Four(), simulations=100, config=CONFIG, network=wide)
+    assert joint.model.denoiser.baseline is None and joint.provenance["baseline"] is False
+    with pytest.raises(ValueError, match=r"at most 3 index dims, \['f', 'x'\] have more; choices: baseline=False"):
+        fsf.train(Four(), simulations=100, config=CONFIG, network=wide, baseline=True)
+
+
+def test_what_no_baseline_can_be_is_refused() -> None:
+    again = {"simulations": 200, "config": CONFIG, "network": NETWORK}
+    with pytest.raises(ValueError, match="baseline True, False or None .* got 'linear'"):
+        fsf.train(GP, baseline="linear", **again)  # type: ignore[arg-type]
+    joint = fsf.train(GP, **again)  # type: ignore[arg-type]
+    for asked in (True, False):
+        with pytest.raises(ValueError, match="`initial` Joint brings its baseline .* leave `baseline` out"):
+            fsf.train(GP, simulations=200, config=replace(CONFIG, seed=5), initial=joint, baseline=asked)
 
 
 def test_a_dependency_mask_is_kept_unless_a_baseline_is_asked_for() -> None:
@@ -234,8 +262,9 @@ def test_a_dependency_mask_is_kept_unless_a_baseline_is_asked_for() -> None:
     assert masked.model.denoiser.baseline is None
 
 
-def test_files_and_checkpoints_keep_it(tmp_path: Path) -> None:
-    whole = fsf.train(GP, simulations=200, config=CONFIG, network=NETWORK)
+@pytest.mark.parametrize(("process", "tail"), [(GP, None), (FINE, 3.0)])
+def test_files_and_checkpoints_keep_it(process: GaussianProcess, tail: float | None, tmp_path: Path) -> None:
+    whole = fsf.train(process, simulations=200, config=CONFIG, network=NETWORK)
 
     def stop(progress: fsf.Progress) -> None:
         if progress.step == 8:
@@ -243,10 +272,10 @@ def test_files_and_checkpoints_keep_it(tmp_path: Path) -> None:
 
     again = {"simulations": 200, "config": CONFIG, "network": NETWORK, "checkpoint": tmp_path / "run"}
     with pytest.raises(KeyboardInterrupt):
-        fsf.train(GP, callback=stop, **again)  # type: ignore[arg-type]
+        fsf.train(process, callback=stop, **again)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="baseline"):
-        fsf.train(GP, baseline=False, **again)  # type: ignore[arg-type]
-    resumed = fsf.train(GP, **again)  # type: ignore[arg-type]
+        fsf.train(process, baseline=False, **again)  # type: ignore[arg-type]
+    resumed = fsf.train(process, **again)  # type: ignore[arg-type]
     resumed.save(tmp_path / "model")
     loaded = fsf.load(tmp_path / "model")
     weights = whole.model.denoiser.state_dict()
@@ -255,11 +284,76 @@ def test_files_and_checkpoints_keep_it(tmp_path: Path) -> None:
         assert all(torch.equal(weights[k], v) for k, v in other.model.denoiser.state_dict().items())
     assert loaded.model.denoiser.baseline is not None
     assert loaded.model.denoiser.baseline.grids == whole.model.denoiser.baseline.grids  # type: ignore[union-attr]
+    assert loaded.model.denoiser.baseline.grids[1].tail == tail
     at = {"theta": [0.3]}
     a, b = (j.condition(None).sample(4, at)["prior"]["theta"].values for j in (whole, loaded))
     np.testing.assert_allclose(a, b, rtol=1e-6)
-    further = fsf.train(GP, simulations=200, config=replace(CONFIG, seed=5), initial=loaded)
+    further = fsf.train(process, simulations=200, config=replace(CONFIG, seed=5), initial=loaded)
     assert torch.equal(further.model.denoiser.baseline.table, weights["baseline.table"])  # type: ignore[union-attr]
+    assert further.provenance["baseline"] is True
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model"
+    fsf.train(FINE, simulations=200, config=CONFIG, network=NETWORK).save(path)
+    return path
+
+
+def changed_grid(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda held: held["grids"][1].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda held: held["grids"].reverse(), r"grids to be \(id, dims\) \[\(0, \[0\]\), \(1, \[0\]\)\], got \[\(1"),
+        (lambda held: held["grids"].pop(), r"grids to be .*, got \[\(0, \[0\]\)\]"),
+        (changed_grid(dims=[1]), r"grids to be .*\(1, \[1\]\)\]"),
+        (changed_grid(shape=[1]), r"grid of id 1: at least 2 points along each of 1 dim\(s\), got \[1\]"),
+        (changed_grid(shape=[101, 2]), r"grid of id 1: at least 2 points .* got \[101, 2\]"),
+        (changed_grid(shape=[10.5]), r"grid of id 1: at least 2 points .* got \[10.5\]"),
+        (changed_grid(shape=[10**12]), r"expected baseline.table of shape \(1000000000101, "),
+        (lambda held: held.update(rank=3), r"expected baseline.scalars of shape \(3, 5\), as the card says, got"),
+        (lambda held: held["tails"].update({"1": 0.0}), "tails as function id -> number > 0, got {'1': 0.0}"),
+        (lambda held: held["tails"].update({"7": 3.0}), "tails as function id -> number > 0, got"),
+        (lambda held: held.update(level=1), r"unknown keys \['level'\]"),
+        (lambda held: held.pop("rank"), r"missing keys \['rank'\]"),
+    ],
+)
+def test_a_card_with_impossible_grids_is_refused(
+    saved: Path, change: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path
+) -> None:
+    path = shutil.copytree(saved, tmp_path / "model")
+    card = json.loads((path / "model.json").read_text())
+    assert card["baseline"]["tails"] == {"1": 3.0}
+    change(card["baseline"])
+    (path / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=message):
+        fsf.load(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (0, float("nan"), "baseline.table to be finite"),
+        (-2, float("inf"), "baseline.table to be finite"),
+        (-1, 0.0, "variances > 0 in its last column"),
+        (None, 0.0, r"expected baseline.table of shape \(202, .*, got None"),
+    ],
+)
+def test_damaged_tables_are_refused(
+    saved: Path, column: int | None, value: float, message: str, tmp_path: Path
+) -> None:
+    path = shutil.copytree(saved, tmp_path / "model")
+    weights = load_file(path / "weights.safetensors")
+    if column is None:
+        del weights["baseline.table"]
+    else:
+        weights["baseline.table"][5, column] = value
+    save_file(weights, path / "weights.safetensors")
+    with pytest.raises(ValueError, match=message):
+        fsf.load(path)
 
 
 def test_rows_with_edges_of_their_own_do_without() -> None:
@@ -272,10 +366,3 @@ def test_rows_with_edges_of_their_own_do_without() -> None:
     everything = torch.ones(6, 5, 5, dtype=torch.bool)
     assert denoiser.encode(split(batch, 0)).given is not None
     assert denoiser.encode(split(batch.replace(edges=everything), 0)).given is None
-
-
-def test_knots_are_where_tables_have_rows() -> None:
-    """Tables of 101 points hold the path's own grid."""
-    model, _ = gp_factors(300)
-    assert [g.shape for g in model.grids] == [(101,), (101,)] and len(model.table) == 202
-    assert float(knots((101,))[1, 0]) == pytest.approx(-0.98)

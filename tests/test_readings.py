@@ -13,7 +13,17 @@ import fsimformer.learn as learn_module
 from fsimformer.checkpoint import Run
 from fsimformer.noise import WhiteNoise
 from fsimformer.priors import Normal
-from fsimformer.readings import Design, Series, Store, draw_index, interpolate, read
+from fsimformer.readings import (
+    Design,
+    Series,
+    Store,
+    draw_index,
+    interpolate,
+    read,
+    read_clean,
+    read_moments,
+    read_noisy,
+)
 from fsimformer.schema import Index, Schema, Variable
 from fsimformer.simulators import FunctionSimulator
 from fsimformer.tokens import TokenBatch, uncollate
@@ -103,6 +113,24 @@ def test_heavy_tails_are_drawn_in_after_the_noise() -> None:
     where, others = (plain.valid & w for w in (plain.variable == 2, plain.variable != 2))
     torch.testing.assert_close(tailed.value[where], 3 * torch.asinh(plain.value[where] / 3))
     assert torch.equal(tailed.value[others], plain.value[others])
+
+
+def test_moments_of_a_reading_are_those_of_many() -> None:
+    """A number, or one a simulation; bent by an asinh tail by up to a tenth of the noise, or not at all."""
+    rows, where = torch.arange(4), places(3).float().expand(4, -1, -1)
+    path, many = torch.randn(4, 9, generator=seeded(1)), 100_000
+    for sd, tail in ((0.6, None), (0.6, 1.5), (torch.tensor([0.1, 0.3, 0.5, 0.7]), 1.5)):
+        one = Series(0, (0,), path, sd, tail)
+        mean, variance = read_moments(one, rows, where)
+        drawn = read_noisy(one, rows.repeat(many), where.repeat(many, 1, 1), seeded(2)).view(many, 4, 3).double()
+        spread = drawn.std(0)
+        assert bool(((drawn.mean(0) - mean).abs() < (5 / many**0.5 + 2e-3) * spread).all())
+        assert bool(((drawn.var(0) / variance - 1).abs() < 0.03).all())
+        bent = (mean - read_clean(one, rows, where)).abs().max()
+        assert float(bent) < 1e-6 if tail is None else float(bent) > 0.01
+    none = read_moments(Series(0, (0,), path), rows, where)
+    torch.testing.assert_close(none[0].float(), read_clean(Series(0, (0,), path), rows, where))
+    assert float(none[1].abs().max()) == 0.0
 
 
 def spread(residual: Tensor) -> tuple[float, float]:

@@ -141,10 +141,11 @@ def test_the_file_keeps_what_the_spline_misses(tmp_path: Path) -> None:
         again.model.denoiser.dependency, joint.model.denoiser.dependency
     )
     card = json.loads((tmp_path / "model" / "model.json").read_text())
-    card["spread"]["theta"] = [[-1.0, 2.0]]
-    (tmp_path / "model" / "model.json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match=r"expected spread of 'theta': 1 grid\(s\) of 1 dim\(s\), none negative"):
-        fsf.load(tmp_path / "model")
+    for wrong in (-1.0, float("inf"), float("nan")):
+        card["spread"]["theta"] = [[wrong, 2.0]]
+        (tmp_path / "model" / "model.json").write_text(json.dumps(card))
+        with pytest.raises(ValueError, match=r"spread of .theta.: 1 grid.*, none negative, all finite"):
+            fsf.load(tmp_path / "model")
     del card["spread"]
     (tmp_path / "model" / "model.json").write_text(json.dumps(card))
     with pytest.raises(ValueError, match=r"missing keys \['spread'\]"):

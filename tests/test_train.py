@@ -274,8 +274,28 @@ def test_rows_with_implausible_observations_are_drawn_again_and_posteriors_stay(
     both = observed_rows(gaussian_rows, 8_000, IS_PARAMETER, half, 32, seeded(5), limits=limits)
     assert both.condition_mask[:, 2].double().mean() == pytest.approx(0.5, abs=0.02)  # and so they stay
     limits[2] = torch.tensor([50.0, 51.0])
-    with pytest.raises(ValueError, match="8 of 8 rows found no plausible observation and no latent in 200 draws"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"8 of 8 rows were of no use in 200 draws: 8 with masks of \['posterior'\] observe values outside the "
+            r"plausible range, of ids \[2\] \(widen the range, or take weight from these masks\)\.$"
+        ),
+    ):
         observed_rows(gaussian_rows, 8, IS_PARAMETER, posterior, 32, seeded(4), limits=limits)
+
+
+def test_rows_without_a_latent_are_named_with_the_design_that_makes_them() -> None:
+    def nothing(n: int, generator: torch.Generator) -> TokenBatch:
+        return gaussian_rows(n, generator).replace(valid=torch.zeros(n, 9, dtype=torch.bool))
+
+    with pytest.raises(ValueError, match=r"8 of 8 rows .*: 8 hold no token .* \(give the design a larger n_max\)\.$"):
+        observed_rows(nothing, 8, IS_PARAMETER, MaskConfig(), 32, seeded(4))
+
+
+def test_masks_of_extension_rows_alone_need_a_reference_set() -> None:
+    alone = MaskConfig(0, 0, 0, 0, 0, 0, 0, 0, extension=1)
+    with pytest.raises(ValueError, match="weight to `extension` alone, and no function has a reference set"):
+        observed_rows(gaussian_rows, 8, IS_PARAMETER, alone, 32, seeded(4))
 
 
 def test_noise_levels_are_stratified_quantiles_of_the_stated_law() -> None:

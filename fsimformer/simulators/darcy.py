@@ -9,6 +9,7 @@ second order, solved exactly by block elimination, many fields at once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,7 +36,7 @@ class DarcyFlow:
         reference: knots of the log permeability's reference set along each dim; () = none.
 
     Raises:
-        ValueError: sd, lengthscale, source or noise that is not positive; fewer than 5 grid points.
+        ValueError: sd, lengthscale, source or noise that is not positive and finite; fewer than 5 grid points.
     """
 
     sd: float = 1.0
@@ -46,9 +47,11 @@ class DarcyFlow:
     reference: tuple[int, ...] = (8, 8)
 
     def __post_init__(self) -> None:
-        if min(self.sd, self.lengthscale, self.source, self.noise) <= 0 or self.grid_points < 5:
+        numbers, n = (self.sd, self.lengthscale, self.source, self.noise), self.grid_points
+        if not all(0 < x < math.inf for x in numbers) or not isinstance(n, int) or n < 5:
             raise ValueError(
-                f"DarcyFlow: expected sd, lengthscale, source, noise > 0 and grid_points >= 5, got {self}."
+                f"DarcyFlow: expected finite sd, lengthscale, source, noise > 0 and an integer grid_points >= 5, got "
+                f"{self}."
             )
 
     @property
@@ -82,7 +85,16 @@ class DarcyFlow:
         return self.sd * self.root @ z @ self.root.T
 
     def solve(self, log_permeability: Tensor) -> Tensor:
-        """Pressure (n, G, G) of log permeability (n, G, G) on the grid."""
+        """Pressure (n, G, G) of log permeability (n, G, G) on the grid.
+
+        Raises:
+            ValueError: fields on another grid, or that are not finite.
+        """
+        g, shape = self.grid_points, tuple(log_permeability.shape)
+        if len(shape) != 3 or shape[1:] != (g, g):
+            raise ValueError(f"DarcyFlow.solve: expected log permeability of shape (n, {g}, {g}), got {shape}.")
+        if not bool(log_permeability.isfinite().all()):
+            raise ValueError("DarcyFlow.solve: expected finite log permeability, got NaN or infinity.")
         return torch.cat([self._solve(g) for g in log_permeability.double().split(_ROWS)])
 
     def _solve(self, g: Tensor) -> Tensor:
