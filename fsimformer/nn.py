@@ -22,6 +22,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention, silu
 
+from fsimformer.distance import DistanceDecay, Places
+
 _BLOCKED = -1e9  # finite: a padded query whose keys are all blocked must not become NaN
 
 
@@ -95,14 +97,6 @@ class Context:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     places: Places | None = None
-
-
-@dataclass(frozen=True)
-class Places:
-    """`index` (B, n, D) of tokens, and which dims of it their variable has, `uses` (B, n, D) bool."""
-
-    index: Tensor
-    uses: Tensor
 
 
 def _fourier(x: Tensor, frequencies: Tensor) -> Tensor:
@@ -196,32 +190,6 @@ class Rotary(nn.Module):
         return torch.polar(modulus, angle)[:, :, None]
 
 
-class DistanceDecay(nn.Module):
-    """−Σ_d slope_lhd |index_d − index'_d|, added to the logits of layer l and head h.
-
-    The sum is over the dims that both tokens have. Slopes are positive, learned as logarithms, and start at ¼ to 16 a
-    unit of the index in [-1, 1], geometric over the heads.
-    """
-
-    uses_index: Tensor
-
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        uses = torch.tensor(config.uses_index, dtype=torch.bool).reshape(len(config.uses_index), -1)
-        self.register_buffer("uses_index", uses, persistent=False)
-        slopes = _geometric(0.25, 16.0, config.n_heads).log()
-        self.log_slope = nn.Parameter(slopes[None, :, None].repeat(config.depth, 1, uses.shape[1]))
-
-    def places(self, variable: Tensor, index: Tensor) -> Places:
-        return Places(index, self.uses_index[variable])
-
-    def bias(self, layer: int, query: Places, key: Places) -> Tensor:
-        """(B, H, n, m)."""
-        distance = (query.index[:, :, None] - key.index[:, None]).abs()
-        distance = distance * (query.uses[:, :, None] & key.uses[:, None])
-        return -torch.einsum("bnmd,hd->bhnm", distance, self.log_slope[layer].exp())
-
-
 def _queries_keys_values(qkv: Tensor, n_heads: int, phases: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """qkv (B, …, n, 3W) -> three of (B, H, …, n, W/H), queries and keys turned by `phases` (B, …, n, 1, H, pairs)."""
     width = qkv.shape[-1] // 3
@@ -303,7 +271,8 @@ class Network(nn.Module):
         self.config, self.n_outputs = config, n_outputs
         self.embedding = Embedding(config)
         self.rotary = Rotary(config)
-        self.decay = DistanceDecay(config) if config.distance_decay and any(map(any, config.uses_index)) else None
+        decays = config.distance_decay and any(map(any, config.uses_index))
+        self.decay = DistanceDecay(config.uses_index, config.depth, config.n_heads) if decays else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
         self.register_buffer("noise_frequencies", _geometric(0.5, 8.0, 8), persistent=False)
         self.noise = nn.Linear(17, config.noise_width)

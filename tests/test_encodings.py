@@ -10,8 +10,9 @@ import torch
 from tiny import USES, cast, randomise, run, seeded, streams_of
 from torch import Tensor
 
+from fsimformer.distance import DistanceDecay
 from fsimformer.model_file import read_network
-from fsimformer.nn import DistanceDecay, Network, NetworkConfig
+from fsimformer.nn import Network, NetworkConfig
 from fsimformer.tokens import Streams
 
 BASE = NetworkConfig(USES, width=16, depth=2, n_heads=2)
@@ -73,7 +74,7 @@ def test_with_additive_features_a_shift_counts(name: str) -> None:
 
 def test_logits_fall_with_the_distance_along_the_dims_that_both_have() -> None:
     """−Σ_d slope |difference|, by hand; a token far away counts for nothing, whatever it holds."""
-    decay = DistanceDecay(replace(BASE, distance_decay=True)).double()
+    decay = DistanceDecay(USES, depth=2, n_heads=2).double()
     variable = torch.tensor([[0, 2, 3, 4]])  # a scalar, functions of the first dim, of both, of the second
     index = torch.rand(1, 4, 2, generator=seeded(), dtype=torch.float64)
     places = decay.places(variable, index)
