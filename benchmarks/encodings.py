@@ -1,14 +1,16 @@
 """How the index enters the network: additive Fourier features, rotary attention, logits that fall with the distance.
 
-Networks of one size, trained for equal steps on equal rows, without the linear baseline, which would do their work. On
-a stationary Gaussian process (squared exponential, lengthscale .2 on [0, 1], 10 readings with noise √.1), whose
-posterior is known: between readings; the same with every index .1 later (`change`: by how much of an exact sd the
-answer's mean moved; equal noise); forecasts after a last reading before .7; and beyond the trained range by up to 10 %
-and 25 %. On Lotka-Volterra, whose clock starts at 0: the parameters' loss on held-out rows (held_out.py).
+Networks of one size, trained for equal steps on equal rows, without the linear baseline, which would do their work
+(but for "_baseline": what models of functional parameters do beyond the trained range). On a stationary Gaussian
+process (squared exponential, lengthscale .2 on [0, 1], 10 readings with noise √.1), whose posterior is known: between
+readings; the same with every index .1 later (change: by how much of an exact sd the answer's mean moved; equal noise);
+forecasts after a last reading before .7; and beyond the trained range by up to 10 % and 25 %. On Lotka-Volterra, whose
+clock starts at 0: the parameters' loss on held-out rows (held_out.py).
 
 Error: of a mean, in exact sds. Ratio: of a variance to the exact one, mean and lowest twentieth over points and data
 sets. KL: nats a point from the exact marginal to the normal with the draws' moments. Floor: the same of exact draws.
-"clamped": the same network whose additive features hold points beyond the range at its ends.
+"clamped": the same network whose additive features hold points beyond the range at its ends; "held": whose baseline
+does.
 
     python benchmarks/encodings.py --all --seed 0
     python benchmarks/encodings.py process rotary --seed 1
@@ -33,9 +35,11 @@ from record import RESULTS, commit, save
 from torch import Tensor
 
 import fsimformer as fsf
+from fsimformer.gaussian import FactorModel
 from fsimformer.kernels import Kernel
 from fsimformer.nn import Embedding, NetworkConfig
 from fsimformer.simulators import GaussianProcess, GaussianProcessPosterior, LotkaVolterra, Simulator
+from fsimformer.tokens import TokenBatch
 from fsimformer.train import TrainConfig
 
 ALL = NetworkConfig(width=48, depth=3, n_heads=4, distance_decay=True)
@@ -47,6 +51,7 @@ VARIANTS: dict[str, NetworkConfig] = {
     "rotary_distance": replace(ALL, index_features=0),
     "fourier_rotary": replace(ALL, distance_decay=False),
     "fourier_rotary_distance": ALL,
+    "fourier_rotary_baseline": replace(ALL, distance_decay=False),
 }
 TASKS: dict[str, tuple[Simulator, fsf.Design | None, int, tuple[str, ...]]] = {
     "process": (GaussianProcess(Kernel(lengthscale=0.2)), fsf.Design((8, 16)), 1_000, tuple(VARIANTS)),
@@ -78,7 +83,7 @@ def trained(task: str, variant: str, steps: int, seed: int) -> fsf.Joint:
         )  # fmt: skip
         return fsf.train(
             simulator, simulations=SIMULATIONS, config=config, network=VARIANTS[variant], design=design,
-            baseline=False, checkpoint=checkpoint, provenance={"commit": commit()},
+            baseline="baseline" in variant, checkpoint=checkpoint, provenance={"commit": commit()},
         )  # fmt: skip
 
     return kept(f"encodings/{task}_{variant}_{steps}_{seed}", train)
@@ -91,9 +96,22 @@ class Clamped(Embedding):
         return super().static(variable, index.clamp(-1, 1), observed)
 
 
-def clamped(joint: fsf.Joint) -> fsf.Joint:
-    out = copy.deepcopy(joint)
-    out.model.denoiser.network.embedding.__class__ = Clamped
+class Held(FactorModel):
+    """A baseline that takes points beyond the trained range for its ends."""
+
+    def at(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
+        return super().at(batch.replace(index=batch.index.clamp(-1, 1)))
+
+
+def kinds(joint: fsf.Joint) -> dict[str, fsf.Joint]:
+    """The network, and what it would be if points beyond the range were held at its ends."""
+    out = {"": joint}
+    if joint.model.denoiser.network.config.index_features:
+        out[", clamped"] = copy.deepcopy(joint)
+        out[", clamped"].model.denoiser.network.embedding.__class__ = Clamped
+    if joint.model.denoiser.baseline is not None:
+        out[", held"] = copy.deepcopy(joint)
+        out[", held"].model.denoiser.baseline.__class__ = Held
     return out
 
 
@@ -156,9 +174,7 @@ def row_of(situation: str, found: list[dict[str, np.ndarray]], floor: list[dict[
 def process_figures(joint: fsf.Joint) -> list[dict[str, Any]]:
     process, generator = TASKS["process"][0], torch.Generator().manual_seed(2)
     assert isinstance(process, GaussianProcess)
-    networks = {"": joint}
-    if joint.model.denoiser.network.config.index_features:
-        networks[", clamped"] = clamped(joint)
+    networks = kinds(joint)
     found: dict[str, list[dict[str, np.ndarray]]] = {}
     floor: dict[str, list[dict[str, np.ndarray]]] = {}
     for situation, p in problems(process):
