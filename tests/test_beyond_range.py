@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from gp_network import exact_joint
+from gp_network import LENGTHSCALE, NOISE, SD, exact_joint
 from tiny import joint
 from torch import Tensor
 
@@ -79,3 +79,23 @@ def test_the_baseline_returns_to_the_prior_and_never_below_what_it_knows_at_the_
     again = process(smoothness, 0.2).at(line([-1.0, 0.33, 1.0, 1.5], [False] * 4))
     for x, y in zip(own, again, strict=True):
         assert torch.equal(x, y[:, :3])  # within the range nothing changes
+
+
+@pytest.mark.filterwarnings("ignore::fsimformer.ObservationWarning")
+def test_a_function_with_a_reference_set_keeps_its_law_and_its_draws_beyond_the_range() -> None:
+    """With an exact network: marginals as in closed form, not a straight line; whatever else is asked; later, too."""
+    observed = xr.Dataset({"x": ("time", [1.5, -1.0, -0.2, 3.0])}, {"time": [1.0, 4.0, 4.3, 9.5]})
+    asked, at = exact_joint().condition(observed), np.array([-2.0, -0.2, 10.3, 11.0, 12.5])
+
+    def values(tree: xr.DataTree) -> np.ndarray:
+        return tree["posterior"]["f"].values.reshape(-1, tree["posterior"]["f"].sizes["time"])
+
+    tree = asked.sample(1_000, {"f": at}, quality="exact")
+    process = GaussianProcess(Kernel(lengthscale=LENGTHSCALE * 5), sd=SD, noise=NOISE, dims={"time": (0.0, 10.0)})
+    law = process.posterior({"x": observed["x"]})
+    sd = law.covariance(at).diagonal().sqrt().numpy()
+    assert np.abs((values(tree).mean(0) - law.mean(at).numpy()) / sd).max() < 4 / np.sqrt(1_000)
+    assert np.abs(values(tree).var(0, ddof=1) / sd**2 - 1).max() < 4 * np.sqrt(2 / 1_000) + 0.02
+    among = asked.sample(20, {"f": np.concatenate([[5.0, 10.7], at, [-1.0]])}, quality="exact")
+    np.testing.assert_allclose(values(among)[:, 2:-1], values(asked.sample(20, {"f": at}, quality="exact")), atol=1e-4)
+    np.testing.assert_allclose(values(asked.extend(among, {"f": at})), values(among)[:, 2:-1], rtol=0, atol=1e-4)
