@@ -10,6 +10,7 @@ from typing import Any
 from markdown import table
 from record import RESULTS
 from tables_ablation import ablation
+from tables_encodings import encodings
 from tables_peers import peers
 from tables_resolution import functions, knots, resolution, space
 from tables_sbibm import dependency, sbibm
@@ -163,6 +164,9 @@ def main() -> None:
         lines += section([r["results"] for r in records]) if records else ["Not run yet.", ""]
         if records and (OUT.parents[1] / PICTURES.get(name, "none")).exists():
             lines += [f"![{name}](../{PICTURES[name]})", "", "*Drawn by `pictures.py`.*", ""]
+    lines += ["## encodings", "", first_paragraph("encodings"), ""]
+    records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("encodings/*.json"))]
+    lines += encodings(records) if records else ["Not run yet.", ""]
     lines += ["## ablation", "", first_paragraph("ablation"), ""]
     records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("ablation/*.json"))]
     lines += ablation(records) if records else ["Not run yet.", ""]

@@ -109,11 +109,31 @@ class FactorModel(nn.Module):
         for grid in self.grids:
             mine = batch.variable == grid.id
             if bool(mine.any()):
-                rows = self.table[grid.start :]
-                points = stencil(grid.shape, batch.index[mine][:, list(grid.dims)].clamp(-1, 1))
-                out[mine] = torch.stack([weight[:, None] * rows[place] for place, weight in points]).sum(0)
+                out[mine] = self._read(grid, batch.index[mine][:, list(grid.dims)])
         out = out.double()
         return out[..., :-2], out[..., -2], out[..., -1].clamp(min=FLOOR)
+
+    def _read(self, grid: Grid, at: Tensor) -> Tensor:
+        """(n, k + 2) at points (n, d). Beyond the range, by δ from the end e, the tables know nothing of x(e + δ):
+
+        ρφ(e), μ(e), d(e) + (1 − ρ²)|φ(e)|²,    ρ = correlation of x(e) and x(e − δ) but for d,
+
+        as if correlations went on beyond the end as they are before it. φ(e) alone would take x(e + δ) for x(e).
+        """
+        rows, end = self.table[grid.start :], at.clamp(-1, 1)
+
+        def read(points: Tensor) -> Tensor:
+            return torch.stack([w[:, None] * rows[place] for place, w in stencil(grid.shape, points)]).sum(0)
+
+        out = read(end)
+        beyond = (at != end).any(1)
+        if bool(beyond.any()):
+            loading = out[beyond, :-2]
+            before = read((2 * end - at)[beyond].clamp(-1, 1))[:, :-2]
+            rho = torch.nn.functional.cosine_similarity(loading, before, dim=1)[:, None]
+            out[beyond, -1] += ((1 - rho**2) * loading**2).sum(1)
+            out[beyond, :-2] = rho * loading
+        return out
 
     def given(self, streams: Streams) -> Given:
         """Condition on the observed tokens of both streams."""

@@ -40,6 +40,7 @@ from fsimformer.whiten import Whitening
 FORMAT = 2
 TRUNCATED = 3  # format 2 and `refined_for`: a reader that knows nothing of it must not take the model for amortised
 
+_ADDED = {"distance_decay": False}  # the network's settings that older cards lack, as their networks are built
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # a function's repr must not differ between processes
 
@@ -200,6 +201,7 @@ def read_network(settings: Mapping[str, Any], path: Path) -> NetworkConfig:
     Raises:
         ValueError: unknown or missing keys.
     """
+    settings = _ADDED | dict(settings)
     known, found = {f.name for f in fields(NetworkConfig)}, set(settings)
     if unknown := found - known:
         raise ValueError(f"{path / CARD}: unknown network keys {sorted(unknown)}. Known: {sorted(known)}.")
