@@ -129,7 +129,11 @@ def _cut(
             for k, t in tables.items()
             if k in at
         }
-        besides = {d: _points(schema, f"coordinate {d!r}", (d,), t, at[d], origins) for d, t in held.items() if d in at}
+        besides = {
+            d: _points(schema, f"coordinate {d!r}", tuple(t.labels), t, at[d], origins)
+            for d, t in held.items()
+            if d in at
+        }
         out.append(Observation(channels, besides, origins))
     for name in tables:
         if schema.is_function(name):

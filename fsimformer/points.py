@@ -68,7 +68,8 @@ class Observation:
 
     Args:
         channels: the variables that the user's object holds, missing readings included.
-        held: index dim -> coordinate values that it holds besides (m, as `Points` of that one dim).
+        held: coordinate values that it holds besides, by the dim: m `Points` of that one dim, or of several index dims
+            whose coordinates lie along one and the same.
         origins: index dim -> date that index 0 stands for; None where no date came in and none was given.
     """
 

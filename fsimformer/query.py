@@ -20,7 +20,8 @@ def query(schema: Schema, observation: Observation, at: Mapping[str, Any] | None
     """Latents to sample, with the user's own coordinates kept for the way home.
 
     Without `at`: every scalar and vector component that was not observed; functions where their reading is missing, and
-    absent functions at all points that the observation holds of their dims (left out where it holds none).
+    absent functions at all points that the observation holds of their dims (left out where it holds none): on the grid
+    of these dims, but at scattered points where readings lie scattered over several of them.
 
     With `at`: parameters that are scalars or vectors and were not observed, always; anything else where `at` asks.
 
@@ -79,11 +80,58 @@ def _unread(schema: Schema, name: str, observation: Observation) -> Points:
 
 
 def _held(schema: Schema, name: str, observation: Observation) -> Points:
-    """All points that the observation holds for a function: its own, else the grid of what is held of its dims."""
+    """All points that the observation holds for a function: its own, else every combination of what is held of its
+    dims, where places that lie scattered over several dims stay together."""
     if name in observation.channels:
         return observation.channels[name].points
-    axes = {d: _axis(schema, d, observation) for d in schema[name].dims}
-    return _grid(schema, name, axes)
+    scattered = _scattered(schema, schema.index_dims(name), observation)
+    together = {d: group for group in scattered for d in group}
+    axes = {d: scattered[together[d]][d] if d in together else _axis(schema, d, observation) for d in schema[name].dims}
+    if not scattered:
+        return _grid(schema, name, axes)
+    blocks = list(dict.fromkeys(together.get(d, (d,)) for d in schema.index_dims(name)))
+    sizes = [len(axes[group[0]]) for group in blocks]
+    places = dict(zip(blocks, np.indices(sizes).reshape(len(sizes), -1), strict=True))
+    return _pointwise(schema, name, axes, {d: places[together.get(d, (d,))] for d in schema.index_dims(name)})
+
+
+def _scattered(
+    schema: Schema, dims: tuple[str, ...], observation: Observation
+) -> dict[tuple[str, ...], dict[str, Points]]:
+    """Groups of these dims over which the observation holds scattered points: each dim's coordinates, point by point.
+
+    A group's points are all that came for all of its dims together, each once, in their order; those that fill a
+    lattice are none.
+    """
+    sources = [(schema.index_dims(name), c.points) for name, c in observation.channels.items()]
+    sources += [(tuple(p.labels), p) for p in observation.held.values() if p.index.shape[1]]
+    out: dict[tuple[str, ...], dict[str, Points]] = {}
+    found = {tuple(d for d in dims if d in own) for own, points in sources if points.shape is None}
+    for group in sorted(found, key=len, reverse=True):
+        if len(group) < 2 or any(d in other for other in out for d in group):
+            continue
+        mine = [(own, p) for own, p in sources if set(group) <= set(own)]
+        if all(d in observation.held for d in group):
+            mine.append((group, _lattice(group, observation.held)))
+        index = np.concatenate([p.index[:, [own.index(d) for d in group]] for own, p in mine])
+        first = np.sort(np.unique(index, axis=0, return_index=True)[1])
+        if len(first) == np.prod([len(np.unique(x)) for x in index.T]):
+            continue
+        labels = {d: np.concatenate([p.labels[d] for _, p in mine])[first] for d in group}
+        none, attrs = np.zeros(len(first), dtype=np.int64), mine[0][1].attrs
+        out[group] = {
+            d: Points(none, index[first, j, None], {d: labels[d]}, None, {d: attrs.get(d, {})})
+            for j, d in enumerate(group)
+        }
+    return out
+
+
+def _lattice(dims: tuple[str, ...], axes: Mapping[str, Points]) -> Points:
+    """Every combination of points along index dims, the last dim fastest."""
+    shape = tuple(len(axes[d]) for d in dims)
+    where = dict(zip(dims, np.indices(shape).reshape(len(dims), -1), strict=True))
+    index = np.stack([axes[d].index[where[d], 0] for d in dims], axis=1)
+    return Points(np.zeros(len(index), dtype=np.int64), index, {d: axes[d].labels[d][where[d]] for d in dims}, shape)
 
 
 def _axis(schema: Schema, dim: str, observation: Observation) -> Points:
@@ -91,8 +139,8 @@ def _axis(schema: Schema, dim: str, observation: Observation) -> Points:
     found = schema.dim(dim)
     if isinstance(found, Components):
         return _components(schema, dim, found.size, observation)
-    parts = [observation.held[dim]] if dim in observation.held else []
-    columns = [p.index[:, 0] for p in parts]
+    parts = [p for p in observation.held.values() if dim in p.labels]
+    columns = [p.index[:, list(p.labels).index(dim)] for p in parts]
     for name, channel in observation.channels.items():
         if dim in schema.index_dims(name):
             parts.append(channel.points)
