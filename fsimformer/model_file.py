@@ -6,6 +6,8 @@ key raises. The directory is written beside its place and moved there whole: a r
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -76,6 +78,14 @@ class Model:
     provenance: dict[str, Any]
     refined_for: dict[str, dict[str, list[Any]]] | None = None
     spread: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of a hash of the weights and of the whitening: whose draws these are."""
+        out = hashlib.sha256(json.dumps(self.whitening.to_dict(), sort_keys=True).encode())
+        for name, weights in sorted(self.denoiser.state_dict().items()):
+            out.update(name.encode() + weights.detach().cpu().contiguous().numpy().tobytes())
+        return out.hexdigest()[:16]
 
     def references(self, names: Collection[str]) -> tuple[ReferenceSet, ...]:
         """The reference sets of these functions, one a component; none of those without."""

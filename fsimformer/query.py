@@ -16,7 +16,7 @@ from fsimformer.points import Observation, Points, Query, elapsed, kind, missing
 from fsimformer.schema import Components, Index, Schema
 
 
-def query(schema: Schema, observation: Observation, at: Mapping[str, Any] | None = None) -> Query:
+def query(schema: Schema, observation: Observation, at: Mapping[str, Any] | None = None, stacklevel: int = 3) -> Query:
     """Latents to sample, with the user's own coordinates kept for the way home.
 
     Without `at`: every scalar and vector component that was not observed; functions where their reading is missing, and
@@ -31,6 +31,7 @@ def query(schema: Schema, observation: Observation, at: Mapping[str, Any] | None
         at: variable -> index points: numbers in index units, dates, or durations; a slice picks, as xarray's `sel`
             does, those that the observation holds. For several index dims a Dataset or mapping of coordinates (of equal
             length; dims of their own make a grid), or an array (n, d). For a scalar or vector: None or `...`.
+        stacklevel: whose line a warning names; 3 = the caller of the caller.
 
     Returns:
         The query; it is empty where everything was observed.
@@ -66,7 +67,7 @@ def query(schema: Schema, observation: Observation, at: Mapping[str, Any] | None
     asked = {name: points for name, points in asked.items() if len(points)}
     for name, points in asked.items():
         if schema.is_function(name):
-            warn_outside(schema, name, "points asked for", points.index, 3)
+            warn_outside(schema, name, "points asked for", points.index, stacklevel)
     return Query(asked, {name: _replicates(schema, name, points, observation) for name, points in asked.items()})
 
 
