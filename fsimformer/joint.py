@@ -34,6 +34,7 @@ from fsimformer.function_tree import GROUP, functions_group, functions_group_man
 from fsimformer.model_file import Model, load_model, save_model
 from fsimformer.paths import as_paths, with_noise
 from fsimformer.points import readings_of, same_readings
+from fsimformer.query import nothing_asked
 from fsimformer.refine import NETWORK, LogLikelihood, log_prob, refine
 from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig, quality_named
 from fsimformer.schema import Schema
@@ -257,7 +258,7 @@ class Conditional:
         for o in self.observations:  # no comprehension: warnings count the frames up to the caller
             queries.append(query(schema, o, at))
         if not any(len(q) for q in queries):
-            raise ValueError("sample: nothing is left to sample: every variable is observed and `at` asks for no more.")
+            raise ValueError(nothing_asked(schema, self.observations, at))
         if generator is not None:
             seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
         is_function = torch.from_numpy(schema.uses_index().any(axis=1))

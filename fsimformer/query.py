@@ -5,7 +5,7 @@ Asking where a finite value was observed is asking for a fresh replicate of it t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import EllipsisType
 from typing import Any
 
@@ -69,6 +69,30 @@ def query(schema: Schema, observation: Observation, at: Mapping[str, Any] | None
         if schema.is_function(name):
             warn_outside(schema, name, "points asked for", points.index, stacklevel)
     return Query(asked, {name: _replicates(schema, name, points, observation) for name, points in asked.items()})
+
+
+def nothing_asked(schema: Schema, observations: Sequence[Observation], at: Mapping[str, Any] | None) -> str:
+    """Why a query is empty, and what could be asked for."""
+    open_ = [v.name for v in schema.variables if schema.is_function(v.name) and v.name not in (at or {})]
+    again = [name for name in schema.data if not schema.is_function(name) and name not in schema.arrays]
+    seen = {name for o in observations for name, c in o.channels.items() if np.isfinite(c.value).any()}
+    if at is None and seen >= set(open_):
+        why = "every variable is observed, and without `at` nothing is asked for again."
+    elif at is None:
+        why = f"the data hold no points at which {[name for name in open_ if name not in seen]} could be drawn."
+    else:
+        scalars = [v.name for v in schema.variables if v.role == "parameter" and not schema.is_function(v.name)]
+        held = "the model has no scalar parameters" if not scalars else f"{scalars} are observed"
+        why = f"{held}, and `at` names no points of a function."
+    ways = []
+    if open_:
+        name = next((name for name in open_ if name not in seen), open_[0])
+        ends = {d.name: [d.lower, d.upper] for d in map(schema.dim, schema.index_dims(name)) if isinstance(d, Index)}
+        example = ends if len(ends) > 1 else next(iter(ends.values()))
+        ways.append(f"functions are drawn where `at` says, observed or not: {open_}, as in at={{{name!r}: {example}}}")
+    if again:
+        ways.append(f"data without index again with at={{{again[0]!r}: None}}")
+    return f"sample: nothing is left to sample: {why}" + (f" Ask for more: {'; '.join(ways)}." if ways else "")
 
 
 def _unread(schema: Schema, name: str, observation: Observation) -> Points:

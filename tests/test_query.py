@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import xarray as xr
 
 from fsimformer.convert import Query, query, read, read_many
+from fsimformer.query import nothing_asked
 from fsimformer.schema import Components, Index, Schema, Variable
 
 SCHEMA = Schema(
@@ -107,3 +109,37 @@ def test_each_data_set_of_a_batch_has_its_own_points() -> None:
     _, many = read_many(SCHEMA, ds, "site")
     np.testing.assert_array_equal(places(query(SCHEMA, many[0]), "field"), PLACES)
     np.testing.assert_array_equal(places(query(SCHEMA, many[1]), "field"), PLACES[1:, ::-1])
+
+
+FUNCTIONS = Schema((Variable("f", "parameter", ("time",)), Variable("y", "data", ("time",))), (Index("time", 0, 20),))
+SCALARS = Schema((Variable("a", "parameter"), Variable("x", "data")))
+SUN = xr.Dataset({"sun": ("time", [1.0])}, {"time": [1.0]})
+Y = xr.Dataset({"y": ("time", [1.0, 2.0])}, {"time": [1.0, 3.0]})
+
+
+@pytest.mark.parametrize(
+    ("schema", "observed", "at", "message"),
+    [
+        (
+            FUNCTIONS,
+            Y,
+            {},
+            r"left to sample: the model has no scalar parameters, and `at` names no points of a function.",
+        ),
+        (FUNCTIONS, Y, {}, r"functions are drawn where `at` says, .*: \['f', 'y'\], as in at={'f': \[0, 20\]}.$"),
+        (FUNCTIONS, None, None, r"hold no points at which \['f', 'y'\] could be drawn. Ask for more: .*'f': \[0, 20"),
+        (FUNCTIONS, Y.assign(f=Y["y"]), None, r"every variable is observed, .*: \['f', 'y'\], as in at={'f'"),
+        (
+            SCALARS,
+            {"a": 1.0, "x": 2.0},
+            {},
+            r"\['a'\] are observed, and `at` names .* data .*again with at={'x': None}.$",
+        ),
+        (Schema((Variable("a", "parameter"),)), {"a": 1.0}, None, r"every variable is observed, .* asked for again.$"),
+        (SCHEMA, SUN, {}, r"as in at={'field': {'x1': \[0, 1\], 'x2': \[0, 1\]}}"),
+    ],
+)
+def test_an_empty_query_says_what_could_be_asked(schema: Schema, observed: Any, at: Any, message: str) -> None:
+    o = read(schema, observed)
+    assert not len(query(schema, o, at))
+    assert re.search(message, nothing_asked(schema, [o], at))
