@@ -270,7 +270,8 @@ def _check_card(card: Any, path: Path) -> None:
     expected = {"format", "network"} | {f.name for f in fields(Model)} - {"denoiser", "refined_for", "spread"}
     if not isinstance(card, dict) or card.get("format") not in (FORMAT, TRUNCATED):
         found = card.get("format") if isinstance(card, dict) else type(card).__name__
-        raise ValueError(f"{path / CARD}: expected format {FORMAT} or {TRUNCATED}, got {found!r}.")
+        hint = "; it was saved by fsimformer.sbi: read it with fsimformer.sbi.load" if "sbi" in str(found) else ""
+        raise ValueError(f"{path / CARD}: expected format {FORMAT} or {TRUNCATED}, got {found!r}{hint}.")
     expected |= {"embeddings", "baseline"} & set(card)  # of models with arrays, or with a linear baseline
     expected |= {"refined_for"} if card["format"] == TRUNCATED else set()
     with_knots = [v["name"] for v in card["schema"]["variables"] if v.get("reference")]
