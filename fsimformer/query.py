@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from fsimformer.points import Observation, Points, Query, elapsed, kind, missing, read_labels, warn_outside
+from fsimformer.points import (
+    Observation,
+    Points,
+    Query,
+    elapsed,
+    kind,
+    missing,
+    read_labels,
+    require_stated_zero,
+    warn_outside,
+)
 from fsimformer.schema import Components, Index, Schema
 
 
@@ -67,7 +77,8 @@ def query(schema: Schema, observation: Observation, at: Mapping[str, Any] | None
     asked = {name: points for name, points in asked.items() if len(points)}
     for name, points in asked.items():
         if schema.is_function(name):
-            warn_outside(schema, name, "points asked for", points.index, stacklevel)
+            origins = observation.origins, observation.implied
+            warn_outside(schema, name, "points asked for", [points], *origins, stacklevel)
     return Query(asked, {name: _replicates(schema, name, points, observation) for name, points in asked.items()})
 
 
@@ -257,6 +268,7 @@ def _at(schema: Schema, name: str, spec: Any, observation: Observation) -> Point
             raise ValueError(f"{where}: {n} of {labels.size} points are NaN, NaT or infinite.")
         along = raw.dims if named and isinstance(raw, xr.DataArray) else ("point",) * labels.ndim
         attrs = dict(raw.attrs) if isinstance(raw, xr.DataArray) else {}
+        require_stated_zero(where, index, labels, attrs, observation)
         values = elapsed(where, index, labels.reshape(-1), attrs, observation.origins[d])
         n = len(values)
         axes[d] = Points(np.zeros(n, dtype=np.int64), values[:, None], {d: labels.reshape(-1)}, (n,), {d: attrs})
@@ -324,6 +336,7 @@ def _at_slice(schema: Schema, name: str, spec: slice, observation: Observation) 
             where = f"at: {name!r}, {dims[0]!r}"
             labels = read_labels(where, end).reshape(-1)
             attrs = held.attrs.get(dims[0], {}) if kind(labels, {}) == "numbers" else {}
+            require_stated_zero(where, index, labels, attrs, observation)
             inside &= (
                 sign * (held.index[:, 0] - elapsed(where, index, labels, attrs, observation.origins[dims[0]])) >= 0
             )
