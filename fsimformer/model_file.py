@@ -6,6 +6,8 @@ key raises. The directory is written beside its place and moved there whole: a r
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -78,6 +80,14 @@ class Model:
     provenance: dict[str, Any]
     refined_for: dict[str, dict[str, list[Any]]] | None = None
     spread: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of a hash of the weights and of the whitening: whose draws these are."""
+        out = hashlib.sha256(json.dumps(self.whitening.to_dict(), sort_keys=True).encode())
+        for name, weights in sorted(self.denoiser.state_dict().items()):
+            out.update(name.encode() + weights.detach().cpu().contiguous().numpy().tobytes())
+        return out.hexdigest()[:16]
 
     def references(self, names: Collection[str]) -> tuple[ReferenceSet, ...]:
         """The reference sets of these functions, one a component; none of those without."""
@@ -308,7 +318,8 @@ def _check_card(card: Any, path: Path) -> None:
     expected = {"format", "network"} | {f.name for f in fields(Model)} - {"denoiser", "refined_for", "spread"}
     if not isinstance(card, dict) or card.get("format") not in (FORMAT, TRUNCATED):
         found = card.get("format") if isinstance(card, dict) else type(card).__name__
-        raise ValueError(f"{path / CARD}: expected format {FORMAT} or {TRUNCATED}, got {found!r}.")
+        hint = "; it was saved by fsimformer.sbi: read it with fsimformer.sbi.load" if "sbi" in str(found) else ""
+        raise ValueError(f"{path / CARD}: expected format {FORMAT} or {TRUNCATED}, got {found!r}{hint}.")
     expected |= {"embeddings", "baseline"} & set(card)  # of models with arrays, or with a linear baseline
     expected |= {"refined_for"} if card["format"] == TRUNCATED else set()
     with_knots = [v["name"] for v in card["schema"]["variables"] if v.get("reference")]
