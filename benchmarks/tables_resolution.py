@@ -91,6 +91,23 @@ def space(records: list[dict[str, Any]]) -> list[str]:
     return ["In brackets the floor.\n", *table([*head, "steps", "training, CPU s"], rows)]
 
 
+def functional_linear(records: list[dict[str, Any]]) -> list[str]:
+    """Both budgets of `functional_linear.py`."""
+    keys = ("sliced_wasserstein", "mean_error_sd", "variance_ratio")
+    rows, notes = [], {r["peer"] for r in records}
+    for r in sorted(records, key=lambda r: r["simulations"]):
+        for i, row in enumerate(r["rows"], 1):
+            found = [f"{row[k]:.4f} ({row[k + '_floor']:.4f})" for k in keys]
+            rest = (f"{row['sliced_wasserstein_prior']:.3f}", f"{row['cpu_seconds']:.0f}")
+            rows.append([r["simulations"], i, *found, *rest, r["steps"], f"{r['train_cpu_seconds']:.0f}"])
+    head = ["simulations", "data set", "sliced Wasserstein", "mean error, sd", "variance ratio", "the prior's", "CPU s"]
+    return [
+        f"n = {records[0]['n']} draws at {records[0]['n_points']} points; in brackets the floor, exact draws in place of "
+        f"the network's; \"the prior's\": sliced Wasserstein of draws of the prior. {' '.join(sorted(notes))}\n",
+        *table([*head, "steps", "training, CPU s"], rows),
+    ]
+
+
 def _training(r: dict[str, Any]) -> str:
     return f"`{r['variant']}`: {r['steps']} steps, {r['train_cpu_seconds']:.0f} CPU s of training"
 
