@@ -102,8 +102,8 @@ def functional_linear(records: list[dict[str, Any]]) -> list[str]:
             rows.append([r["simulations"], i, *found, *rest, r["steps"], f"{r['train_cpu_seconds']:.0f}"])
     head = ["simulations", "data set", "sliced Wasserstein", "mean error, sd", "variance ratio", "the prior's", "CPU s"]
     return [
-        f"n = {records[0]['n']} draws at {records[0]['n_points']} points; in brackets the floor, exact draws in place of "
-        f"the network's; \"the prior's\": sliced Wasserstein of draws of the prior. {' '.join(sorted(notes))}\n",
+        f"n = {records[0]['n']} draws at {records[0]['n_points']} points; in brackets the floor, exact draws in place "
+        f"of the network's; \"the prior's\": sliced Wasserstein of draws of the prior. {' '.join(sorted(notes))}\n",
         *table([*head, "steps", "training, CPU s"], rows),
     ]
 
