@@ -33,7 +33,7 @@ from fsimformer.masks import MaskConfig
 from fsimformer.simulators import GaussianProcess
 from fsimformer.train import TrainConfig
 
-N, N_SETS, N_POINTS, N_PROJECTIONS, KNOTS, STEPS = 1_000, 5, 1_000, 500, 64, 1_200
+N, N_SETS, N_POINTS, N_PROJECTIONS, KNOTS, STEPS = 1_000, 3, 1_000, 500, 64, 1_200
 POINTS = np.linspace(0, 1, N_POINTS)
 PROCESS = GaussianProcess(Kernel(lengthscale=0.05), grid_points=401, reference=(KNOTS,))
 NO_PEER = (
