@@ -23,13 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from networks import kept
+from networks import kept, only
 from record import commit, save
 
 import fsimformer as fsf
 from fsimformer.diagnostics import sliced_wasserstein
 from fsimformer.kernels import Kernel
-from fsimformer.masks import MaskConfig
 from fsimformer.simulators import GaussianProcess
 from fsimformer.train import TrainConfig
 
@@ -58,11 +57,6 @@ def trained(simulations: int, steps: int, callback: Any = None) -> fsf.Joint:
         )  # fmt: skip
 
     return kept(f"functional_linear/{simulations}_{steps}", train)
-
-
-def only(**shares: float) -> MaskConfig:
-    """A mask law of these kinds alone."""
-    return MaskConfig(**({k: 0.0 for k in MaskConfig.__dataclass_fields__} | shares))
 
 
 def figures(draws: np.ndarray, exact: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> dict[str, float]:

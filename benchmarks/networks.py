@@ -8,6 +8,7 @@ from pathlib import Path
 from record import ROOT
 
 import fsimformer as fsf
+from fsimformer.masks import KINDS, MaskConfig
 
 
 def kept(name: str, train: Callable[[Path], fsf.Joint]) -> fsf.Joint:
@@ -16,3 +17,8 @@ def kept(name: str, train: Callable[[Path], fsf.Joint]) -> fsf.Joint:
     if not folder.exists():
         train(folder.with_name(f"{folder.name}.safetensors")).save(folder)
     return fsf.load(folder)
+
+
+def only(**shares: float) -> MaskConfig:
+    """A law of condition masks of these kinds alone."""
+    return MaskConfig(**(dict.fromkeys(KINDS, 0.0) | shares))

@@ -11,7 +11,7 @@ from markdown import table
 from record import RESULTS
 from tables_ablation import ablation
 from tables_peers import peers
-from tables_resolution import functional_linear, functions, resolution, space
+from tables_resolution import functional_linear, functions, predator_prey, resolution, space
 from tables_sbibm import dependency, sbibm
 from tables_sequential import sequential
 
@@ -156,6 +156,7 @@ def main() -> None:
         (resolution.__name__, resolution, "resolution_*.json"),
         (functions.__name__, functions, "functions_*.json"),
         (functional_linear.__name__, functional_linear, "functional_linear_*.json"),
+        (predator_prey.__name__, predator_prey, "predator_prey.json"),
         (space.__name__, space, "space_*.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]

@@ -108,6 +108,26 @@ def functional_linear(records: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def predator_prey(records: list[dict[str, Any]]) -> list[str]:
+    """The tasks of `predator_prey.py`."""
+    out = []
+    for r in records:
+        error = max(abs(row["error"]) for row in r["estimator"])
+        out.append(
+            f"{r['simulations']} simulations, {r['steps']} steps, {r['train_cpu_seconds']:.0f} CPU s of training; n = "
+            f"{r['n']} data sets a task, blocks of {r['block']}, {r['n_ode']} steps of the solver. The estimator on a "
+            f"Gaussian process of known density: off by {error:.4f} nats a target at most.\n"
+        )
+        rows = []
+        for row in r["rows"]:
+            found = f"{row['log_density']:.2f} ± {row['standard_error']:.2f}"
+            rest = (f"{row['targets']:.0f}", f"{row['cpu_seconds']:.0f}")
+            rows.append([row["task"], found, f"{row['published']:.2f}", f"{row['attention']:.2f}", *rest])
+        head = ["task", "log density a target", "best published", "best attention model", "targets", "CPU s"]
+        out += table(head, rows)
+    return out
+
+
 def _training(r: dict[str, Any]) -> str:
     return f"`{r['variant']}`: {r['steps']} steps, {r['train_cpu_seconds']:.0f} CPU s of training"
 
