@@ -23,7 +23,6 @@ import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ import torch
 import xarray as xr
 from held_out import N_ROWS, posterior_loss, posterior_rows
 from networks import kept
-from record import RESULTS, commit, save
+from record import RESULTS, save
 from torch import Tensor
 
 import fsimformer as fsf
@@ -75,18 +74,15 @@ DESIGN = fsf.Design((21, 21), skew=0.0, shared=1.0, regular=0.0, window=0.0)
 def trained(task: str, variant: str, steps: int, seed: int) -> fsf.Joint:
     """From runs/ if it was trained before."""
     simulator, design, _, _ = TASKS[task]
-
-    def train(checkpoint: Path) -> fsf.Joint:
-        config = TrainConfig(
-            steps=steps, batch_size=64, n_micro=2, warmup=100, cooldown=0.3, ema=0.99, validate_every=steps,
-            n_validation=256, max_latents=12, level_tokens=32, max_levels=4, seed=seed,
-        )  # fmt: skip
-        return fsf.train(
-            simulator, simulations=SIMULATIONS, config=config, network=VARIANTS[variant], design=design,
-            baseline="baseline" in variant, checkpoint=checkpoint, provenance={"commit": commit()},
-        )  # fmt: skip
-
-    return kept(f"encodings/{task}_{variant}_{steps}_{seed}", train)
+    config = TrainConfig(
+        steps=steps, batch_size=64, n_micro=2, warmup=100, cooldown=0.3, ema=0.99, validate_every=steps,
+        n_validation=256, max_latents=12, level_tokens=32, max_levels=4, seed=seed,
+    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "simulations": SIMULATIONS, "config": config, "network": VARIANTS[variant], "design": design,
+        "baseline": "baseline" in variant,
+    }  # fmt: skip
+    return kept(f"encodings/{task}_{variant}_{steps}_{seed}", simulator, settings)
 
 
 class Clamped(Embedding):

@@ -12,7 +12,7 @@ from record import RESULTS
 from tables_ablation import ablation
 from tables_encodings import encodings
 from tables_peers import peers
-from tables_resolution import functions, knots, resolution, space
+from tables_resolution import functional_linear, functions, knots, predator_prey, resolution, space
 from tables_sbibm import dependency, sbibm
 from tables_sequential import sequential
 
@@ -157,6 +157,8 @@ def main() -> None:
         (resolution.__name__, resolution, "resolution_*.json"),
         (functions.__name__, functions, "functions_*.json"),
         (knots.__name__, knots, "knots.json"),
+        (functional_linear.__name__, functional_linear, "functional_linear_*.json"),
+        (predator_prey.__name__, predator_prey, "predator_prey.json"),
         (space.__name__, space, "space_*.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]

@@ -105,6 +105,43 @@ def space(records: list[dict[str, Any]]) -> list[str]:
     return ["In brackets the floor.\n", *table([*head, "steps", "training, CPU s"], rows)]
 
 
+def functional_linear(records: list[dict[str, Any]]) -> list[str]:
+    """Both budgets of `functional_linear.py`."""
+    keys = ("sliced_wasserstein", "mean_error_sd", "variance_ratio")
+    rows, notes = [], {r["peer"] for r in records}
+    for r in sorted(records, key=lambda r: r["simulations"]):
+        for i, row in enumerate(r["rows"], 1):
+            found = [f"{row[k]:.4f} ({row[k + '_floor']:.4f})" for k in keys]
+            rest = (f"{row['sliced_wasserstein_prior']:.3f}", f"{row['cpu_seconds']:.0f}")
+            rows.append([r["simulations"], i, *found, *rest, r["steps"], f"{r['train_cpu_seconds']:.0f}"])
+    head = ["simulations", "data set", "sliced Wasserstein", "mean error, sd", "variance ratio", "the prior's", "CPU s"]
+    return [
+        f"n = {records[0]['n']} draws at {records[0]['n_points']} points; in brackets the floor, exact draws in place "
+        f"of the network's; \"the prior's\": sliced Wasserstein of draws of the prior. {' '.join(sorted(notes))}\n",
+        *table([*head, "steps", "training, CPU s"], rows),
+    ]
+
+
+def predator_prey(records: list[dict[str, Any]]) -> list[str]:
+    """The tasks of `predator_prey.py`."""
+    out = []
+    for r in records:
+        error = max(abs(row["error"]) for row in r["estimator"])
+        out.append(
+            f"{r['simulations']} simulations, {r['steps']} steps, {r['train_cpu_seconds']:.0f} CPU s of training; n = "
+            f"{r['n']} data sets a task, blocks of {r['block']}, {r['n_ode']} steps of the solver. The estimator on a "
+            f"Gaussian process of known density: off by {error:.4f} nats a target at most.\n"
+        )
+        rows = []
+        for row in r["rows"]:
+            found = f"{row['log_density']:.2f} ± {row['standard_error']:.2f}"
+            rest = (f"{row['targets']:.0f}", f"{row['cpu_seconds']:.0f}")
+            rows.append([row["task"], found, f"{row['published']:.2f}", f"{row['attention']:.2f}", *rest])
+        head = ["task", "log density a target", "best published", "best attention model", "targets", "CPU s"]
+        out += table(head, rows)
+    return out
+
+
 def _training(r: dict[str, Any]) -> str:
     return f"`{r['variant']}`: {r['steps']} steps, {r['train_cpu_seconds']:.0f} CPU s of training"
 
