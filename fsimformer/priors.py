@@ -1,10 +1,10 @@
-"""Where a variable's values may lie, and the priors whose CDF is known."""
+"""Where a variable's values may lie, the priors whose CDF is known, and the noise that readings carry."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,6 +32,27 @@ class Support:
 
 REAL = Support()
 POSITIVE = Support(0.0)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Measurement noise of a series, added where the series is read.
+
+    normal: y = f(t) + sd·ε;  lognormal: log y = log f(t) + sd·ε;  ε ~ N(0, 1) independent at every reading.
+
+    Args:
+        kind: "normal" or "lognormal".
+        sd: a number, or the name of the scalar parameter that holds it.
+    """
+
+    kind: Literal["normal", "lognormal"]
+    sd: float | str
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("normal", "lognormal"):
+            raise ValueError(f"Noise: unknown kind {self.kind!r}. Choices: 'normal', 'lognormal'.")
+        if not isinstance(self.sd, str) and not self.sd > 0:
+            raise ValueError(f"Noise: expected sd > 0 or a parameter's name, got {self.sd!r}.")
 
 
 @dataclass(frozen=True)

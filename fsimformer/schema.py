@@ -16,33 +16,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fsimformer.dims import Axis, Components, Index
-from fsimformer.priors import POSITIVE, PRIORS, REAL, Prior, Support
+from fsimformer.dims import Axis, Components, Index, default_reference
+from fsimformer.priors import POSITIVE, PRIORS, REAL, Noise, Prior, Support
 
 __all__ = ["Axis", "Components", "Index", "Noise", "Schema", "Variable"]
 
 Role = Literal["parameter", "data"]
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Measurement noise of a series, added where the series is read.
-
-    normal: y = f(t) + sd·ε;  lognormal: log y = log f(t) + sd·ε;  ε ~ N(0, 1) independent at every reading.
-
-    Args:
-        kind: "normal" or "lognormal".
-        sd: a number, or the name of the scalar parameter that holds it.
-    """
-
-    kind: Literal["normal", "lognormal"]
-    sd: float | str
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("normal", "lognormal"):
-            raise ValueError(f"Noise: unknown kind {self.kind!r}. Choices: 'normal', 'lognormal'.")
-        if not isinstance(self.sd, str) and not self.sd > 0:
-            raise ValueError(f"Noise: expected sd > 0 or a parameter's name, got {self.sd!r}.")
 
 
 @dataclass(frozen=True)
@@ -69,7 +48,8 @@ class Variable:
             on f(s ≤ t).
         reference: number of points along each index dim of a function's reference set, spread evenly over the trained
             range, its ends included. A draw is then a function: its values there are drawn together with all other
-            latents, everywhere else it follows from them point by point (functions.py). (): no reference set.
+            latents, everywhere else it follows from them point by point (functions.py). True: 33 points on a line,
+            9 × 9 on a plane, 5 along each of three dims (`default_reference`). (): no reference set.
         path_of: name of the series of which this is the noise-free path, on the same dims. The simulator returns that
             series alone; the path can be asked for, and the series is its path read with noise.
     """
@@ -90,11 +70,13 @@ class Variable:
     path_of: str | None = None
 
     def __post_init__(self) -> None:
-        points = self.reference if isinstance(self.reference, tuple | list) else (self.reference,)
+        given: Any = self.reference
+        points = default_reference(len(self.dims)) if given is True else given
+        points = points if isinstance(points, tuple | list) else (points,)
         if any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 2 for n in points):
             raise ValueError(
                 f"Variable {self.name!r}: expected reference as a number of points >= 2, one for each index dim, such "
-                f"as 9 or (6, 6), got {self.reference!r}."
+                f"as 9 or (6, 6), or True for as many as were found enough, got {self.reference!r}."
             )
         object.__setattr__(self, "reference", tuple(map(int, points)))
         for name in ("dims", "parents", "blockwise", "past_of"):

@@ -41,14 +41,20 @@ def test_a_number_of_points_may_be_numpys() -> None:
     assert schema["prevalence"].reference == (7,) and json.dumps(schema.to_dict())
 
 
+def test_true_is_the_size_that_was_found_enough() -> None:
+    assert epidemic(reference=True)["prevalence"].reference == (33,)
+    plane = Variable("f", "parameter", ("x", "y"), reference=True)  # type: ignore[arg-type]
+    assert Schema((plane,), (Index("x", 0, 1), Index("y", 0, 1)))["f"].reference == (9, 9)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"reference": (6, 6)}, r"a number of points for each of its index dims \('time',\); got reference \(6, 6\)"),
-        ({"reference": (1,)}, r"expected reference as a number of points >= 2, .* such as 9 or \(6, 6\), got \(1,\)"),
+        ({"reference": (1,)}, r"expected reference as a number of points >= 2, .* such as 9 or \(6, 6\), .*, got \(1,\)"),
         ({"reference": 2.5}, "'prevalence': expected reference as a number of points >= 2, .*, got 2.5"),
         ({"reference": (6.0,)}, r"expected reference as .*, got \(6.0,\)"),
-        ({"reference": True}, "expected reference as .*, got True"),
+        ({"reference": False}, "expected reference as .*, or True for as many as were found enough, got False"),
         ({"reference": "9"}, "expected reference as .*, got '9'"),
         ({"path_of": "contact"}, r"path_of 'contact' is no series with noise. Choices: \['infected'\]"),
         ({"support": REAL}, r"has role 'parameter', its dims \('time',\) and support \(0, inf\)"),
