@@ -51,7 +51,7 @@ def test_true_is_the_size_that_was_found_enough() -> None:
     ("changes", "message"),
     [
         ({"reference": (6, 6)}, r"a number of points for each of its index dims \('time',\); got reference \(6, 6\)"),
-        ({"reference": (1,)}, r"expected reference as a number of points >= 2, .* such as 9 or \(6, 6\), .*, got \(1,\)"),
+        ({"reference": (1,)}, r"expected reference as a number of points >= 2, .* as 9 or \(6, 6\), .*, got \(1,\)"),
         ({"reference": 2.5}, "'prevalence': expected reference as a number of points >= 2, .*, got 2.5"),
         ({"reference": (6.0,)}, r"expected reference as .*, got \(6.0,\)"),
         ({"reference": False}, "expected reference as .*, or True for as many as were found enough, got False"),
