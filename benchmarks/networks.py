@@ -1,4 +1,4 @@
-"""Networks of the benchmarks, kept in runs/: what was trained before, with the settings asked for, is not trained again."""
+"""Networks of the benchmarks, kept in runs/: what was trained before with equal settings is not trained again."""
 
 from __future__ import annotations
 

@@ -22,6 +22,8 @@ this normal, with what it misses in the token's own part (statistical linearisat
     z ≈ E T(u) + b (u − m) + r,   b = E[(u − m) T(u)] / s²,   r ~ N(0, Var T(u) − b² s²),
 
 so that at high noise x̂ = E T(u) and its error Var T(u): exact where u is jointly Gaussian.
+
+All is worked out in float64, on the CPU where a device has none.
 """
 
 from __future__ import annotations
@@ -38,6 +40,12 @@ from fsimformer.grids import stencil
 from fsimformer.tokens import Streams, TokenBatch
 
 FLOOR = 1e-6  # of d: a sampler resolves no smaller variance
+_SINGLE = ("mps",)  # devices without float64
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Where float64 of this device's tensors is worked out: there, or on the CPU."""
+    return torch.device("cpu") if device.type in _SINGLE else device
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Given:
-    """A row's Gaussian given its observed tokens, float64.
+    """A row's Gaussian given its observed tokens, float64, on the `exact_device`.
 
     Args:
         precision, shift: (B, k, k) and (B, k), of g given the observed tokens: P without latents, and P ĝ.
@@ -104,12 +112,16 @@ class FactorModel(nn.Module):
         return {"rank": self.scalars.shape[1] - 2, "grids": grids} | ({"tails": tails} if tails else {})
 
     def at(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """φ (B, n, k), μ (B, n) and d (B, n) of the tokens, float64; of u, where the tables are."""
-        out = self.scalars[batch.variable]
+        """φ (B, n, k), μ (B, n) and d (B, n) of the tokens, float64; of u, where the tables are.
+
+        The batch is on the `exact_device` of the tables.
+        """
+        scalars, table = self.scalars.to(batch.value.device), self.table.to(batch.value.device)
+        out = scalars[batch.variable]
         for grid in self.grids:
             mine = batch.variable == grid.id
             if bool(mine.any()):
-                rows = self.table[grid.start :]
+                rows = table[grid.start :]
                 points = stencil(grid.shape, batch.index[mine][:, list(grid.dims)].clamp(-1, 1))
                 out[mine] = torch.stack([weight[:, None] * rows[place] for place, weight in points]).sum(0)
         out = out.double()
@@ -117,8 +129,10 @@ class FactorModel(nn.Module):
 
     def given(self, streams: Streams) -> Given:
         """Condition on the observed tokens of both streams."""
-        k, b = self.scalars.shape[1] - 2, streams.active.shape[0]
-        precision = torch.eye(k, dtype=torch.float64, device=self.table.device).expand(b, k, k)
+        k, b, device = self.scalars.shape[1] - 2, streams.active.shape[0], exact_device(self.table.device)
+        if device != self.table.device:
+            streams = streams.to(device)
+        precision = torch.eye(k, dtype=torch.float64, device=device).expand(b, k, k)
         shift = precision.new_zeros(b, k)
         for batch in (streams.frozen, streams.active):
             loading, mean, own = self.at(batch)
@@ -152,13 +166,14 @@ class FactorModel(nn.Module):
     def denoise(self, y: Tensor, ratio: Tensor, given: Given) -> tuple[Tensor, Tensor]:
         """x̂ and its mean square error, both (B, R, n_a) in the dtype of y, from y (B, R, n_a) and λ (B, R)."""
         b, r, n = y.shape
+        like, y, ratio = y, y.to(given.mean.device).double(), ratio.to(given.mean.device).double()
         one = r > 1 and bool((ratio == ratio[:, :1]).all())  # all draws stand at one level: one system serves them
-        level = (ratio[:, :1] if one else ratio).double() ** 2
+        level = (ratio[:, :1] if one else ratio) ** 2
         own, loading = given.own[:, None], given.loading
         weight = 1 / (own + level[..., None])  # (B, R or 1, n_a)
         precision = given.precision[:, None] + torch.einsum("bnk,brn,bnl->brkl", loading, weight, loading)
         root = torch.linalg.cholesky(precision)
-        centred = y.double() - given.mean[:, None]
+        centred = y - given.mean[:, None]
         shift = given.shift[:, None] + torch.einsum("bnk,brn->brk", loading, weight * centred)
         if one:  # the draws as columns of one right-hand side
             g = torch.cholesky_solve(shift.mT, root[:, 0]).mT
@@ -169,7 +184,7 @@ class FactorModel(nn.Module):
         share = own * weight  # of what is left, how much is the token's own
         x_hat = given.mean[:, None] + fit + share * (centred - fit)
         error = spread * (1 - share) ** 2 + share * level[..., None]
-        return x_hat.to(y), error.expand(b, r, n).to(y)
+        return x_hat.to(like), error.expand(b, r, n).to(like)
 
 
 def _bent(
