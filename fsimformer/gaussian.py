@@ -136,32 +136,30 @@ class FactorModel(nn.Module):
         shift = precision.new_zeros(b, k)
         for batch in (streams.frozen, streams.active):
             loading, mean, own = self.at(batch)
+            tail, value = self._tails(batch), batch.value.double()
+            if tail is not None:  # observed values as the tables have them
+                u = tail * torch.sinh(value / tail.masked_fill(tail == 0, 1.0))
+                value = torch.where((tail > 0) & batch.observed, u, value)
             weight = batch.observed / own
             precision = precision + loading.mT @ (loading * weight[..., None])
-            shift = shift + (loading.mT @ (weight * (self._unbent(batch) - mean))[..., None])[..., 0]
+            shift = shift + (loading.mT @ (weight * (value - mean))[..., None])[..., 0]
         loading = loading * batch.latent[..., None]
-        tail = self._tails(batch) * batch.latent
-        if bool(tail.any()):
+        if tail is not None:
             root = torch.linalg.cholesky(precision)
             centre = mean + (loading @ torch.cholesky_solve(shift[..., None], root))[..., 0]
             spread = torch.linalg.solve_triangular(root, loading.mT, upper=False).square().sum(-2) + own
-            mean, loading, own = _bent(tail, centre, spread.sqrt(), mean, loading, own)
+            mean, loading, own = _bent(tail * batch.latent, centre, spread.sqrt(), mean, loading, own)
         return Given(precision, shift, mean, loading, own)
 
-    def _tails(self, batch: TokenBatch) -> Tensor:
-        """(B, n) float64: the tail of each token that the tables hold as u, 0 of others."""
+    def _tails(self, batch: TokenBatch) -> Tensor | None:
+        """(B, n) float64: the tail of each token that the tables hold as u, 0 of others; None = there are none."""
+        tails = {grid.id: grid.tail for grid in self.grids if grid.tail is not None}
+        if not tails:
+            return None
         out = torch.zeros_like(batch.value, dtype=torch.float64)
-        for grid in self.grids:
-            if grid.tail is not None:
-                out[batch.variable == grid.id] = grid.tail
+        for id, tail in tails.items():
+            out[batch.variable == id] = tail
         return out
-
-    def _unbent(self, batch: TokenBatch) -> Tensor:
-        """(B, n) float64: observed values as the tables have them, u or whitened."""
-        value, tail = batch.value.to(torch.float64, copy=True), self._tails(batch)
-        mine = (tail > 0) & batch.observed
-        value[mine] = tail[mine] * torch.sinh(value[mine] / tail[mine])
-        return value
 
     def denoise(self, y: Tensor, ratio: Tensor, given: Given) -> tuple[Tensor, Tensor]:
         """x̂ and its mean square error, both (B, R, n_a) in the dtype of y, from y (B, R, n_a) and λ (B, R)."""
