@@ -1,4 +1,4 @@
-"""Networks of the benchmarks, kept in runs/: what was trained before with equal settings is not trained again."""
+"""Networks of the benchmarks, kept in runs/: what was trained before, with equal settings, is not trained again."""
 
 from __future__ import annotations
 
@@ -8,31 +8,35 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from record import ROOT
+from record import ROOT, commit
 
 import fsimformer as fsf
+from fsimformer.masks import KINDS, MaskConfig
 from fsimformer.model_file import plain
 from fsimformer.simulators import Simulator
+from fsimformer.train import Progress
 
 
 def kept(
     name: str,
-    train: Callable[[Path], fsf.Joint],
     simulator: Simulator,
     settings: Mapping[str, Any],
     runs: Path = ROOT / "runs",
+    callback: Callable[[Progress], None] | None = None,
 ) -> fsf.Joint:
-    """The network in `runs/<name>`, trained now if it is not there; `train` gets the path of its checkpoint.
+    """The network in `runs/<name>`, trained now, with a checkpoint beside it, if it is not there.
 
     Args:
-        simulator, settings: what `train` trains on, and the arguments that it gives to `fsimformer.train`.
+        settings: arguments of `fsimformer.train`.
 
     Raises:
-        SystemExit: the network that is there was trained with others.
+        SystemExit: the network that is there was trained on another simulator or with other settings.
     """
     folder = runs / name
     if not folder.exists():
-        train(folder.with_name(f"{folder.name}.safetensors")).save(folder)
+        checkpoint = folder.with_name(f"{folder.name}.safetensors")
+        made = {"commit": commit()}
+        fsf.train(simulator, checkpoint=checkpoint, callback=callback, provenance=made, **settings).save(folder)
     joint = fsf.load(folder)
     if changed := differences(joint, simulator, settings):
         raise SystemExit(f"{folder}: trained with other settings of {changed}; remove it to train it anew.")
@@ -74,3 +78,8 @@ def _changed(found: Mapping[str, Any], asked: Mapping[str, Any], within: str = "
         elif k not in asked or found[k] != asked[k]:  # a card may lack settings that are younger
             out.append(within + k)
     return out
+
+
+def only(**shares: float) -> MaskConfig:
+    """A law of condition masks of these kinds alone."""
+    return MaskConfig(**(dict.fromkeys(KINDS, 0.0) | shares))

@@ -18,14 +18,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from networks import kept
-from record import commit, save
+from record import save
 
 import fsimformer as fsf
 from fsimformer.kernels import Kernel
@@ -42,7 +41,6 @@ N, N_SETS, N_READINGS, KNOTS, STEPS, SIMULATIONS = 1_000, 5, 10, 17, 4_000, 20_0
 def trained(variant: str, steps: int) -> tuple[fsf.Joint, GaussianProcess]:
     """From runs/ if it was trained before."""
     process = GaussianProcess(Kernel(lengthscale=0.2), reference=(KNOTS,) if "reference" in variant else ())
-
     settings: dict[str, Any] = {
         "simulations": SIMULATIONS,
         "config": TrainConfig(steps=steps, batch_size=64, n_micro=4, cooldown=0.3, ema=0.995, seed=0),
@@ -50,11 +48,7 @@ def trained(variant: str, steps: int) -> tuple[fsf.Joint, GaussianProcess]:
         "design": fsf.Design((24, 24)),
         "baseline": "plain" not in variant,
     }
-
-    def train(checkpoint: Path) -> fsf.Joint:
-        return fsf.train(process, checkpoint=checkpoint, provenance={"commit": commit()}, **settings)
-
-    return kept(f"resolution/{variant}_{steps}", train, process, settings), process
+    return kept(f"resolution/{variant}_{steps}", process, settings), process
 
 
 Given = tuple[xr.Dataset, GaussianProcessPosterior]

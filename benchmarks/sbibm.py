@@ -30,7 +30,7 @@ import xarray as xr
 from conditionals import draw_problems
 from conditionals import reference as conditional_reference
 from networks import kept
-from record import RESULTS, ROOT, commit, save
+from record import RESULTS, ROOT, save
 from references import sbibm_observations
 from tables_sbibm import BUDGETS, KINDS
 
@@ -98,12 +98,6 @@ def settings(budget: int, seed: int, variant: str) -> dict[str, Any]:
         **changes,
         "config": TrainConfig(**(config | changes.pop("train", {}))),
     }
-
-
-def train_cell(task: str, budget: int, seed: int, variant: str = "default") -> fsf.Joint:
-    """The network of a cell, trained on one thread."""
-    torch.set_num_threads(1)
-    return fsf.train(SIMULATORS[task](), provenance={"commit": commit()}, **settings(budget, seed, variant))
 
 
 def posterior_draws(joint: fsf.Joint, x: np.ndarray, n: int, seed: int) -> np.ndarray:
@@ -190,7 +184,8 @@ def name_of(task: str, budget: int, seed: int, variant: str) -> str:
 def trained(task: str, budget: int, seed: int, variant: str) -> fsf.Joint:
     """The network of a cell, from runs/ if it was trained before: scoring may be repeated without training."""
     name, wanted = name_of(task, budget, seed, variant), settings(budget, seed, variant)
-    return kept(name, lambda _: train_cell(task, budget, seed, variant), SIMULATORS[task](), wanted)
+    torch.set_num_threads(1)
+    return kept(name, SIMULATORS[task](), wanted)
 
 
 def cell(task: str, budget: int, seed: int, variant: str) -> None:

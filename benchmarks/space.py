@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from networks import kept
-from record import ROOT, commit, save
+from record import ROOT, save
 
 import fsimformer as fsf
 from fsimformer.kernels import Kernel
@@ -52,11 +51,7 @@ def trained(task: str) -> fsf.Joint:
         "network": fsf.NetworkConfig(width=64, depth=4, n_heads=4),
         "design": fsf.Design((24, 60), beside=4),
     }
-
-    def train(checkpoint: Path) -> fsf.Joint:
-        return fsf.train(process, checkpoint=checkpoint, provenance={"commit": commit()}, **settings)
-
-    return kept(f"space/{task}_{STEPS[task]}", train, process, settings)
+    return kept(f"space/{task}_{STEPS[task]}", process, settings)
 
 
 def points(name: str, at: np.ndarray) -> dict[str, xr.DataArray]:

@@ -10,8 +10,9 @@ from typing import Any
 from markdown import table
 from record import RESULTS
 from tables_ablation import ablation
+from tables_encodings import encodings
 from tables_peers import peers
-from tables_resolution import functions, resolution, space
+from tables_resolution import functional_linear, functions, knots, predator_prey, resolution, space
 from tables_sbibm import dependency, sbibm
 from tables_sequential import sequential
 
@@ -155,6 +156,9 @@ def main() -> None:
         (sequential.__name__, sequential, "sequential_*.json"),
         (resolution.__name__, resolution, "resolution_*.json"),
         (functions.__name__, functions, "functions_*.json"),
+        (knots.__name__, knots, "knots.json"),
+        (functional_linear.__name__, functional_linear, "functional_linear_*.json"),
+        (predator_prey.__name__, predator_prey, "predator_prey.json"),
         (space.__name__, space, "space_*.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]
@@ -162,6 +166,9 @@ def main() -> None:
         lines += section([r["results"] for r in records]) if records else ["Not run yet.", ""]
         if records and (OUT.parents[1] / PICTURES.get(name, "none")).exists():
             lines += [f"![{name}](../{PICTURES[name]})", "", "*Drawn by `pictures.py`.*", ""]
+    lines += ["## encodings", "", first_paragraph("encodings"), ""]
+    records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("encodings/*.json"))]
+    lines += encodings(records) if records else ["Not run yet.", ""]
     lines += ["## ablation", "", first_paragraph("ablation"), ""]
     records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("ablation/*.json"))]
     lines += ablation(records) if records else ["Not run yet.", ""]

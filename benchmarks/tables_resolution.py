@@ -36,9 +36,9 @@ def functions(records: list[dict[str, Any]]) -> list[str]:
         near, chain = r["near"], r["chain"]
         rows: list[tuple[str, str, str]] = [
             (
-                "f(A) alone against within A ∪ B: p-values below .05 (not independent: they share f(A) alone)",
-                f"{small} of {len(p)}",
-                "",
+                "f(A) alone against within A ∪ B: p-values below .05; p-value of their being uniform (KS)",
+                f"{small} of {len(p)}; {r['p_uniform']:.2f}" if "p_uniform" in r else f"{small} of {len(p)}",
+                "uniform",
             ),
             (
                 "the same, RF C2ST, largest over kinds and sizes of B",
@@ -77,6 +77,20 @@ def functions(records: list[dict[str, Any]]) -> list[str]:
     return out
 
 
+def knots(records: list[dict[str, Any]]) -> list[str]:
+    """All rows of `knots.py`; goal of increments: .5-2 at 32 knots, .8-1.25 at 64."""
+    out = []
+    for r in records:
+        rows = [
+            [row["kernel"], row["lengthscale"], row["knots"], f"{row['missed']:.4f}", f"{row['covariance_error']:.4f}",
+             f"{row['correlation_error']:.4f}", f"{row['increment_q05']:.2f}–{row['increment_q95']:.2f}"]
+            for row in r["rows"]
+        ]  # fmt: skip
+        head = ["kernel", "lengthscale", "knots", "spline misses, sd", "covariance error", "correlation error, close"]
+        out += table([*head, "increments over 1e-3, variance by exact (.05–.95)"], rows)
+    return out
+
+
 def space(records: list[dict[str, Any]]) -> list[str]:
     """Both tasks of `space.py`."""
     keys = ("mean_error_sd", "variance_ratio", "covered")
@@ -89,6 +103,43 @@ def space(records: list[dict[str, Any]]) -> list[str]:
             )
     head = ["task", "data set", "mean error, sd", "variance ratio", "truth inside the central 90 %", "CPU s, draws"]
     return ["In brackets the floor.\n", *table([*head, "steps", "training, CPU s"], rows)]
+
+
+def functional_linear(records: list[dict[str, Any]]) -> list[str]:
+    """Both budgets of `functional_linear.py`."""
+    keys = ("sliced_wasserstein", "mean_error_sd", "variance_ratio")
+    rows, notes = [], {r["peer"] for r in records}
+    for r in sorted(records, key=lambda r: r["simulations"]):
+        for i, row in enumerate(r["rows"], 1):
+            found = [f"{row[k]:.4f} ({row[k + '_floor']:.4f})" for k in keys]
+            rest = (f"{row['sliced_wasserstein_prior']:.3f}", f"{row['cpu_seconds']:.0f}")
+            rows.append([r["simulations"], i, *found, *rest, r["steps"], f"{r['train_cpu_seconds']:.0f}"])
+    head = ["simulations", "data set", "sliced Wasserstein", "mean error, sd", "variance ratio", "the prior's", "CPU s"]
+    return [
+        f"n = {records[0]['n']} draws at {records[0]['n_points']} points; in brackets the floor, exact draws in place "
+        f"of the network's; \"the prior's\": sliced Wasserstein of draws of the prior. {' '.join(sorted(notes))}\n",
+        *table([*head, "steps", "training, CPU s"], rows),
+    ]
+
+
+def predator_prey(records: list[dict[str, Any]]) -> list[str]:
+    """The tasks of `predator_prey.py`."""
+    out = []
+    for r in records:
+        error = max(abs(row["error"]) for row in r["estimator"])
+        out.append(
+            f"{r['simulations']} simulations, {r['steps']} steps, {r['train_cpu_seconds']:.0f} CPU s of training; n = "
+            f"{r['n']} data sets a task, blocks of {r['block']}, {r['n_ode']} steps of the solver. The estimator on a "
+            f"Gaussian process of known density: off by {error:.4f} nats a target at most.\n"
+        )
+        rows = []
+        for row in r["rows"]:
+            found = f"{row['log_density']:.2f} ± {row['standard_error']:.2f}"
+            rest = (f"{row['targets']:.0f}", f"{row['cpu_seconds']:.0f}")
+            rows.append([row["task"], found, f"{row['published']:.2f}", f"{row['attention']:.2f}", *rest])
+        head = ["task", "log density a target", "best published", "best attention model", "targets", "CPU s"]
+        out += table(head, rows)
+    return out
 
 
 def _training(r: dict[str, Any]) -> str:

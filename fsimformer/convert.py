@@ -129,12 +129,17 @@ def _cut(
             for k, t in tables.items()
             if k in at
         }
-        besides = {d: _points(schema, f"coordinate {d!r}", (d,), t, at[d], origins) for d, t in held.items() if d in at}
-        out.append(Observation(channels, besides, origins))
+        besides = {
+            d: _points(schema, f"coordinate {d!r}", tuple(t.labels), t, at[d], origins)
+            for d, t in held.items()
+            if d in at
+        }
+        implied = frozenset(d for d, date in origins.items() if date is not None and fixed[d] is None)
+        out.append(Observation(channels, besides, origins, implied))
     for name in tables:
         if schema.is_function(name):
-            seen = [c.points.index[np.isfinite(c.value)] for o in out if (c := o.channels.get(name)) is not None]
-            warn_outside(schema, name, "readings", np.concatenate(seen), 4)
+            seen = [c.points.take(np.isfinite(c.value)) for o in out if (c := o.channels.get(name)) is not None]
+            warn_outside(schema, name, "readings", seen, out[0].origins, out[0].implied, 4)
     return out
 
 

@@ -7,6 +7,10 @@
 So the law of f(A) does not depend on what else is asked, a draw is a continuous function, and who keeps the knots'
 values and the coefficients of ε can evaluate it later: `extend`. Cost is linear in the points. Where s(q) is below what
 a sampler resolves at all, r is not worth an evaluation.
+
+Beyond the trained range there is no spline: its straight line would be the draw, far too wide where a process forgets
+and too narrow where it bends. There z(q) itself is solved alone, given the same, from ε(q): its marginals are those of
+the network, and what ties two such points together is ε, no more.
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ from fsimformer.stages import Budget, draw
 from fsimformer.tokens import Dial, TokenBatch, TokenSet, collate, join, split, take
 
 _SAMPLING, _FUNCTION = 4, 2  # first numbers of the path, seeds.py: (seed, 4, data set, 2, id)
-_TOKENS = 64  # points solved in one call: they do not see each other, only memory counts
+_TOKENS = 64  # points solved in one call: residuals do not see each other, only memory counts
+_SLACK = 1e-6  # dates in years are not exact
 RESOLVED = 2e-3  # s(q) below it: the end of a sampler's own noise
 _FEW = 0.03  # s(q) below it: an error of a tenth in r is one of 3e-3 in z
 _SOLVER, _SHORT = SamplerConfig("ab2", 20, power=5.0, log_min=-5.2), SamplerConfig("ab2", 8, power=5.0, log_min=-4.0)
@@ -145,51 +150,60 @@ def extend(
     """
     n, size = len(z_knots), len(at)
     r = torch.zeros(n, size)
-    scale = reference.scale(at)
+    beyond = (at.abs() > 1 + _SLACK).any(-1)
+    scale = reference.scale(at).masked_fill(beyond, 0.0)
     for config, mine in ((_SHORT, (scale >= RESOLVED) & (scale < _FEW)), (_SOLVER, scale >= _FEW)):
         where = mine.nonzero()[:, 0]
         if len(where):
             epsilon = noise_function(reference).evaluate(coefficients, at[where])
             index = torch.zeros(len(where), n_index)
             index[:, list(reference.dims)] = at[where].float()
-            r[:, where] = _residuals(denoiser, given, reference.residual_id, index, epsilon, config, budget)
-    return reference.value(r, z_knots, at)
+            r[:, where] = _solved(denoiser, given, reference.residual_id, index, epsilon, config, budget, _TOKENS)
+    out = reference.value(r, z_knots, at)
+    where = beyond.nonzero()[:, 0]
+    if len(where):  # one by one: values of a function, unlike residuals, see each other
+        epsilon = noise_function(reference).evaluate(coefficients, at[where])
+        index = torch.zeros(len(where), n_index)
+        index[:, list(reference.dims)] = at[where].float()
+        out[:, where] = _solved(denoiser, given, reference.id, index, epsilon, _SOLVER, budget, 1).double()
+    return out
 
 
-def _residuals(
+def _solved(
     denoiser: Denoiser,
     given: Given,
-    residual_id: int,
+    id: int,
     index: Tensor,
     epsilon: Tensor,
     config: SamplerConfig,
     budget: Budget,
+    together: int,
 ) -> Tensor:
-    """r (n, L) at index (L, n_index) from ε (n, L)."""
+    """Values (n, L) of tokens of an id at index (L, n_index) from ε (n, L), `together` in a call."""
     known = replace(given.known, condition_mask=torch.ones_like(given.known.condition_mask))
     row = collate([join(given.observed, known)])
     n_observed, out, device = len(given.observed), torch.zeros_like(epsilon), denoiser.device
-    step = max(1, budget.max_tokens // (row.shape[1] + min(_TOKENS, len(index))))
+    step = max(1, budget.max_tokens // (row.shape[1] + min(together, len(index))))
     for start in range(0, len(epsilon), step):
         draws = slice(start, min(start + step, len(epsilon)))
         batch = row.repeat(draws.stop - draws.start)
         batch.value[:, n_observed:] = given.values[draws]
         with torch.no_grad():
             context = denoiser.encode(split(batch, 0).to(device))
-        for first in range(0, len(index), _TOKENS):
-            points = slice(first, first + _TOKENS)
-            encoded = _points(denoiser, context, residual_id, index[points])
+        for first in range(0, len(index), together):
+            points = slice(first, first + together)
+            encoded = _points(denoiser, context, id, index[points])
             z = sample_active(denoiser, encoded, epsilon[draws, None, points].to(device), config)
             out[draws, points] = z[:, 0].cpu()
     return out
 
 
-def _points(denoiser: Denoiser, context: Encoded, residual_id: int, index: Tensor) -> Encoded:
+def _points(denoiser: Denoiser, context: Encoded, id: int, index: Tensor) -> Encoded:
     """The points as active tokens of every row."""
     b, length = context.streams.frozen.shape[0], len(index)
     latent = torch.zeros(b, length, dtype=torch.bool)
     active = TokenBatch(
-        torch.full((b, length), residual_id),
+        torch.full((b, length), id),
         index.expand(b, -1, -1),
         torch.zeros(b, length),
         latent,

@@ -2,12 +2,12 @@
 
 For every function f with a reference set: `f` (chain, draw, [component], knots along its own dims) on the original
 scale, and `noise_f` (chain, draw, [component], feature), the coefficients of its noise function. The coordinates of the
-knots are in units of the index.
+knots are in units of the index. Draws of many data sets have the batch dim after `draw`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -49,6 +49,21 @@ def functions_group(
             x = torch.stack(tensors, 1).numpy()
             x = x.reshape(2, len(x) // 2, *(() if component is None else (len(ids),)), *sizes)
             data[key] = xr.Variable((*lead, *own_dims), x)
+    return xr.Dataset(data, coords)
+
+
+def functions_group_many(groups: Sequence[xr.Dataset], batch: xr.DataArray) -> xr.Dataset:
+    """The groups of many data sets along the dim of `batch`, their labels, after `chain` and `draw`; NaN where a data
+    set has no draws of a function."""
+    dim = str(batch.dims[0])
+    names = dict.fromkeys(name for group in groups for name in group.data_vars)
+    data = {}
+    for name in names:
+        like = next(group[name] for group in groups if name in group)
+        parts = [group.get(name, xr.full_like(like, np.nan)).variable for group in groups]
+        data[name] = xr.Variable.concat(parts, dim).transpose("chain", "draw", dim, ...)
+    coords = {k: v for group in groups for k, v in group.coords.items()}
+    coords |= {dim: batch.coords[dim].variable} if dim in batch.coords else {}
     return xr.Dataset(data, coords)
 
 

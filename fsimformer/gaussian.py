@@ -121,9 +121,7 @@ class FactorModel(nn.Module):
         for grid in self.grids:
             mine = batch.variable == grid.id
             if bool(mine.any()):
-                rows = table[grid.start :]
-                points = stencil(grid.shape, batch.index[mine][:, list(grid.dims)].clamp(-1, 1))
-                out[mine] = torch.stack([weight[:, None] * rows[place] for place, weight in points]).sum(0)
+                out[mine] = _read(table[grid.start :], grid.shape, batch.index[mine][:, list(grid.dims)])
         out = out.double()
         return out[..., :-2], out[..., -2], out[..., -1].clamp(min=FLOOR)
 
@@ -183,6 +181,31 @@ class FactorModel(nn.Module):
         x_hat = given.mean[:, None] + fit + share * (centred - fit)
         error = spread * (1 - share) ** 2 + share * level[..., None]
         return x_hat.to(like), error.expand(b, r, n).to(like)
+
+
+def _read(rows: Tensor, shape: tuple[int, ...], at: Tensor) -> Tensor:
+    """A table's rows (points, k + 2) read at points (n, d): (n, k + 2).
+
+    Beyond the range, by δ from the end e, the tables know nothing of x(e + δ):
+
+        ρφ(e), μ(e), d(e) + (1 − ρ²)|φ(e)|²,    ρ = correlation of x(e) and x(e − δ) but for d,
+
+    as if correlations went on beyond the end as they are before it. φ(e) alone would take x(e + δ) for x(e).
+    """
+    end = at.clamp(-1, 1)
+
+    def read(points: Tensor) -> Tensor:
+        return torch.stack([w[:, None] * rows[place] for place, w in stencil(shape, points)]).sum(0)
+
+    out = read(end)
+    beyond = (at != end).any(1)
+    if bool(beyond.any()):
+        loading = out[beyond, :-2]
+        before = read((2 * end - at)[beyond].clamp(-1, 1))[:, :-2]
+        rho = torch.nn.functional.cosine_similarity(loading, before, dim=1)[:, None]
+        out[beyond, -1] += ((1 - rho**2) * loading**2).sum(1)
+        out[beyond, :-2] = rho * loading
+    return out
 
 
 def _bent(

@@ -30,11 +30,12 @@ from fsimformer.convert import (
 )
 from fsimformer.evaluate import evaluate
 from fsimformer.extension import draw_functions
-from fsimformer.function_tree import GROUP, functions_group
+from fsimformer.function_tree import GROUP, functions_group, functions_group_many
 from fsimformer.model_file import Model, load_model, save_model
 from fsimformer.paths import as_paths, with_noise
 from fsimformer.points import readings_of, same_readings
-from fsimformer.refine import LogLikelihood, log_prob, refine
+from fsimformer.query import nothing_asked
+from fsimformer.refine import NETWORK, LogLikelihood, log_prob, refine
 from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig, quality_named
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
@@ -244,7 +245,8 @@ class Conditional:
         Returns:
             A DataTree with the groups `posterior` (`prior` if nothing was observed), `posterior_predictive`,
             `predictions`, `observed_data`, `constant_data`, `sample_stats`; dims chain, draw, the variable's own. Where
-            functions with a reference set were drawn, of one data set, `functions` holds what `extend` needs.
+            functions with a reference set were drawn, `functions` holds what `extend` needs. The attribute `network`
+            says which weights drew.
 
         Raises:
             ValueError: odd or too small n, nothing left to sample, unknown quality, points that make no sense.
@@ -256,7 +258,7 @@ class Conditional:
         for o in self.observations:  # no comprehension: warnings count the frames up to the caller
             queries.append(query(schema, o, at))
         if not any(len(q) for q in queries):
-            raise ValueError("sample: nothing is left to sample: every variable is observed and `at` asks for no more.")
+            raise ValueError(nothing_asked(schema, self.observations, at))
         if generator is not None:
             seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
         is_function = torch.from_numpy(schema.uses_index().any(axis=1))
@@ -278,32 +280,37 @@ class Conditional:
             for i, (o, q, d) in enumerate(zip(self.observations, queries, drawn, strict=True))
         ]
         stats = {"seed": seed, "evaluations": config.evaluations, "sampler": config.method}
+        groups = [functions_group(schema, model.whitening, d.knots, d.coefficients) for d in drawn]
         if self.labels is None or self.batch_dim is None:
             tree = to_tree(schema, model.whitening, self.observations[0], queries[0], z[0], stats)
-            if drawn[0].knots:
-                held = functions_group(schema, model.whitening, drawn[0].knots, drawn[0].coefficients)
-                tree[GROUP] = xr.DataTree(held)
-            return tree
-        return to_tree_many(
-            schema, model.whitening, self.labels, self.batch_dim, list(self.observations), queries, z, stats
-        )
+            functions = groups[0]
+        else:
+            many = self.batch_dim, list(self.observations), queries, z
+            tree = to_tree_many(schema, model.whitening, self.labels, *many, stats)
+            functions = functions_group_many(groups, self.labels)
+        if functions.data_vars:
+            tree[GROUP] = xr.DataTree(functions)
+        tree.attrs[NETWORK] = model.fingerprint
+        return tree
 
     def extend(self, draws: xr.DataTree, at: Mapping[str, Any], *, budget: Budget | None = None) -> xr.DataTree:
         """The same draws of functions at other points: what `sample` would have given, had it been asked for them.
 
         Args:
-            draws: a DataTree that `sample` returned for this conditional, today or from a file.
+            draws: a DataTree that `sample` or `extend` returned for this conditional, at any quality, today or from a
+                file.
             at: function with a reference set -> index points, as for `sample`.
             budget: limits of one network call.
 
         Returns:
-            A DataTree with the functions in the group `posterior` (or `prior`), and the observation's groups.
+            The DataTree `draws` with these functions at the new points, in the group `posterior` (or `prior`), in the
+            place of the old; all else is what it was, so that it can be extended again.
 
         Raises:
             KeyError, ValueError: a variable that is no function of the draws' group `functions`; draws of another
-                observation or of several data sets; points that make no sense.
+                observation or network, or of other data sets; points that make no sense.
         """
-        return evaluate(self.joint.model, self._only(), draws, at, budget)
+        return evaluate(self.joint.model, self.observations, self.labels, draws, at, budget)
 
     def log_prob(self, draws: xr.DataTree) -> xr.DataArray:
         """Log density of the parameters of draws given the observation, on the original scale.

@@ -44,12 +44,14 @@ def spread_of(schema: Schema, store: Store) -> dict[str, tuple[torch.Tensor, ...
 
 def _require_room(schema: Schema, scalar: torch.Tensor, max_latents: int) -> None:
     """A row can hold all scalars and the largest reference set as latents."""
+    most = int(scalar.sum()) + max((math.prod(schema[name].reference) for name in schema.references), default=0)
     for name in schema.references:
         n = int(scalar.sum()) + math.prod(schema[name].reference)
         if n > max_latents:
             raise ValueError(
                 f"TrainConfig: max_latents {max_latents} is less than the {n} latents of all scalars and the reference "
-                f"set of {name!r}; a draw of it solves them together."
+                f"set of {name!r}; a draw of it solves them together. Pass config=TrainConfig(max_latents={most}), or "
+                "give it fewer points, reference=."
             )
 
 
@@ -183,7 +185,7 @@ def train(
     if dependency != "dense" and int(scalar.sum()) > config.max_latents:
         raise ValueError(
             f"TrainConfig: max_latents {config.max_latents} would lose some of the {int(scalar.sum())} scalars that a "
-            f"{dependency!r} mask relies on."
+            f"{dependency!r} mask relies on. Pass config=TrainConfig(max_latents={int(scalar.sum())}) or more."
         )
     baseline = _has_baseline(baseline, initial, schema, dependency)
     generation = 0

@@ -6,6 +6,8 @@ key raises. The directory is written beside its place and moved there whole: a r
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -40,6 +42,7 @@ from fsimformer.whiten import Whitening
 FORMAT = 2
 TRUNCATED = 3  # format 2 and `refined_for`: a reader that knows nothing of it must not take the model for amortised
 
+_ADDED = {"distance_decay": False}  # the network's settings that older cards lack, as their networks are built
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # a function's repr must not differ between processes
 
@@ -77,6 +80,14 @@ class Model:
     provenance: dict[str, Any]
     refined_for: dict[str, dict[str, list[Any]]] | None = None
     spread: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of a hash of the weights and of the whitening: whose draws these are."""
+        out = hashlib.sha256(json.dumps(self.whitening.to_dict(), sort_keys=True).encode())
+        for name, weights in sorted(self.denoiser.state_dict().items()):
+            out.update(name.encode() + weights.detach().cpu().contiguous().numpy().tobytes())
+        return out.hexdigest()[:16]
 
     def references(self, names: Collection[str]) -> tuple[ReferenceSet, ...]:
         """The reference sets of these functions, one a component; none of those without."""
@@ -200,6 +211,7 @@ def read_network(settings: Mapping[str, Any], path: Path) -> NetworkConfig:
     Raises:
         ValueError: unknown or missing keys.
     """
+    settings = _ADDED | dict(settings)
     known, found = {f.name for f in fields(NetworkConfig)}, set(settings)
     if unknown := found - known:
         raise ValueError(f"{path / CARD}: unknown network keys {sorted(unknown)}. Known: {sorted(known)}.")
@@ -306,7 +318,8 @@ def _check_card(card: Any, path: Path) -> None:
     expected = {"format", "network"} | {f.name for f in fields(Model)} - {"denoiser", "refined_for", "spread"}
     if not isinstance(card, dict) or card.get("format") not in (FORMAT, TRUNCATED):
         found = card.get("format") if isinstance(card, dict) else type(card).__name__
-        raise ValueError(f"{path / CARD}: expected format {FORMAT} or {TRUNCATED}, got {found!r}.")
+        hint = "; it was saved by fsimformer.sbi: read it with fsimformer.sbi.load" if "sbi" in str(found) else ""
+        raise ValueError(f"{path / CARD}: expected format {FORMAT} or {TRUNCATED}, got {found!r}{hint}.")
     expected |= {"embeddings", "baseline"} & set(card)  # of models with arrays, or with a linear baseline
     expected |= {"refined_for"} if card["format"] == TRUNCATED else set()
     with_knots = [v["name"] for v in card["schema"]["variables"] if v.get("reference")]

@@ -22,6 +22,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention, silu
 
+from fsimformer.distance import DistanceDecay, Places
+
 _BLOCKED = -1e9  # finite: a padded query whose keys are all blocked must not become NaN
 
 
@@ -34,9 +36,13 @@ class NetworkConfig:
             `train` fills it in from the schema.
         width, depth, n_heads, mlp_ratio: the transformer; the defaults have about 0.3 M parameters.
         value_features: pairs of Fourier features of the value, 0.5 to `value_frequency` rad per sd (smooth on purpose).
-        index_features: pairs a dim of Fourier features of the index in [-1, 1], π/4 to `index_frequency`·π rad.
+        index_features: pairs a dim of Fourier features of the index in [-1, 1], π/4 to `index_frequency`·π rad. 0 =
+            none, nor the index itself: the network sees differences of indexes alone, and its answer stays what it is
+            when all indexes are shifted.
         rotary_frequency: half of every head's pairs of channels turn with the index, by π/4 to `rotary_frequency`·π
             rad: logits see distances between tokens, the other half does not (arXiv 2104.09864). 0 = no rotation.
+        distance_decay: logits fall with the distance between tokens, by a slope a layer, head and index dim, learned
+            (fixed in arXiv 2108.12409).
     """
 
     uses_index: tuple[tuple[bool, ...], ...] = ()
@@ -50,10 +56,11 @@ class NetworkConfig:
     index_frequency: float = 16.0
     rotary_frequency: float = 16.0
     noise_width: int = 32
+    distance_decay: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uses_index", tuple(tuple(bool(x) for x in row) for row in self.uses_index))
-        sizes = ("width", "depth", "n_heads", "mlp_ratio", "value_features", "index_features", "noise_width")
+        sizes = ("width", "depth", "n_heads", "mlp_ratio", "value_features", "noise_width")
         if small := [name for name in sizes if getattr(self, name) < 1]:
             raise ValueError(f"NetworkConfig: expected {small} >= 1, got {self}.")
         if self.width % self.n_heads:
@@ -66,6 +73,13 @@ class NetworkConfig:
                 f"{self.width // self.n_heads}; or rotary_frequency=0."
             )
         n_index = len(self.uses_index[0]) if self.uses_index else 0
+        if self.index_features < 0:
+            raise ValueError(f"NetworkConfig: expected index_features >= 0, got {self.index_features}.")
+        if n_index and not (self.index_features or self.rotary_frequency or self.distance_decay):
+            raise ValueError(
+                "NetworkConfig: nothing tells the network where a token lies; expected index_features > 0, "
+                "rotary_frequency > 0 or distance_decay=True."
+            )
         if self.rotary_frequency > 0 and self.width // 4 < n_index * self.n_heads:
             raise ValueError(
                 f"NetworkConfig: width {self.width} has fewer than 4 channels a head for each of {n_index} index dims "
@@ -75,10 +89,14 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class Context:
-    """Keys and values of the frozen tokens: `keys`, `values` (depth entries of (B, H, n_f, W/H))."""
+    """Keys and values of the frozen tokens: `keys`, `values` (depth entries of (B, H, n_f, W/H)).
+
+    `places`: where the tokens lie, for the distances of active ones to them; None where no logit depends on distance.
+    """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
+    places: Places | None = None
 
 
 def _fourier(x: Tensor, frequencies: Tensor) -> Tensor:
@@ -113,7 +131,8 @@ class Embedding(nn.Module):
         )
         self.id = nn.Embedding(uses.shape[0], w)
         self.state = nn.Embedding(2, w)  # latent, observed
-        self.index = nn.Linear(max(1, n_index) * (2 * config.index_features + 1), w, bias=False)
+        n_features = max(1, n_index) * (2 * config.index_features + 1) if config.index_features else 0
+        self.index = nn.Linear(n_features, w, bias=False) if n_features else None
         self.value = nn.Linear(2 * config.value_features + 1, w)
         self.out = nn.Linear(w, w)
         nn.init.normal_(self.id.weight, std=0.5)
@@ -122,7 +141,7 @@ class Embedding(nn.Module):
     def static(self, variable: Tensor, index: Tensor, observed: Tensor) -> Tensor:
         """What does not depend on the value: (B, n) ids, (B, n, D) index, (B, n) bool -> (B, n, W)."""
         static = self.id(variable) + self.state(observed.long())
-        if index.shape[-1] == 0:
+        if index.shape[-1] == 0 or self.index is None:
             return static
         features = torch.cat([index[..., None], _fourier(index, self.index_frequencies)], dim=-1)
         return static + self.index((features * self.uses_index[variable][..., None]).flatten(-2))
@@ -138,7 +157,8 @@ class Rotary(nn.Module):
 
     Pair j of head h, read as one complex number, is multiplied by exp(i f_hj·index[dim_hj]): q·k then depends on the
     difference of the indices. Frequencies are spread over heads and pairs, dims take turns; ids whose variable lacks
-    the dim do not turn.
+    the dim do not turn: to the others they lie at index 0. Where nothing may tell the index itself (no additive
+    features), their pairs are 0 instead.
     """
 
     turns: Tensor
@@ -150,6 +170,7 @@ class Rotary(nn.Module):
         d, n_pairs = uses.shape[1], config.width // config.n_heads // 4
         turns = torch.zeros(config.n_heads, config.width // config.n_heads // 2, max(1, d))
         self.active = d > 0 and n_pairs > 0 and config.rotary_frequency > 0
+        self.anchored = config.index_features > 0
         for dim in range(d if self.active else 0):
             mine = [(h, j) for j in range(n_pairs) for h in range(config.n_heads) if (h + j) % d == dim]
             for (h, j), f in zip(mine, _geometric(0.25, config.rotary_frequency, len(mine)), strict=True):
@@ -161,8 +182,12 @@ class Rotary(nn.Module):
         """(B, n) ids and (B, n, D) index -> complex numbers of modulus 1, (B, n, 1, H, pairs)."""
         if not self.active:
             return None
-        angle = torch.einsum("bnd,hpd->bnhp", index * self.uses_index[variable], self.turns)
-        return torch.polar(torch.ones_like(angle), angle)[:, :, None]
+        uses = self.uses_index[variable]
+        angle = torch.einsum("bnd,hpd->bnhp", index * uses, self.turns)
+        modulus = torch.ones_like(angle)
+        if not self.anchored:
+            modulus = modulus - torch.einsum("bnd,hpd->bnhp", (~uses).to(angle), (self.turns > 0).to(angle))
+        return torch.polar(modulus, angle)[:, :, None]
 
 
 def _queries_keys_values(qkv: Tensor, n_heads: int, phases: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -246,6 +271,8 @@ class Network(nn.Module):
         self.config, self.n_outputs = config, n_outputs
         self.embedding = Embedding(config)
         self.rotary = Rotary(config)
+        decays = config.distance_decay and any(map(any, config.uses_index))
+        self.decay = DistanceDecay(config.uses_index, config.depth, config.n_heads) if decays else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
         self.register_buffer("noise_frequencies", _geometric(0.5, 8.0, 8), persistent=False)
         self.noise = nn.Linear(17, config.noise_width)
@@ -274,15 +301,16 @@ class Network(nn.Module):
         """
         static = self.embedding.static(variable, index, torch.ones_like(variable))
         h = self.embedding(static if content is None else static + content, value)
-        bias = _bias(attend, h)[:, None]  # (B, 1, n_f or 1, n_f)
         phases = self.rotary.phases(variable, index)
+        places = None if self.decay is None else self.decay.places(variable, index)
+        bias = self._biases(attend, h, places, places)
         keys, values = [], []
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            h, k, v = layer.frozen(h, bias, phases, last=i == len(self.layers) - 1)
+            h, k, v = layer.frozen(h, bias[i], phases, last=i == len(self.layers) - 1)
             keys.append(k)
             values.append(v)
-        return Context(tuple(keys), tuple(values))
+        return Context(tuple(keys), tuple(values), places)
 
     def decode(
         self,
@@ -314,15 +342,32 @@ class Network(nn.Module):
         noise = torch.cat([c_noise[..., None], _fourier(c_noise, self.noise_frequencies)], dim=-1)
         modulation = self.modulation(silu(self.noise(noise)))[:, :, None]  # (B, R, 1, ·)
         m = modulation.chunk(4 * self.config.depth + 2, dim=-1)
-        bias, context_bias = _bias(attend, h)[:, None, None], _bias(attend_context, h)[:, None, None]
+        places = None if self.decay is None else self.decay.places(variable, index)
+        bias = self._biases(attend, h, places, places)
+        context_bias = self._biases(attend_context, h, places, context.places)
         phases = self.rotary.phases(variable, index)
         phases = None if phases is None else phases[:, None]
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            h = layer.active(h, m[4 * i : 4 * i + 4], context.keys[i], context.values[i], context_bias, bias, phases)
+            h = layer.active(
+                h,
+                m[4 * i : 4 * i + 4],
+                context.keys[i],
+                context.values[i],
+                context_bias[i][:, :, None],
+                bias[i][:, :, None],
+                phases,
+            )
         h = layer_norm(h, (self.config.width,)) * (1 + m[-2]) + m[-1]
         out: Tensor = self.out(h)
         return out if self.n_outputs > 1 else out[..., 0]
+
+    def _biases(self, attend: Tensor, like: Tensor, query: Places | None, key: Places | None) -> list[Tensor]:
+        """What is added to the logits of every layer, (B, 1 or H, 1 or n, m)."""
+        bias = _bias(attend, like)[:, None]
+        if self.decay is None or query is None or key is None:
+            return [bias] * self.config.depth
+        return [bias + self.decay.bias(i, query, key) for i in range(self.config.depth)]
 
 
 def _bias(attend: Tensor, like: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from the origin. Labels are kept as they came, so the way home needs no inverse:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
@@ -68,13 +68,16 @@ class Observation:
 
     Args:
         channels: the variables that the user's object holds, missing readings included.
-        held: index dim -> coordinate values that it holds besides (m, as `Points` of that one dim).
+        held: coordinate values that it holds besides, by the dim: m `Points` of that one dim, or of several index dims
+            whose coordinates lie along one and the same.
         origins: index dim -> date that index 0 stands for; None where no date came in and none was given.
+        implied: index dims whose origin nobody stated: it is the earliest date that came in.
     """
 
     channels: dict[str, Channel]
     held: dict[str, Points]
     origins: dict[str, Any]
+    implied: frozenset[str] = frozenset()
 
     @property
     def n_observed(self) -> int:
@@ -261,7 +264,9 @@ def elapsed(where: str, index: Index, labels: np.ndarray, attrs: dict[str, Any],
         return np.asarray(labels / np.timedelta64(1, "s") / unit, dtype=np.float64)
     if origin is None:
         raise ValueError(
-            f"{where}: got {what}, but nothing says which date is {index.name} = 0; pass origin=, or observe dates."
+            f"{where}: got {what}, but nothing says which date is {index.name} = 0. Pass it with the data, "
+            f"condition(..., origin='2020-01-31'), or give numbers of {index.units or 'days'}, such as "
+            f"{[index.lower, index.upper]}."
         )
     if what == "cftime dates":
         if isinstance(origin, np.datetime64) and labels.size:  # the same reading of clock and calendar page
@@ -293,14 +298,59 @@ def outside_trained(schema: Schema, name: str, index: np.ndarray) -> Iterator[tu
         yield trained, x, (x < trained.lower - slack) | (x > trained.upper + slack)
 
 
-def warn_outside(schema: Schema, name: str, what: str, index: np.ndarray, stacklevel: int) -> None:
-    """Warn where points (n, d) of a function lie outside the range that training covered; they are kept."""
+def require_stated_zero(where: str, index: Index, labels: np.ndarray, attrs: dict[str, Any], o: Observation) -> None:
+    """Plain numbers beside dates have a meaning only where somebody said which date is 0.
+
+    Raises:
+        ValueError: they would be counted from the earliest date of the data.
+    """
+    if index.name not in o.implied or kind(labels, attrs) != "numbers" or seconds(attrs.get("units")) is not None:
+        return
+    day = _day(o.origins[index.name])
+    raise ValueError(
+        f"{where}: the data carry dates, and {float(labels.flat[0]):g} is a plain number. Give dates, such as "
+        f"numpy.array(['{day}'], dtype='datetime64[ns]'); or say which date is {index.name} = 0, "
+        f"condition(..., origin='{day}'), and give {index.units or 'days'} since then."
+    )
+
+
+def _day(date: Any) -> str:
+    """A date as it is written; the time of day only where there is one."""
+    text = str(np.datetime64(date, "s") if isinstance(date, np.datetime64) else date)
+    return text.removesuffix("T00:00:00")
+
+
+def warn_outside(
+    schema: Schema,
+    name: str,
+    what: str,
+    points: Sequence[Points],
+    origins: Mapping[str, Any],
+    implied: Collection[str],
+    stacklevel: int,
+) -> None:
+    """Warn where points of a function lie outside the range that training covered; they are kept.
+
+    Args:
+        points: of each data set; origins, implied: as `Observation` has them, of the first.
+    """
+    index = np.concatenate([p.index for p in points])
     for trained, x, outside in outside_trained(schema, name, index):
         if n := int(outside.sum()):
             units = f" {trained.units}" if trained.units else ""
+            labels, attrs = points[0].labels[trained.name], points[0].attrs.get(trained.name, {})
+            of_dates = kind(labels, attrs) not in ("numbers", "durations")
+            origin = None if origins.get(trained.name) is None else _day(origins[trained.name])
             text = (
                 f"{name!r}: {n} of {len(x)} {what} lie outside the trained range of {trained.name!r}, "
                 f"[{trained.lower:g}, {trained.upper:g}]{units} (from {x.min():g} to {x.max():g}). They are kept, and "
                 "not to be trusted."
             )
+            if of_dates:
+                since = "the earliest date of each data set" if trained.name in implied and len(points) > 1 else origin
+                text += f" {trained.name} = 0 is {since}; if another date is meant, pass origin= to condition."
+            elif n == len(x) and np.ptp(x) <= trained.upper - trained.lower:
+                zero = "another zero" if origin is None else f"another zero than {origin}"
+                dates = "" if seconds(trained.units) is None else ", or give dates, and origin= for the date of 0"
+                text += f" Are they counted from {zero}? Subtract it{dates}."
             warnings.warn(text, ObservationWarning, stacklevel + 1)

@@ -5,22 +5,33 @@ Asking where a finite value was observed is asking for a fresh replicate of it t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import EllipsisType
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from fsimformer.points import Observation, Points, Query, elapsed, kind, missing, read_labels, warn_outside
+from fsimformer.points import (
+    Observation,
+    Points,
+    Query,
+    elapsed,
+    kind,
+    missing,
+    read_labels,
+    require_stated_zero,
+    warn_outside,
+)
 from fsimformer.schema import Components, Index, Schema
 
 
-def query(schema: Schema, observation: Observation, at: Mapping[str, Any] | None = None) -> Query:
+def query(schema: Schema, observation: Observation, at: Mapping[str, Any] | None = None, stacklevel: int = 3) -> Query:
     """Latents to sample, with the user's own coordinates kept for the way home.
 
     Without `at`: every scalar and vector component that was not observed; functions where their reading is missing, and
-    absent functions at all points that the observation holds of their dims (left out where it holds none).
+    absent functions at all points that the observation holds of their dims (left out where it holds none): on the grid
+    of these dims, but at scattered points where readings lie scattered over several of them.
 
     With `at`: parameters that are scalars or vectors and were not observed, always; anything else where `at` asks.
 
@@ -30,6 +41,7 @@ def query(schema: Schema, observation: Observation, at: Mapping[str, Any] | None
         at: variable -> index points: numbers in index units, dates, or durations; a slice picks, as xarray's `sel`
             does, those that the observation holds. For several index dims a Dataset or mapping of coordinates (of equal
             length; dims of their own make a grid), or an array (n, d). For a scalar or vector: None or `...`.
+        stacklevel: whose line a warning names; 3 = the caller of the caller.
 
     Returns:
         The query; it is empty where everything was observed.
@@ -65,8 +77,33 @@ def query(schema: Schema, observation: Observation, at: Mapping[str, Any] | None
     asked = {name: points for name, points in asked.items() if len(points)}
     for name, points in asked.items():
         if schema.is_function(name):
-            warn_outside(schema, name, "points asked for", points.index, 3)
+            origins = observation.origins, observation.implied
+            warn_outside(schema, name, "points asked for", [points], *origins, stacklevel)
     return Query(asked, {name: _replicates(schema, name, points, observation) for name, points in asked.items()})
+
+
+def nothing_asked(schema: Schema, observations: Sequence[Observation], at: Mapping[str, Any] | None) -> str:
+    """Why a query is empty, and what could be asked for."""
+    open_ = [v.name for v in schema.variables if schema.is_function(v.name) and v.name not in (at or {})]
+    again = [name for name in schema.data if not schema.is_function(name) and name not in schema.arrays]
+    seen = {name for o in observations for name, c in o.channels.items() if np.isfinite(c.value).any()}
+    if at is None and seen >= set(open_):
+        why = "every variable is observed, and without `at` nothing is asked for again."
+    elif at is None:
+        why = f"the data hold no points at which {[name for name in open_ if name not in seen]} could be drawn."
+    else:
+        scalars = [v.name for v in schema.variables if v.role == "parameter" and not schema.is_function(v.name)]
+        held = "the model has no scalar parameters" if not scalars else f"{scalars} are observed"
+        why = f"{held}, and `at` names no points of a function."
+    ways = []
+    if open_:
+        name = next((name for name in open_ if name not in seen), open_[0])
+        ends = {d.name: [d.lower, d.upper] for d in map(schema.dim, schema.index_dims(name)) if isinstance(d, Index)}
+        example = ends if len(ends) > 1 else next(iter(ends.values()))
+        ways.append(f"functions are drawn where `at` says, observed or not: {open_}, as in at={{{name!r}: {example}}}")
+    if again:
+        ways.append(f"data without index again with at={{{again[0]!r}: None}}")
+    return f"sample: nothing is left to sample: {why}" + (f" Ask for more: {'; '.join(ways)}." if ways else "")
 
 
 def _unread(schema: Schema, name: str, observation: Observation) -> Points:
@@ -79,11 +116,58 @@ def _unread(schema: Schema, name: str, observation: Observation) -> Points:
 
 
 def _held(schema: Schema, name: str, observation: Observation) -> Points:
-    """All points that the observation holds for a function: its own, else the grid of what is held of its dims."""
+    """All points that the observation holds for a function: its own, else every combination of what is held of its
+    dims, where places that lie scattered over several dims stay together."""
     if name in observation.channels:
         return observation.channels[name].points
-    axes = {d: _axis(schema, d, observation) for d in schema[name].dims}
-    return _grid(schema, name, axes)
+    scattered = _scattered(schema, schema.index_dims(name), observation)
+    together = {d: group for group in scattered for d in group}
+    axes = {d: scattered[together[d]][d] if d in together else _axis(schema, d, observation) for d in schema[name].dims}
+    if not scattered:
+        return _grid(schema, name, axes)
+    blocks = list(dict.fromkeys(together.get(d, (d,)) for d in schema.index_dims(name)))
+    sizes = [len(axes[group[0]]) for group in blocks]
+    places = dict(zip(blocks, np.indices(sizes).reshape(len(sizes), -1), strict=True))
+    return _pointwise(schema, name, axes, {d: places[together.get(d, (d,))] for d in schema.index_dims(name)})
+
+
+def _scattered(
+    schema: Schema, dims: tuple[str, ...], observation: Observation
+) -> dict[tuple[str, ...], dict[str, Points]]:
+    """Groups of these dims over which the observation holds scattered points: each dim's coordinates, point by point.
+
+    A group's points are all that came for all of its dims together, each once, in their order; those that fill a
+    lattice are none.
+    """
+    sources = [(schema.index_dims(name), c.points) for name, c in observation.channels.items()]
+    sources += [(tuple(p.labels), p) for p in observation.held.values() if p.index.shape[1]]
+    out: dict[tuple[str, ...], dict[str, Points]] = {}
+    found = {tuple(d for d in dims if d in own) for own, points in sources if points.shape is None}
+    for group in sorted(found, key=len, reverse=True):
+        if len(group) < 2 or any(d in other for other in out for d in group):
+            continue
+        mine = [(own, p) for own, p in sources if set(group) <= set(own)]
+        if all(d in observation.held for d in group):
+            mine.append((group, _lattice(group, observation.held)))
+        index = np.concatenate([p.index[:, [own.index(d) for d in group]] for own, p in mine])
+        first = np.sort(np.unique(index, axis=0, return_index=True)[1])
+        if len(first) == np.prod([len(np.unique(x)) for x in index.T]):
+            continue
+        labels = {d: np.concatenate([p.labels[d] for _, p in mine])[first] for d in group}
+        none, attrs = np.zeros(len(first), dtype=np.int64), mine[0][1].attrs
+        out[group] = {
+            d: Points(none, index[first, j, None], {d: labels[d]}, None, {d: attrs.get(d, {})})
+            for j, d in enumerate(group)
+        }
+    return out
+
+
+def _lattice(dims: tuple[str, ...], axes: Mapping[str, Points]) -> Points:
+    """Every combination of points along index dims, the last dim fastest."""
+    shape = tuple(len(axes[d]) for d in dims)
+    where = dict(zip(dims, np.indices(shape).reshape(len(dims), -1), strict=True))
+    index = np.stack([axes[d].index[where[d], 0] for d in dims], axis=1)
+    return Points(np.zeros(len(index), dtype=np.int64), index, {d: axes[d].labels[d][where[d]] for d in dims}, shape)
 
 
 def _axis(schema: Schema, dim: str, observation: Observation) -> Points:
@@ -91,8 +175,8 @@ def _axis(schema: Schema, dim: str, observation: Observation) -> Points:
     found = schema.dim(dim)
     if isinstance(found, Components):
         return _components(schema, dim, found.size, observation)
-    parts = [observation.held[dim]] if dim in observation.held else []
-    columns = [p.index[:, 0] for p in parts]
+    parts = [p for p in observation.held.values() if dim in p.labels]
+    columns = [p.index[:, list(p.labels).index(dim)] for p in parts]
     for name, channel in observation.channels.items():
         if dim in schema.index_dims(name):
             parts.append(channel.points)
@@ -184,6 +268,7 @@ def _at(schema: Schema, name: str, spec: Any, observation: Observation) -> Point
             raise ValueError(f"{where}: {n} of {labels.size} points are NaN, NaT or infinite.")
         along = raw.dims if named and isinstance(raw, xr.DataArray) else ("point",) * labels.ndim
         attrs = dict(raw.attrs) if isinstance(raw, xr.DataArray) else {}
+        require_stated_zero(where, index, labels, attrs, observation)
         values = elapsed(where, index, labels.reshape(-1), attrs, observation.origins[d])
         n = len(values)
         axes[d] = Points(np.zeros(n, dtype=np.int64), values[:, None], {d: labels.reshape(-1)}, (n,), {d: attrs})
@@ -251,6 +336,7 @@ def _at_slice(schema: Schema, name: str, spec: slice, observation: Observation) 
             where = f"at: {name!r}, {dims[0]!r}"
             labels = read_labels(where, end).reshape(-1)
             attrs = held.attrs.get(dims[0], {}) if kind(labels, {}) == "numbers" else {}
+            require_stated_zero(where, index, labels, attrs, observation)
             inside &= (
                 sign * (held.index[:, 0] - elapsed(where, index, labels, attrs, observation.origins[dims[0]])) >= 0
             )

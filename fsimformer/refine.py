@@ -30,6 +30,9 @@ from fsimformer.likelihood import query_log_prob
 from fsimformer.model_file import Model
 from fsimformer.points import Query
 from fsimformer.tokens import Dial
+from fsimformer.tree import without_padding
+
+NETWORK = "network"  # attribute of a tree of draws: fingerprint of the network that drew them
 
 LogLikelihood = Callable[[xr.Dataset], xr.DataArray]
 
@@ -37,6 +40,7 @@ LogLikelihood = Callable[[xr.Dataset], xr.DataArray]
 def log_prob(model: Model, observation: Observation, dial: Dial, draws: xr.DataTree) -> xr.DataArray:
     """Log density of the group of parameters, (chain, draw); see `Conditional.log_prob`."""
     group = parameters(draws)
+    _require_one(model, group, "log_prob")
     query, z, log_det = _asked(model, observation, group)
     value = _density(model, observation, dial, query, z) - log_det.numpy()
     return xr.DataArray(value.reshape(_shape(group)), dims=("chain", "draw"), coords=_labels(group), name="log_prob")
@@ -55,7 +59,7 @@ def refine(
     if n is not None and (n < 2 or n % 2):
         raise ValueError(f"refine: expected an even number of draws >= 2 (two chains), got {n}.")
     group = parameters(draws)
-    _require_proposals(observation, draws)
+    _require_proposals(model, observation, draws)
     query, z, _ = _asked(model, observation, group)
     variables = [model.schema[name] for name in query.points]
     if bare := [v.name for v in variables if v.prior is None or v.parents or model.schema.is_function(v.name)]:
@@ -77,14 +81,14 @@ def refine(
 
 
 def parameters(draws: xr.DataTree) -> xr.Dataset:
-    """The group of parameters of a tree of draws.
+    """The group of parameters of a tree of draws of one data set, be it cut out of a batch.
 
     Raises:
         KeyError: there is none.
     """
     for name in ("posterior", "prior"):
         if name in draws.children:
-            return draws[name].to_dataset()
+            return without_padding(draws[name].to_dataset())
     raise KeyError(f"The draws hold no group 'posterior' or 'prior'; they hold {list(draws.children)}.")
 
 
@@ -112,7 +116,7 @@ def _density(model: Model, observation: Observation, dial: Dial, query: Query, z
     return density
 
 
-def _require_proposals(observation: Observation, draws: xr.DataTree) -> None:
+def _require_proposals(model: Model, observation: Observation, draws: xr.DataTree) -> None:
     """The draws are the network's own, of the parameters alone, given this observation."""
     if beside := [name for name in ("posterior_predictive", "predictions") if name in draws.children]:
         raise ValueError(
@@ -121,16 +125,39 @@ def _require_proposals(observation: Observation, draws: xr.DataTree) -> None:
         )
     if "sample_stats" in draws.children and "method" in draws["sample_stats"]:
         raise ValueError("refine: these draws were refined before; weights apply once.")
-    require_same_observation(observation, draws, "refine")
+    require_own_draws(model, observation, draws, "refine")
 
 
-def require_same_observation(observation: Observation, draws: xr.DataTree, what: str) -> None:
-    """The draws were conditioned on this observation.
+def require_own_draws(model: Model, observation: Observation, draws: xr.DataTree, what: str) -> None:
+    """The draws are this network's, given this observation. Of draws that do not say whose they are nothing is asked.
 
     Raises:
-        ValueError: on another; `what` is who asks.
+        ValueError: another's, or given another observation, or several; `what` is who asks.
     """
+    _require_one(model, parameters(draws), what)
+    _require_same_observation(observation, draws, what)
+    found, expected = draws.attrs.get(NETWORK), model.fingerprint
+    if found is not None and found != expected:
+        raise ValueError(
+            f"{what}: the draws are another network's (attribute {NETWORK!r}: {found}, this one is {expected}). Load "
+            "the model that drew them, or draw anew."
+        )
+
+
+def _require_one(model: Model, group: xr.Dataset, what: str) -> None:
+    for name, draws in group.data_vars.items():
+        own = ("point", *model.schema[str(name)].dims)
+        known = {"chain", "draw", *own, *(f"{d}_{name}" for d in own)}
+        if strange := [str(d) for d in draws.dims if d not in known]:
+            raise ValueError(
+                f"{what}: {name!r} holds draws of several data sets, dims {draws.dims}; take those of one, "
+                f"draws.sel({strange[0]}=...)."
+            )
+
+
+def _require_same_observation(observation: Observation, draws: xr.DataTree, what: str) -> None:
     held = draws["observed_data"].to_dataset() if "observed_data" in draws.children else xr.Dataset()
+    held = without_padding(held)
     for name, channel in observation.channels.items():
         values = channel.value[np.isfinite(channel.value)]
         if len(values) and not (name in held and np.array_equal(held[name].to_numpy().reshape(-1), values)):

@@ -92,19 +92,43 @@ def sde_2m(denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise:
     return _exponential(denoise, schedule, x, grid, noise, rate=2.0)
 
 
+def sde_3m(denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise: StepNoise | None = None) -> Tensor:
+    """The reverse SDE as in `sde_2m`, x̂ quadratic in log λ through the last three evaluations.
+
+    Weak order 2 as before, since x̂ follows a path with noise, but at 32 evaluations .7 % of the variance are wrong
+    instead of 6 %.
+
+    τ is how far log λ has fallen since the last evaluation x̂₀; x̂₁ and x̂₂, at −h₁ and −h₁ − h₂, give the divided
+    differences d₀₁, d₁₂, d₀₁₂:
+
+        x̂(τ) ≈ x̂₀ + τ d₀₁ + τ (τ + h₁) d₀₁₂,   ∫₀ʰ 2e^{−2(h−τ)} (1, τ, τ²) dτ = (I₀, I₁, I₂),
+        I₀ = 1 − e^{−2h},   I₁ = h − I₀/2,   I₂ = h² − I₁.
+    """
+    if noise is None:
+        raise ValueError("sde_3m needs `noise`: a function step -> standard normals.")
+    return _exponential(denoise, schedule, x, grid, noise, rate=2.0, order=3)
+
+
 def _exponential(
-    denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise: StepNoise | None, rate: float
+    denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, noise: StepNoise | None, rate: float, order: int = 2
 ) -> Tensor:
     log_ratio = (schedule.sigma(grid) / schedule.alpha(grid)).log()
-    y, before = x / schedule.alpha(grid[0]), None
+    y = x / schedule.alpha(grid[0])
+    before: Tensor | None = None
+    slope_before: Tensor | None = None
     for i in range(len(grid) - 1):
         x_hat = denoise(y * schedule.alpha(grid[i]), grid[i])
         h = log_ratio[i] - log_ratio[i + 1]
         gain = -torch.expm1(-rate * h)
         y = (1 - gain) * y + gain * x_hat
         if before is not None:
-            slope = (x_hat - before) / (log_ratio[i - 1] - log_ratio[i])
-            y = y + (h - gain / rate) * slope
+            h_1 = log_ratio[i - 1] - log_ratio[i]
+            slope, first = (x_hat - before) / h_1, h - gain / rate
+            y = y + first * slope
+            if order == 3 and slope_before is not None:
+                curvature = (slope - slope_before) / (log_ratio[i - 2] - log_ratio[i])
+                y = y + (h * h - 2 / rate * first + h_1 * first) * curvature
+            slope_before = slope
         if noise is not None:
             y = y + log_ratio[i + 1].exp() * (-torch.expm1(-2 * h)).sqrt() * noise(i)
         before = x_hat
@@ -112,7 +136,7 @@ def _exponential(
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "euler": euler, "ab2": ab2, "heun": heun, "rk4": rk4, "dpm_2m": dpm_2m, "sde_2m": sde_2m,
+    "euler": euler, "ab2": ab2, "heun": heun, "rk4": rk4, "dpm_2m": dpm_2m, "sde_2m": sde_2m, "sde_3m": sde_3m,
 }  # fmt: skip
 _EVALUATIONS = {"heun": 2, "rk4": 4}
 
@@ -122,7 +146,7 @@ class SamplerConfig:
     """Which sampler, how many steps, on which grid.
 
     Args:
-        method: "euler", "ab2", "heun", "rk4", "dpm_2m" or "sde_2m".
+        method: "euler", "ab2", "heun", "rk4", "dpm_2m", "sde_2m" or "sde_3m".
         n_steps: steps; `evaluations` says what they cost.
         power: density of the time grid near the data.
         log_min, log_max: log λ at which the grid ends and starts; what is drawn is x + λ ε with λ = exp(log_min).
@@ -152,7 +176,7 @@ class SamplerConfig:
 
     @property
     def stochastic(self) -> bool:
-        return self.method == "sde_2m"
+        return self.method in ("sde_2m", "sde_3m")
 
     def run(self, denoise: Denoise, epsilon: Tensor, noise: StepNoise | None = None) -> Tensor:
         """From standard normals ε (any shape) to draws, on the trigonometric path.
@@ -169,7 +193,7 @@ class SamplerConfig:
 QUALITY: dict[str, SamplerConfig] = {
     "fast": SamplerConfig("ab2", 20, power=5.0, log_min=-6.2),  # 2 %
     "exact": SamplerConfig("rk4", 12, power=5.0, log_min=-6.9),  # 0.3 %
-    "sde": SamplerConfig("sde_2m", 32, power=8.0, log_min=-6.2, log_max=3.0),  # 6 %, never too narrow
+    "sde": SamplerConfig("sde_3m", 32, power=5.0, log_min=-6.2, log_max=3.0),  # 0.7 %
 }
 DEFAULT_QUALITY = "sde"
 """By benchmarks/sampler_choice.py: networks err more than solvers, and the SDE forgets what they got wrong early."""

@@ -90,9 +90,14 @@ class Variable:
     path_of: str | None = None
 
     def __post_init__(self) -> None:
-        reference = (self.reference,) if isinstance(self.reference, int) else self.reference
-        object.__setattr__(self, "reference", reference)
-        for name in ("dims", "parents", "blockwise", "past_of", "reference"):
+        points = self.reference if isinstance(self.reference, tuple | list) else (self.reference,)
+        if any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 2 for n in points):
+            raise ValueError(
+                f"Variable {self.name!r}: expected reference as a number of points >= 2, one for each index dim, such "
+                f"as 9 or (6, 6), got {self.reference!r}."
+            )
+        object.__setattr__(self, "reference", tuple(map(int, points)))
+        for name in ("dims", "parents", "blockwise", "past_of"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.blocks < 1:
             raise ValueError(f"Variable {self.name!r}: expected blocks >= 1, got {self.blocks}.")
@@ -228,8 +233,6 @@ class Schema:
                 f"each of its index dims {self.index_dims(v.name)}; got reference {v.reference} and noise {v.noise}. "
                 "For a series with noise, give it to a variable with path_of."
             )
-        if min(v.reference, default=2) < 2:
-            raise ValueError(f"Variable {v.name!r}: expected at least 2 reference points a dim, got {v.reference}.")
         if v.path_of is None:
             return
         if v.path_of not in self.names or self[v.path_of].noise is None:

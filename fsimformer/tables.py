@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 
 from fsimformer.points import missing, read_labels
-from fsimformer.schema import Axis, Components, Schema
+from fsimformer.schema import Axis, Components, Index, Schema
 
 Tables = dict[str, "Table"]
 
@@ -52,7 +52,7 @@ class Table:
 def read_tables(
     schema: Schema, observed: Any, batch_dim: str | None
 ) -> tuple[dict[str, Table], dict[str, Table], xr.DataArray | None]:
-    """Tables by variable; tables of the coordinates held besides, by dim; labels along `batch_dim`."""
+    """Tables by variable; tables of the coordinates held besides, by dim or dims; labels along `batch_dim`."""
     if isinstance(observed, pd.DataFrame):
         tables, labels = _from_frame(schema, observed, batch_dim)
         return tables, {}, labels
@@ -81,11 +81,16 @@ def read_tables(
     labels = None if batch_dim is None else _batch_labels({**arrays, **coords}, batch_dim)
     n_rows = 1 if labels is None else labels.size
     tables = {k: _from_array(schema, k, arrays[k], batch_dim, n_rows) for k in schema.names if k in arrays}
-    held = {}
+    held, along = {}, dict[Any, list[Table]]()
     for dim in schema.dims:
         c = coords.get(dim.name)
         if c is not None and not isinstance(dim, Axis) and c.size and sum(d != batch_dim for d in c.dims) <= 1:
-            held[dim.name] = _held(c, dim.name, isinstance(dim, Components), batch_dim, n_rows)
+            table = _held(c, dim.name, isinstance(dim, Components), batch_dim, n_rows)
+            own = [d for d in c.dims if d != batch_dim] if isinstance(dim, Index) else []
+            along.setdefault(own[0] if own else dim.name, []).append(table)
+    for some in along.values():
+        table = _points_of(some)
+        held[", ".join(table.labels)] = table
     return tables, held, labels
 
 
@@ -140,7 +145,15 @@ def _held(c: xr.DataArray, dim: str, components: bool, batch_dim: str | None, n_
     table = Table(row, component, {dim: flat}, np.full(flat.size, np.nan), None, {}, {dim: dict(c.attrs)})
     if batch_dim is None and not components:
         _check_labels(f"coordinate {dim!r}", flat)
-    return table.take(~missing(flat))
+    return table
+
+
+def _points_of(tables: list[Table]) -> Table:
+    """Coordinates that lie along one dim as one table: a point has them all."""
+    labels = {d: v for t in tables for d, v in t.labels.items()}
+    attrs = {d: v for t in tables for d, v in t.label_attrs.items()}
+    whole = replace(tables[0], labels=labels, label_attrs=attrs)
+    return whole.take(~np.any([missing(v) for v in labels.values()], axis=0))
 
 
 def _spread(

@@ -134,7 +134,19 @@ def resampled(tree: xr.DataTree, chosen: np.ndarray, stats: Mapping[str, Any]) -
             data = data.isel(at).assign_coords(chain=np.arange(2), draw=np.arange(len(chosen) // 2))
         out[f"/{name}"] = data
     out["/sample_stats"] = out.get("/sample_stats", xr.Dataset()).assign(stats)
-    return xr.DataTree.from_dict(out)
+    new = xr.DataTree.from_dict(out)
+    new.attrs = dict(tree.attrs)
+    return new
+
+
+def without_padding(group: xr.Dataset) -> xr.Dataset:
+    """The group of one data set that was cut out of a batch: without what it lacks, and without ragged ends."""
+    out = group.drop_vars([name for name, v in group.data_vars.items() if v.size and bool(v.isnull().all())])
+    for name, v in out.data_vars.items():
+        dim = f"{_POINT}_{name}"
+        if dim in v.dims:
+            out = out.isel({dim: v.notnull().any([d for d in v.dims if d != dim]).to_numpy()})
+    return out
 
 
 def _n_draws(queries: Sequence[Query], zs: Sequence[Any]) -> int:

@@ -150,6 +150,18 @@ def fit_standardise(
     return Standardise(float(y.mean()), float(y.std()))
 
 
+def _require_varied(name: str, draws: Tensor, component: str | None, dims: tuple[str, ...]) -> None:
+    parts = [draws] if component is None else draws.movedim(1 + dims.index(component), 0)
+    for c, x in enumerate(parts):
+        held = x[torch.isfinite(x)]
+        if len(x) > 1 and len(held) and bool((held == held[0]).all()):
+            what = repr(name) if component is None else f"component {c} of {name!r}"
+            raise ValueError(
+                f"The parameter {what} is {float(held[0]):g} in all {len(x)} simulations: a constant is not to be "
+                "inferred. Leave it out of the schema, or let the simulator draw it."
+            )
+
+
 @dataclass(frozen=True)
 class Transform:
     """The map of one variable: exact by its prior, else bijection of its support and `standardise`."""
@@ -241,12 +253,18 @@ class Whitening:
     @classmethod
     def fit(cls, schema: Schema, simulations: Mapping[str, Tensor]) -> Whitening:
         """Fit the variables without a prior to simulations of them (any shape, clean or noisy; a vector's components
-        where `Simulator.simulate` has them). Components are fitted one by one: they may differ in place and scale."""
+        where `Simulator.simulate` has them). Components are fitted one by one: they may differ in place and scale.
+
+        Raises:
+            ValueError: a parameter, or a component of one, that never changes.
+        """
         out: dict[str, Transform | tuple[Transform, ...]] = {}
         for v in sorted(schema.variables, key=lambda v: v.path_of is not None):
             if v.path_of is not None:  # as the series is read: noise has one size on both
                 out[v.name] = out[v.path_of]
                 continue
+            if v.role == "parameter":
+                _require_varied(v.name, simulations[v.name], schema.component_dim(v.name), v.dims)
             whole = Transform(v.prior, v.support)
             if v.prior is not None:
                 out[v.name] = whole

@@ -40,6 +40,8 @@ class ProcessNetwork(nn.Module):
         self.reference, self.calls = reference, 0
         self.config = NetworkConfig(tuple(map(tuple, SCHEMA.uses_index().tolist())))
         self.out = nn.Linear(1, 1)  # says which device the network is on
+        nn.init.zeros_(self.out.weight)  # every exact network has the same fingerprint
+        nn.init.zeros_(self.out.bias)
 
     def encode(
         self, variable: Tensor, index: Tensor, value: Tensor, attend: Tensor, content: Tensor | None = None

@@ -190,7 +190,8 @@ def test_outside_the_trained_range_warns_and_keeps() -> None:
         ({"hare": BERLIN[0]}, r"time zone"),
         (
             {"hare": pd.Timestamp("2020")},
-            r"at: 'hare', 'time': got dates, but nothing says which date is time = 0; pass",
+            r"at: 'hare', 'time': got dates, but nothing says which date is time = 0. Pass it with the data, "
+            r"condition\(..., origin='2020-01-31'\), or give numbers of days, such as \[0, 20\]",
         ),
         ({"hare": np.array([1], dtype="timedelta64[M]")}, r"calendar months or years have no fixed length"),
         ({"hare": slice(0, 5, 2)}, r"a slice picks from the points of one index, without a step"),

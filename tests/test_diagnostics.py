@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import wasserstein_distance
 
-from fsimformer.diagnostics import Classifier, c2st, coverage, density_levels
+from fsimformer.diagnostics import Classifier, c2st, coverage, density_levels, sliced_wasserstein
 
 
 def conjugate(n: int, m: int, spread: float, shift: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -71,3 +72,44 @@ def test_c2st_refuses_an_unknown_classifier() -> None:
 def test_c2st_refuses_unequal_samples() -> None:
     with pytest.raises(ValueError, match=r"two arrays of one shape \(n, d\), got \(4, 2\) and \(5, 2\)"):
         c2st(np.zeros((4, 2)), np.zeros((5, 2)))
+
+
+def test_sliced_wasserstein_of_a_shift_and_a_scale_is_the_closed_form() -> None:
+    rng = np.random.default_rng(0)
+    x, shift = rng.standard_normal((500, 7)), np.array([3.0, 0, -1, 0, 2, 0, 0.5])
+    many = {"n_projections": 20_000, "seed": 1}
+    assert sliced_wasserstein(x, x + shift, **many) == pytest.approx(np.linalg.norm(shift) / 7**0.5, rel=0.01)
+    # a dilation about any centre: W2 along u is (c − 1) times the root mean square of u·x
+    rms = np.sqrt(np.mean(np.sum(x**2, 1)) / 7)
+    assert sliced_wasserstein(x, 1.5 * x, **many) == pytest.approx(0.5 * rms, rel=0.01)
+
+
+def test_sliced_wasserstein_of_gaussians_goes_to_that_of_their_laws() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((20_000, 3)), 0.6 + 2 * rng.standard_normal((20_000, 3))
+    # N(0, 1) and N(m·u, 4) along u: W2² = (u·m)² + (2 − 1)²
+    assert sliced_wasserstein(x, y) == pytest.approx(np.sqrt(0.36 + 1), rel=0.02)
+
+
+def test_sliced_wasserstein_on_a_line_is_the_wasserstein_distance() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((200, 1)), rng.exponential(size=(200, 1))
+    ours = sliced_wasserstein(x, y, order=1)
+    assert ours == pytest.approx(wasserstein_distance(x[:, 0], y[:, 0]), rel=1e-12)
+
+
+def test_sliced_wasserstein_is_a_symmetric_distance_of_sets() -> None:
+    rng = np.random.default_rng(0)
+    x, y, z = (rng.standard_normal((100, 4)) + i for i in range(3))
+    assert sliced_wasserstein(x, rng.permutation(x)) < 1e-12
+    assert sliced_wasserstein(x, y) == pytest.approx(sliced_wasserstein(y, x), rel=1e-12)
+    assert sliced_wasserstein(x, z) <= sliced_wasserstein(x, y) + sliced_wasserstein(y, z)
+
+
+def test_sliced_wasserstein_refuses_what_it_cannot_compare() -> None:
+    x = np.zeros((10, 2))
+    for other in (np.zeros((9, 2)), np.zeros((10, 3))):
+        with pytest.raises(ValueError, match="one shape"):
+            sliced_wasserstein(x, other)
+    with pytest.raises(ValueError, match="order >= 1"):
+        sliced_wasserstein(x, x, order=0.5)

@@ -15,6 +15,7 @@ from fsimformer.convert import (
     ObservationWarning,
     query,
     read,
+    read_many,
 )
 from fsimformer.points import read_labels
 from fsimformer.schema import Index, Schema, Variable
@@ -31,7 +32,7 @@ def test_dates_of_any_unit_come_back_as_they_went_in(unit: str) -> None:
 
 
 def test_numbers_dates_and_durations_name_the_same_points() -> None:
-    o = read(SCHEMA, hare([1.0], DAYS[:1]))
+    o = read(SCHEMA, hare([1.0], DAYS[:1]), origin=DAYS[0])
     ways: list[Any] = [
         [1.5, 3],
         pd.DatetimeIndex([datetime(2020, 3, 2, 12), datetime(2020, 3, 4)]),
@@ -116,3 +117,67 @@ def test_a_copy_is_kept_not_the_callers_array() -> None:
     t[0] = 9.0
     assert q.points["rate"].labels["time"].tolist() == [1.0, 2.0]
     assert read_labels("", pd.array([1, None], dtype="Int64")).tolist()[0] == 1.0
+
+
+@pytest.mark.parametrize("at", [[1.5, 3.0], 2, slice(0, 3), np.array([1905])])
+def test_plain_numbers_beside_dates_are_refused_unless_their_zero_was_stated(at: Any) -> None:
+    """Counted from the data's own first date they would be a guess: another data set has another one."""
+    message = (
+        r"at: 'rate', 'time': the data carry dates, and [\d.]+ is a plain number. Give dates, such as "
+        r"numpy.array\(\['2020-03-01'\], .*; or say which date is time = 0, condition\(..., origin='2020-03-01'\), and "
+        "give days since then"
+    )
+    ds = hare([1.0, np.nan, 2.0], DAYS[:3])
+    with pytest.raises(ValueError, match=message):
+        query(SCHEMA, read(SCHEMA, ds), {"rate": at})
+    if not isinstance(at, np.ndarray):
+        assert len(query(SCHEMA, read(SCHEMA, ds, origin="2020-03-01"), {"rate": at}))
+        assert len(query(SCHEMA, read(SCHEMA, hare([1.0, 2.0], [0.0, 3.0])), {"rate": at}))
+    two_days = xr.DataArray([48.0], dims="i", attrs={"units": "hours"})
+    assert query(SCHEMA, read(SCHEMA, ds), {"rate": two_days}).points["rate"].index.tolist() == [[2.0]]
+
+
+def years(*times: Any, origin: str | None = "1900-01-01") -> tuple[Schema, xr.Dataset]:
+    schema = Schema((Variable("hare", "data", ("time",)),), (Index("time", 0, 25, "years", origin),))
+    return schema, hare(np.ones(len(times)), list(times))
+
+
+@pytest.mark.parametrize(
+    ("schema", "observed", "hint"),
+    [
+        (*years(1905, 1920), r"Are they counted from another zero than 1900-01-01. Subtract it, or give dates, and"),
+        (
+            *years(1905, 1920, origin=None),
+            r"Are they counted from another zero. Subtract it, or give dates, and origin=",
+        ),
+        (*years(5.0, 30.0), "not to be trusted.$"),  # some lie inside: the zero is right
+        (*years(100.0, 150.0), "not to be trusted.$"),  # no shift brings them inside
+        (
+            *years(*pd.to_datetime(["1950-01-01", "1960-01-01"])),
+            "time = 0 is 1900-01-01; if another date is meant, pass origin= to condition.$",
+        ),
+        (
+            *years(*pd.to_datetime(["1950-01-01 12:00", "1990-01-01 00:00"]), origin=None),
+            "time = 0 is 1950-01-01T12:00:00; if another date is meant, pass origin=",
+        ),
+    ],
+)
+def test_what_lies_outside_the_trained_range_may_have_another_zero(
+    schema: Schema, observed: xr.Dataset, hint: str
+) -> None:
+    with pytest.warns(ObservationWarning, match=hint):
+        read(schema, observed)
+
+
+def test_places_of_another_zero_are_no_dates() -> None:
+    schema = Schema((Variable("hare", "data", ("time",)),), (Index("time", 0, 25, "km"),))
+    with pytest.warns(ObservationWarning, match="Are they counted from another zero. Subtract it.$"):
+        read(schema, hare([1.0], [30.0]))
+
+
+def test_each_data_set_of_a_batch_has_its_own_zero() -> None:
+    schema, _ = years(origin=None)
+    t = pd.to_datetime(["1950-01-01", "1990-01-01", "1960-01-01", "1970-01-01"]).to_numpy().reshape(2, 2)
+    many = xr.Dataset({"hare": (("site", "i"), np.ones((2, 2)))}, {"time": (("site", "i"), t)})
+    with pytest.warns(ObservationWarning, match="1 of 4 readings .*time = 0 is the earliest date of each data set; if"):
+        read_many(schema, many, "site")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from fsimformer.priors import POSITIVE, REAL
@@ -35,11 +36,20 @@ def test_a_reference_set_brings_an_id_for_what_lies_between() -> None:
     assert Schema.from_dict(json.loads(json.dumps(schema.to_dict()))) == schema
 
 
+def test_a_number_of_points_may_be_numpys() -> None:
+    schema = epidemic(reference=np.int64(7))
+    assert schema["prevalence"].reference == (7,) and json.dumps(schema.to_dict())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"reference": (6, 6)}, r"a number of points for each of its index dims \('time',\); got reference \(6, 6\)"),
-        ({"reference": (1,)}, "expected at least 2 reference points a dim"),
+        ({"reference": (1,)}, r"expected reference as a number of points >= 2, .* such as 9 or \(6, 6\), got \(1,\)"),
+        ({"reference": 2.5}, "'prevalence': expected reference as a number of points >= 2, .*, got 2.5"),
+        ({"reference": (6.0,)}, r"expected reference as .*, got \(6.0,\)"),
+        ({"reference": True}, "expected reference as .*, got True"),
+        ({"reference": "9"}, "expected reference as .*, got '9'"),
         ({"path_of": "contact"}, r"path_of 'contact' is no series with noise. Choices: \['infected'\]"),
         ({"support": REAL}, r"has role 'parameter', its dims \('time',\) and support \(0, inf\)"),
         ({"dims": ("place",)}, "the path of 'infected' has role 'parameter'"),

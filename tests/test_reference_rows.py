@@ -154,8 +154,14 @@ def test_the_file_keeps_what_the_spline_misses(tmp_path: Path) -> None:
 
 def test_what_cannot_be_trained_is_refused() -> None:
     with pytest.raises(
-        ValueError, match="max_latents 8 is less than the 9 latents of all scalars and the reference set"
+        ValueError,
+        match=r"max_latents 8 is less than the 9 latents of all .* Pass config=TrainConfig\(max_latents=9\), or",
     ):
         fsf.train(GP, simulations=200, config=replace(CONFIG, max_latents=8), network=NETWORK)
     with pytest.raises(ValueError, match=r"dependency 'undirected': with reference sets \(\['theta'\]\) only 'dense'"):
         fsf.train(GP, simulations=200, config=CONFIG, network=NETWORK, dependency="undirected")
+    two = replace(CONFIG, max_latents=1)
+    with pytest.raises(
+        ValueError, match=r"would lose some of the 4 scalars .* Pass config=TrainConfig\(max_latents=4\)"
+    ):
+        fsf.train(fsf.simulators.two_moons(), simulations=200, config=two, network=NETWORK, dependency="undirected")

@@ -90,6 +90,9 @@ class Wrong:
     sd: float
     device: str = "cpu"
 
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"mean": torch.tensor(self.mean), "sd": torch.tensor(self.sd)}
+
     def encode(self, streams: Streams) -> Encoded:
         return Encoded(streams, Context((), ()), streams.active.valid, streams.frozen.valid)
 
@@ -169,6 +172,8 @@ def test_what_refine_cannot_weigh_is_refused() -> None:
     posterior = conditional(0.0, 1.0)
     draws = posterior.sample(100)
     refined = posterior.refine(draws, likelihood)
+    with pytest.raises(ValueError, match="refine: the draws are another network's .attribute 'network'"):
+        conditional(0.1, 1.0).refine(draws, likelihood)
     with pytest.raises(ValueError, match="refined before; weights apply once"):
         posterior.refine(refined, likelihood)
     beside = xr.DataTree.from_dict({**{f"/{k}": v.to_dataset() for k, v in draws.children.items()},

@@ -88,5 +88,5 @@ def test_what_is_no_estimator_is_neither_read_nor_overwritten(tmp_path: Path) ->
     with pytest.raises(FileExistsError, match="no model directory"):
         estimator().save(tmp_path)
     estimator().save(tmp_path / "e")
-    with pytest.raises(ValueError, match="expected format 2 or 3, got 'sbi 1'"):
+    with pytest.raises(ValueError, match="'sbi 1'; it was saved by fsimformer.sbi: read it with fsimformer.sbi.load"):
         fsimformer.load(tmp_path / "e")

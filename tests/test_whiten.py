@@ -243,3 +243,33 @@ def test_one_entry_for_all_components_is_read_and_a_wrong_number_refused() -> No
 def test_whitening_takes_the_noise_of_a_series_into_account() -> None:
     schema = Schema((Variable("y", "data", ("t",), noise=Noise("normal", 0.01)),), (Index("t", 0, 1),))
     assert Whitening.fit(schema, {"y": gaussian().view(-1, 4)})["y"].standardise.scale == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"k": torch.full((50,), 3.0)},
+            "The parameter 'k' is 3 in all 50 simulations: a constant is not to be inferred",
+        ),
+        ({"f": torch.zeros(50, 4)}, "The parameter 'f' is 0 in all 50"),
+        ({"w": torch.stack([torch.rand(50), torch.ones(50)], 1)}, "The parameter component 1 of 'w' is 1 in all 50"),
+        ({"k": torch.full((50,), 3.0).index_fill(0, torch.tensor([4]), torch.nan)}, "The parameter 'k' is 3"),
+    ],
+)
+def test_a_parameter_that_never_changes_is_named(changes: dict[str, Tensor], message: str) -> None:
+    schema = Schema(
+        (
+            Variable("k", "parameter", prior=Uniform(0, 5)),
+            Variable("f", "parameter", ("time",)),
+            Variable("w", "parameter", ("part",)),
+            Variable("x", "data"),
+        ),
+        (Index("time", 0, 1), Components("part", 2)),
+    )
+    g = torch.Generator().manual_seed(0)
+    started = torch.cat([torch.zeros(50, 1), torch.rand(50, 3, generator=g)], 1)  # every path starts at 0: no constant
+    draws = {"k": torch.rand(50, generator=g), "f": started, "w": torch.rand(50, 2, generator=g), "x": torch.zeros(50)}
+    Whitening.fit(schema, draws)
+    with pytest.raises(ValueError, match=message):
+        Whitening.fit(schema, draws | changes)

@@ -2,8 +2,10 @@
 
 Chains move by the preconditioned Crank–Nicolson step about the Laplace approximation N(m, C) of the posterior in the
 whitened field z (Rudolf & Sprungk 2018; arXiv 1307.5571): z' = m + √(1 − β²) (z − m) + β C^½ ξ, accepted with the ratio
-of posterior to N(m, C). Checked by a second method: as many chains by the same step about the prior. Two halves of the
-chains are kept apart, of one its moments, of the other its draws: their difference is the Monte-Carlo floor.
+of posterior to N(m, C). Checked by a second method: longer chains by the same step about the prior. Every method runs
+twice: of the first method's runs one gives the moments, the other draws. Recorded are R̂ over the chains of each method
+(Gelman et al. 2013, eq. 11.4; largest over the lattice), how far the two runs of a method are apart, and how far the
+methods; beyond `R_HAT`, or beyond twice what their runs' distance explains, the script ends with an error.
 
     python benchmarks/references/darcy.py
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # space.py says which model,
 
 from space import DARCY, LATTICE, N_READINGS
 
-N_SETS, CHAINS, KEPT = 3, 32, 1_000
+N_SETS, CHAINS, KEPT, R_HAT = 3, 32, 1_000, 1.05
 SIDE = DARCY.grid_points
 
 
@@ -78,7 +81,7 @@ class Target:
 def chains(
     target: Target, mean: Tensor, root: Tensor, beta: float, steps: int, generator: torch.Generator
 ) -> tuple[Tensor, float]:
-    """Last half of the steps, thinned to KEPT draws: (KEPT, G²); acceptance. β is halved while hardly any are taken."""
+    """Last half of the steps, thinned to about KEPT draws in all: (CHAINS, ·, G²); acceptance. β adapts in burn-in."""
     z = mean + torch.randn(CHAINS, len(mean), generator=generator, dtype=torch.float64) @ root.T
     inverse = torch.linalg.inv(root)
 
@@ -86,7 +89,7 @@ def chains(
         return target.misfit(z) + 0.5 * z.square().sum(-1) - 0.5 * ((z - mean) @ inverse.T).square().sum(-1)
 
     now, kept, taken, tried = potential(z), list[Tensor](), 0, 0
-    every = steps // 2 * CHAINS // KEPT
+    every = max(1, steps // 2 * CHAINS // KEPT)
     with torch.no_grad():
         for step in range(steps):
             xi = torch.randn(CHAINS, len(mean), generator=generator, dtype=torch.float64) @ root.T
@@ -100,8 +103,62 @@ def chains(
                 taken, tried = 0, 0
             if step >= steps // 2 and (step - steps // 2) % every == 0:
                 kept.append(z.clone())
-    draws = torch.stack(kept, 1)  # (CHAINS, ·, G²): halves of the chains stay apart
-    return draws.flatten(0, 1)[:KEPT], taken / tried
+    return torch.stack(kept, 1), taken / tried
+
+
+@dataclass(frozen=True)
+class Run:
+    """Two runs of one method: `fields` 2 × (CHAINS, ·, points) on the lattice, their acceptance."""
+
+    fields: list[Tensor]
+    accepted: float
+
+    def means(self) -> list[Tensor]:
+        return [f.flatten(0, 1).mean(0) for f in self.fields]
+
+    def sd(self) -> Tensor:
+        return torch.cat([f.flatten(0, 1) for f in self.fields]).std(0)
+
+    def apart(self) -> float:
+        """Mean distance of the two runs' means, in sds."""
+        a, b = self.means()
+        return float(((a - b) / self.sd()).abs().mean())
+
+    def r_hat(self) -> float:
+        chains = torch.cat(self.fields)
+        n = chains.shape[1]
+        within, between = chains.var(1).mean(0), n * chains.mean(1).var(0)
+        return float((((n - 1) / n * within + between / n) / within).sqrt().max())
+
+
+def run(target: Target, about: tuple[Tensor, Tensor], beta: float, steps: int, generator: torch.Generator) -> Run:
+    """Two runs about N(m, C), `about` = m, C^½, on the lattice of space.py."""
+    on_lattice, fields, accepted = bilinear(torch.from_numpy(LATTICE)), [], 0.0
+    for _ in range(2):
+        z, accepted = chains(target, *about, beta, steps, generator)
+        field = DARCY.field(z.flatten(0, 1).view(-1, SIDE, SIDE)).flatten(1) @ on_lattice.T
+        fields.append(field.view(*z.shape[:2], -1))
+    return Run(fields, accepted)
+
+
+def check(number: int, first: Run, second: Run) -> dict[str, float]:
+    """What is recorded of a data set.
+
+    Raises:
+        RuntimeError: chains that have not mixed, or methods further apart than their own runs explain.
+    """
+    middle = [sum(r.means(), torch.zeros(())) / 2 for r in (first, second)]
+    found = {
+        "data_set": number, "accepted": first.accepted, "accepted_about_prior": second.accepted,
+        "r_hat": first.r_hat(), "r_hat_about_prior": second.r_hat(),
+        "runs_apart_sd": first.apart(), "runs_apart_about_prior_sd": second.apart(),
+        "methods_apart_sd": float(((middle[0] - middle[1]) / first.sd()).abs().mean()),
+        "methods_sd_ratio": float((second.sd() / first.sd()).mean()),
+    }  # fmt: skip
+    explained = (first.apart() ** 2 + second.apart() ** 2) ** 0.5 / 2  # two means of two runs each
+    if max(first.r_hat(), second.r_hat()) > R_HAT or found["methods_apart_sd"] > 2 * explained:
+        raise RuntimeError(f"Data set {number}: the methods do not confirm each other, {found}. Take more --steps.")
+    return found
 
 
 def main() -> None:
@@ -119,25 +176,14 @@ def main() -> None:
         clean = bilinear(at) @ DARCY.solve(truth).flatten()
         reading = clean + DARCY.noise * torch.randn(N_READINGS, generator=generator, dtype=torch.float64)
         target = Target(at, reading)
-        mean, root = target.laplace()
-        halves, fields = [], []
-        for _ in range(2):
-            z, accepted = chains(target, mean, root, 0.5, args.steps, generator)
-            fields.append(DARCY.field(z.view(-1, SIDE, SIDE)).flatten(1) @ on_lattice.T)
-            halves.append(fields[-1].numpy().astype(np.float32))
-        prior = torch.zeros_like(mean), torch.eye(len(mean), dtype=torch.float64)
-        z, of_prior = chains(target, *prior, 0.1, 4 * args.steps, generator)
-        second = DARCY.field(z.view(-1, SIDE, SIDE)).flatten(1) @ on_lattice.T
-        sd = fields[0].std(0)
-        checks.append({
-            "data_set": number, "accepted": accepted, "accepted_about_prior": of_prior,
-            "halves_apart_sd": float(((fields[0].mean(0) - fields[1].mean(0)) / sd).abs().mean()),
-            "second_method_apart_sd": float(((fields[0].mean(0) - second.mean(0)) / sd).abs().mean()),
-            "second_method_sd_ratio": float((second.std(0) / sd).mean()),
-        })  # fmt: skip
+        laplace = target.laplace()
+        first = run(target, laplace, 0.5, args.steps, generator)
+        prior = torch.zeros(SIDE * SIDE, dtype=torch.float64), torch.eye(SIDE * SIDE, dtype=torch.float64)
+        second = run(target, prior, 0.1, 8 * args.steps, generator)
+        checks.append(check(number, first, second))
         print(json.dumps(checks[-1]), flush=True)
-        first, other = halves
-        moments = {"mean": first.astype(float).mean(0), "sd": first.astype(float).std(0)}
+        moments_of, other = (f.flatten(0, 1)[:KEPT].numpy().astype(np.float32) for f in first.fields)
+        moments = {"mean": moments_of.astype(float).mean(0), "sd": moments_of.astype(float).std(0)}
         for k, v in {"at": at.numpy(), "pressure": reading.numpy(), "draws": other, **moments}.items():
             saved[k].append(v)
         saved["truth"].append((on_lattice @ truth.flatten()).numpy())

@@ -4,6 +4,7 @@ from fsimformer.simulators.darcy import DarcyFlow
 from fsimformer.simulators.gaussian_process import GaussianProcess, GaussianProcessPosterior
 from fsimformer.simulators.hare_lynx import HareLynx, hudson_bay
 from fsimformer.simulators.lotka_volterra import LotkaVolterra
+from fsimformer.simulators.predator_prey import PredatorPrey
 from fsimformer.simulators.protocol import FunctionSimulator, Simulator, check
 from fsimformer.simulators.sird import SIRD
 from fsimformer.simulators.structured import hmm, tree
@@ -17,6 +18,7 @@ __all__ = [
     "GaussianProcessPosterior",
     "HareLynx",
     "LotkaVolterra",
+    "PredatorPrey",
     "Simulator",
     "bernoulli_glm",
     "check",
