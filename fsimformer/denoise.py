@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from fsimformer.embeddings import ArrayEmbeddings
-from fsimformer.gaussian import FactorModel, Given
+from fsimformer.gaussian import FactorModel, Given, exact_device
 from fsimformer.masks import attention
 from fsimformer.nn import Context, Network
 from fsimformer.noise import RectifiedSchedule, Schedule, schedule_named
@@ -57,8 +57,8 @@ class NoiseLevels:
         ends = torch.special.ndtr(
             (torch.tensor([self.log_min, self.log_max], dtype=torch.float64) - self.mean) / self.sd
         )
-        u = float(ends[0]) + u.double() * float(ends[1] - ends[0])
-        return (self.mean + self.sd * torch.special.ndtri(u)).float().view(shape)
+        u = float(ends[0]) + u.to(exact_device(device)).double() * float(ends[1] - ends[0])
+        return (self.mean + self.sd * torch.special.ndtri(u)).float().to(device).view(shape)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ this normal, with what it misses in the token's own part (statistical linearisat
     z ≈ E T(u) + b (u − m) + r,   b = E[(u − m) T(u)] / s²,   r ~ N(0, Var T(u) − b² s²),
 
 so that at high noise x̂ = E T(u) and its error Var T(u): exact where u is jointly Gaussian.
+
+All is worked out in float64, on the CPU where a device has none.
 """
 
 from __future__ import annotations
@@ -38,6 +40,12 @@ from fsimformer.grids import stencil
 from fsimformer.tokens import Streams, TokenBatch
 
 FLOOR = 1e-6  # of d: a sampler resolves no smaller variance
+_SINGLE = ("mps",)  # devices without float64
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Where float64 of this device's tensors is worked out: there, or on the CPU."""
+    return torch.device("cpu") if device.type in _SINGLE else device
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Given:
-    """A row's Gaussian given its observed tokens, float64.
+    """A row's Gaussian given its observed tokens, float64, on the `exact_device`.
 
     Args:
         precision, shift: (B, k, k) and (B, k), of g given the observed tokens: P without latents, and P ĝ.
@@ -104,81 +112,64 @@ class FactorModel(nn.Module):
         return {"rank": self.scalars.shape[1] - 2, "grids": grids} | ({"tails": tails} if tails else {})
 
     def at(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """φ (B, n, k), μ (B, n) and d (B, n) of the tokens, float64; of u, where the tables are."""
-        out = self.scalars[batch.variable]
+        """φ (B, n, k), μ (B, n) and d (B, n) of the tokens, float64; of u, where the tables are.
+
+        The batch is on the `exact_device` of the tables.
+        """
+        scalars, table = self.scalars.to(batch.value.device), self.table.to(batch.value.device)
+        out = scalars[batch.variable]
         for grid in self.grids:
             mine = batch.variable == grid.id
             if bool(mine.any()):
-                out[mine] = self._read(grid, batch.index[mine][:, list(grid.dims)])
+                out[mine] = _read(table[grid.start :], grid.shape, batch.index[mine][:, list(grid.dims)])
         out = out.double()
         return out[..., :-2], out[..., -2], out[..., -1].clamp(min=FLOOR)
 
-    def _read(self, grid: Grid, at: Tensor) -> Tensor:
-        """(n, k + 2) at points (n, d). Beyond the range, by δ from the end e, the tables know nothing of x(e + δ):
-
-        ρφ(e), μ(e), d(e) + (1 − ρ²)|φ(e)|²,    ρ = correlation of x(e) and x(e − δ) but for d,
-
-        as if correlations went on beyond the end as they are before it. φ(e) alone would take x(e + δ) for x(e).
-        """
-        rows, end = self.table[grid.start :], at.clamp(-1, 1)
-
-        def read(points: Tensor) -> Tensor:
-            return torch.stack([w[:, None] * rows[place] for place, w in stencil(grid.shape, points)]).sum(0)
-
-        out = read(end)
-        beyond = (at != end).any(1)
-        if bool(beyond.any()):
-            loading = out[beyond, :-2]
-            before = read((2 * end - at)[beyond].clamp(-1, 1))[:, :-2]
-            rho = torch.nn.functional.cosine_similarity(loading, before, dim=1)[:, None]
-            out[beyond, -1] += ((1 - rho**2) * loading**2).sum(1)
-            out[beyond, :-2] = rho * loading
-        return out
-
     def given(self, streams: Streams) -> Given:
         """Condition on the observed tokens of both streams."""
-        k, b = self.scalars.shape[1] - 2, streams.active.shape[0]
-        precision = torch.eye(k, dtype=torch.float64, device=self.table.device).expand(b, k, k)
+        k, b, device = self.scalars.shape[1] - 2, streams.active.shape[0], exact_device(self.table.device)
+        if device != self.table.device:
+            streams = streams.to(device)
+        precision = torch.eye(k, dtype=torch.float64, device=device).expand(b, k, k)
         shift = precision.new_zeros(b, k)
         for batch in (streams.frozen, streams.active):
             loading, mean, own = self.at(batch)
+            tail, value = self._tails(batch), batch.value.double()
+            if tail is not None:  # observed values as the tables have them
+                u = tail * torch.sinh(value / tail.masked_fill(tail == 0, 1.0))
+                value = torch.where((tail > 0) & batch.observed, u, value)
             weight = batch.observed / own
             precision = precision + loading.mT @ (loading * weight[..., None])
-            shift = shift + (loading.mT @ (weight * (self._unbent(batch) - mean))[..., None])[..., 0]
+            shift = shift + (loading.mT @ (weight * (value - mean))[..., None])[..., 0]
         loading = loading * batch.latent[..., None]
-        tail = self._tails(batch) * batch.latent
-        if bool(tail.any()):
+        if tail is not None:
             root = torch.linalg.cholesky(precision)
             centre = mean + (loading @ torch.cholesky_solve(shift[..., None], root))[..., 0]
             spread = torch.linalg.solve_triangular(root, loading.mT, upper=False).square().sum(-2) + own
-            mean, loading, own = _bent(tail, centre, spread.sqrt(), mean, loading, own)
+            mean, loading, own = _bent(tail * batch.latent, centre, spread.sqrt(), mean, loading, own)
         return Given(precision, shift, mean, loading, own)
 
-    def _tails(self, batch: TokenBatch) -> Tensor:
-        """(B, n) float64: the tail of each token that the tables hold as u, 0 of others."""
+    def _tails(self, batch: TokenBatch) -> Tensor | None:
+        """(B, n) float64: the tail of each token that the tables hold as u, 0 of others; None = there are none."""
+        tails = {grid.id: grid.tail for grid in self.grids if grid.tail is not None}
+        if not tails:
+            return None
         out = torch.zeros_like(batch.value, dtype=torch.float64)
-        for grid in self.grids:
-            if grid.tail is not None:
-                out[batch.variable == grid.id] = grid.tail
+        for id, tail in tails.items():
+            out[batch.variable == id] = tail
         return out
-
-    def _unbent(self, batch: TokenBatch) -> Tensor:
-        """(B, n) float64: observed values as the tables have them, u or whitened."""
-        value, tail = batch.value.to(torch.float64, copy=True), self._tails(batch)
-        mine = (tail > 0) & batch.observed
-        value[mine] = tail[mine] * torch.sinh(value[mine] / tail[mine])
-        return value
 
     def denoise(self, y: Tensor, ratio: Tensor, given: Given) -> tuple[Tensor, Tensor]:
         """x̂ and its mean square error, both (B, R, n_a) in the dtype of y, from y (B, R, n_a) and λ (B, R)."""
         b, r, n = y.shape
+        like, y, ratio = y, y.to(given.mean.device).double(), ratio.to(given.mean.device).double()
         one = r > 1 and bool((ratio == ratio[:, :1]).all())  # all draws stand at one level: one system serves them
-        level = (ratio[:, :1] if one else ratio).double() ** 2
+        level = (ratio[:, :1] if one else ratio) ** 2
         own, loading = given.own[:, None], given.loading
         weight = 1 / (own + level[..., None])  # (B, R or 1, n_a)
         precision = given.precision[:, None] + torch.einsum("bnk,brn,bnl->brkl", loading, weight, loading)
         root = torch.linalg.cholesky(precision)
-        centred = y.double() - given.mean[:, None]
+        centred = y - given.mean[:, None]
         shift = given.shift[:, None] + torch.einsum("bnk,brn->brk", loading, weight * centred)
         if one:  # the draws as columns of one right-hand side
             g = torch.cholesky_solve(shift.mT, root[:, 0]).mT
@@ -189,7 +180,32 @@ class FactorModel(nn.Module):
         share = own * weight  # of what is left, how much is the token's own
         x_hat = given.mean[:, None] + fit + share * (centred - fit)
         error = spread * (1 - share) ** 2 + share * level[..., None]
-        return x_hat.to(y), error.expand(b, r, n).to(y)
+        return x_hat.to(like), error.expand(b, r, n).to(like)
+
+
+def _read(rows: Tensor, shape: tuple[int, ...], at: Tensor) -> Tensor:
+    """A table's rows (points, k + 2) read at points (n, d): (n, k + 2).
+
+    Beyond the range, by δ from the end e, the tables know nothing of x(e + δ):
+
+        ρφ(e), μ(e), d(e) + (1 − ρ²)|φ(e)|²,    ρ = correlation of x(e) and x(e − δ) but for d,
+
+    as if correlations went on beyond the end as they are before it. φ(e) alone would take x(e + δ) for x(e).
+    """
+    end = at.clamp(-1, 1)
+
+    def read(points: Tensor) -> Tensor:
+        return torch.stack([w[:, None] * rows[place] for place, w in stencil(shape, points)]).sum(0)
+
+    out = read(end)
+    beyond = (at != end).any(1)
+    if bool(beyond.any()):
+        loading = out[beyond, :-2]
+        before = read((2 * end - at)[beyond].clamp(-1, 1))[:, :-2]
+        rho = torch.nn.functional.cosine_similarity(loading, before, dim=1)[:, None]
+        out[beyond, -1] += ((1 - rho**2) * loading**2).sum(1)
+        out[beyond, :-2] = rho * loading
+    return out
 
 
 def _bent(

@@ -73,6 +73,7 @@ def fit_factors(store: Store, n_train: int, n_ids: int, generator: torch.Generat
 
 def _judged(store: Store, rows: Tensor, n_ids: int, generator: torch.Generator) -> TokenBatch:
     """Rows of up to eight readings a function, each variable observed or not by a coin."""
+    store = replace(store, arrays={})  # which the model leaves alone
     batch = read(store, rows, Design((8,) * len(store.series), skew=0.5, reference=0.0), generator)
     coin = torch.rand(len(rows), n_ids, generator=generator) < 0.5
     return batch.replace(condition_mask=coin.gather(1, batch.variable))

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 import xarray as xr
-from test_gaussian import FINE, GP, LINE_ONLY
+from test_baseline import CONFIG, FINE, GP, LINE_ONLY, NETWORK
 from tiny import seeded
 from torch import Tensor
 
-from fsimformer import moments
+import fsimformer as fsf
+from fsimformer import learn, moments
 from fsimformer.functions import knots
 from fsimformer.gaussian import FactorModel
 from fsimformer.kernels import Kernel
@@ -133,6 +134,24 @@ def test_held_out_simulations_are_not_looked_at() -> None:
     other = {k: torch.cat([v[:150], 9 + v[150:]]) for k, v in drawn.values.items()}
     a, b = (fit_factors(build_store(GP.schema, whitening, v), 150, 3, seeded(1)) for v in (drawn.values, other))
     assert torch.equal(a.table, b.table) and float(a.table.abs().max()) > 0.1
+
+
+def test_train_leaves_its_held_out_simulations_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last tenth of 200: were one of them looked at, the tables would be NaN."""
+    poisoned = list[FactorModel]()
+
+    def spy(store: Store, n_train: int, n_ids: int, generator: torch.Generator) -> FactorModel:
+        state = generator.get_state()
+        held_out = torch.arange(len(store)) >= 180
+        series = [replace(s, path=s.path.masked_fill(held_out[:, None], float("nan"))) for s in store.series]
+        poisoned.append(fit_factors(replace(store, series=tuple(series)), n_train, n_ids, generator))
+        return fit_factors(store, n_train, n_ids, generator.set_state(state))
+
+    monkeypatch.setattr(learn, "fit_factors", spy)
+    for process in (GP, FINE):
+        joint = fsf.train(process, simulations=200, config=CONFIG, network=NETWORK)
+        baseline = joint.model.denoiser.baseline
+        assert baseline is not None and torch.equal(baseline.table, poisoned.pop().table)
 
 
 def calibration(process: GaussianProcess, n: int, n_max: tuple[int, int]) -> float:
