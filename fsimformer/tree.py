@@ -7,8 +7,9 @@ variable's own.
 
 Where all variables of a group stand at the same points of a dim, its coordinate keeps the plain name (`time`); else
 each has its own, `time_<variable>`. In `observed_data` and `posterior_predictive` each always has its own: ArviZ's
-predictive checks want the same dims in both, whatever else was observed or asked. Points of several index dims that are no grid lie along `point`; data sets of a
-batch that differ in their points along `point_<variable>`, padded, with coordinates `time_<variable>` (batch, point).
+predictive checks want the same dims in both, whatever else was observed or asked. Points of several index dims that are
+no grid lie along `point`; data sets of a batch that differ in their points along `point_<variable>`, padded, with
+coordinates `time_<variable>` (batch, point).
 """
 
 from __future__ import annotations
