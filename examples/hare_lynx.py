@@ -17,7 +17,7 @@ import xarray as xr
 import fsimformer as fsf
 from fsimformer import plots
 
-PROPOSALS = 1000
+PROPOSALS = 1000  # about a minute; ten times as many for intervals to rely on
 KNOCKED_OUT = {"hare": [1905, 1906, 1912], "lynx": [1904, 1911, 1912, 1917]}
 
 
@@ -51,7 +51,8 @@ def main(folder: Path) -> None:
         print(f"{name:<14}{''.join(cells)}".rstrip())
     weights = refined["sample_stats"]
     print(f"refined: weighed by the simulator's likelihood, {weights['ess']:.0f} effective draws of {PROPOSALS}, "
-          f"Pareto k {weights['pareto_k']:.2f} (trust it below 0.7)")  # fmt: skip
+          f"Pareto k {weights['pareto_k']:.2f}. Trust it where k is below 0.7 and the effective draws are hundreds; "
+          "where they are tens, believe the means and not the tails, or raise PROPOSALS.")  # fmt: skip
 
     held_out = counts.where(np.isnan(observed))
     print("\nknocked-out counts, thousand pelts")

@@ -343,7 +343,8 @@ class Conditional:
 
         Wherever the likelihood can be computed, the network is the proposal of an importance sampler (arXiv
         1507.02646 for the smoothing of its weights). Sample with at={} and quality="exact", several times as many draws
-        as are to be kept: they repeat where there are more of them than the weights are worth.
+        as are to be kept: they repeat where there are more of them than the weights are worth. Trust the result where
+        `pareto_k` is below 0.7 and `ess` is some hundreds; where it is tens, draw more.
 
         Args:
             draws: a DataTree that `sample` returned for this conditional, parameters only.

@@ -6,8 +6,10 @@ index of each channel as the variable `t_<channel>`), `sample_stats`. Dims: `cha
 variable's own.
 
 Where all variables of a group stand at the same points of a dim, its coordinate keeps the plain name (`time`); else
-each has its own, `time_<variable>`. Points of several index dims that are no grid lie along `point`; data sets of a
-batch that differ in their points along `point_<variable>`, padded, with coordinates `time_<variable>` (batch, point).
+each has its own, `time_<variable>`. In `observed_data` and `posterior_predictive` each always has its own: ArviZ's
+predictive checks want the same dims in both, whatever else was observed or asked. Points of several index dims that are
+no grid lie along `point`; data sets of a batch that differ in their points along `point_<variable>`, padded, with
+coordinates `time_<variable>` (batch, point).
 """
 
 from __future__ import annotations
@@ -214,7 +216,7 @@ def _draw_groups(
                 e.points[r] = channel.points if whole else channel.points.take(finite)
                 e.values[r] = channel.value[finite]
     lead = ("chain", "draw")
-    groups = {k: _group(schema, v, lead, batch, own=False) for k, v in entries.items() if v}
+    groups = {k: _group(schema, v, lead, batch, own=k == "posterior_predictive") for k, v in entries.items() if v}
     if observed:
         groups["observed_data"] = _group(schema, observed, (), batch, own=True)
         if constant := _indexes(schema, groups["observed_data"]):

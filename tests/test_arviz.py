@@ -87,11 +87,23 @@ def test_plot_lm_wants_the_index_as_a_variable(tree: xr.DataTree) -> None:
         t = tree[f"constant_data/t_{channel}"]
         seen, again = tree[f"observed_data/{channel}"], tree[f"posterior_predictive/{channel}"]
         assert t.shape == seen.shape == again.shape[2:]
+        assert t.dims == seen.dims == again.dims[2:]  # ArviZ 1 reduces and joins by name, shared times or not
         np.testing.assert_array_equal(t.values, again[again.dims[-1]].values)
     data = az.InferenceData.from_datatree(tree)
     if tree["constant_data/t_hare"].dtype.kind == "f":
         az.plot_lm(y="hare", x="t_hare", idata=data, y_hat="hare")
     plt.close("all")
+
+
+def test_channels_read_together_keep_dims_of_their_own_where_arviz_compares() -> None:
+    ds = xr.Dataset({"hare": ("time", [1.0, 2.0]), "lynx": ("time", [1.0, 2.0])}, {"time": [0.0, 1.0]})
+    o = read(SCHEMA, ds)
+    q = query(SCHEMA, o, {"hare": [0.0, 1.0, 5.0], "lynx": [0.0, 1.0, 5.0]})
+    tree = to_tree(SCHEMA, WHITENING, o, q, torch.zeros(4, len(q)), {})
+    for channel in ("hare", "lynx"):
+        seen, again = tree[f"observed_data/{channel}"], tree[f"posterior_predictive/{channel}"]
+        assert seen.dims == again.dims[2:] == (f"time_{channel}",)
+    assert tree["predictions"].sizes["time"] == 1
 
 
 def test_netcdf_round_trip(tree: xr.DataTree, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_query_may_be_empty() -> None:
 def test_observed_points_are_replicates_new_points_predictions() -> None:
     out = tree(hare([1.0, np.nan, 3.0], DAYS[:3]), {"hare": DAYS[[3, 2, 1, 2]]})
     again, new = out["posterior_predictive/hare"], out["predictions/hare"]
-    assert list(again.time.values) == list(DAYS[[2, 2]].values)  # duplicates stay
+    assert list(again.time_hare.values) == list(DAYS[[2, 2]].values)  # duplicates stay
     assert list(new.time.values) == list(DAYS[[3, 1]].values)  # in the order asked
     near = query(SCHEMA, read(SCHEMA, hare([1.0], [0.3])), {"hare": [0.1 + 0.2, 0.3001]})
     assert near.replicate["hare"].tolist() == [True, False]  # rounding is no new point

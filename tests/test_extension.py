@@ -73,7 +73,7 @@ def test_readings_are_the_path_with_noise_of_their_own() -> None:
     at = np.array([0.5, 0.5, 4.0, 6.2])
     tree = conditional().sample(1_000, {"f": at, "x": at})
     f, new = values(tree, "f"), values(tree, "x", "predictions")
-    assert set(tree["posterior_predictive"]["x"].time.values) == {4.0}  # a replicate of a reading
+    assert set(tree["posterior_predictive"]["x"].time_x.values) == {4.0}  # a replicate of a reading
     noise = new - f[:, [0, 1, 3]]
     assert np.abs(np.cov(noise.T) - NOISE**2 * np.eye(3)).max() < 4 * NOISE**2 * np.sqrt(2 / 1_000)
     assert np.abs(np.corrcoef(noise.T, f[:, [0, 1, 3]].T)[:3, 3:]).max() < 4 / np.sqrt(1_000)
