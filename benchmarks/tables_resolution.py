@@ -126,11 +126,11 @@ def predator_prey(records: list[dict[str, Any]]) -> list[str]:
     """The tasks of `predator_prey.py`."""
     out = []
     for r in records:
-        error = max(abs(row["error"]) for row in r["estimator"])
+        error = max((row["error"] for row in r["estimator"]), key=abs)
         out.append(
             f"{r['simulations']} simulations, {r['steps']} steps, {r['train_cpu_seconds']:.0f} CPU s of training; n = "
             f"{r['n']} data sets a task, blocks of {r['block']}, {r['n_ode']} steps of the solver. The estimator on a "
-            f"Gaussian process of known density: off by {error:.4f} nats a target at most.\n"
+            f"Gaussian process of known density: off by {error:+.4f} nats a target at most.\n"
         )
         rows = []
         for row in r["rows"]:

@@ -23,7 +23,7 @@ def predator_prey(monkeypatch):
 
 
 def test_the_chain_rule_over_blocks_gives_a_process_its_density(predator_prey):
-    found = predator_prey.validate(n=2, n_context=6, n_targets=10, settings=((16, 4), (16, 10)))
+    found = predator_prey.validate(n=2, n_context=6, n_targets=10, noises=(0.3,), settings=((16, 4), (16, 10)))
     assert found["rows"][0]["block"] != found["rows"][1]["block"]
     for row in found["rows"]:
         assert row["largest"] < 0.01  # nats a target

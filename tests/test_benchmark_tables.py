@@ -23,3 +23,24 @@ def test_a_choice_is_compared_with_the_default_of_its_own_seed_observation_by_ob
     assert "| slcp | 10000 | default | 0 | 0.700 |  |  | 0.500 | 10 |" in text
     assert "| slcp | 10000 | flow | 0 | 0.700 | +0.000 | 0.100 | 0.500 | 10 |" in text  # .1, .1 and −.2: se .1
     assert "| slcp | 10000 | flow | 2 | 0.800 |  |  | 0.500 | 10 |" in text  # no default of seed 2
+
+
+def test_tables_of_functions_put_the_floor_and_what_is_published_beside(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from tables_resolution import functional_linear, predator_prey
+
+    figures = {"sliced_wasserstein": 0.0125, "mean_error_sd": 0.05, "variance_ratio": 1.01}
+    row = figures | {f"{k}_floor": v / 2 for k, v in figures.items()}
+    row |= {"sliced_wasserstein_prior": 0.9, "cpu_seconds": 400.2}
+    record = {"n": 1_000, "n_points": 1_000, "peer": "None.", "steps": 5, "train_cpu_seconds": 9.6, "rows": [row]}
+    text = "\n".join(functional_linear([record | {"simulations": n} for n in (10_000, 1_000)]))
+    rest = "0.0125 (0.0063) | 0.0500 (0.0250) | 1.0100 (0.5050) | 0.900 | 400 | 5 | 10 |"
+    assert text.index(f"| 1000 | 1 | {rest}") < text.index(f"| 10000 | 1 | {rest}")
+    assert text.count("None.") == 1
+
+    row = {"task": "forecasting", "log_density": -2.346, "standard_error": 0.06, "published": -2.38}
+    row |= {"attention": -2.98, "targets": 190.4, "cpu_seconds": 99.6}
+    record = {"simulations": 9, "steps": 5, "train_cpu_seconds": 9.6, "n": 3, "block": 16, "n_ode": 24, "rows": [row]}
+    text = "\n".join(predator_prey([record | {"estimator": [{"error": 0.001}, {"error": -0.012}]}]))
+    assert "| forecasting | -2.35 ± 0.06 | -2.38 | -2.98 | 190 | 100 |" in text
+    assert "-0.0120 nats" in text
