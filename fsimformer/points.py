@@ -316,7 +316,7 @@ def require_stated_zero(where: str, index: Index, labels: np.ndarray, attrs: dic
 
 def _day(date: Any) -> str:
     """A date as it is written; the time of day only where there is one."""
-    text = str(np.datetime64(date, "s") if isinstance(date, np.datetime64) else date)
+    text = str(date.astype("datetime64[s]") if isinstance(date, np.datetime64) else date)
     return text.removesuffix("T00:00:00")
 
 
