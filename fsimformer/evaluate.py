@@ -46,6 +46,7 @@ def evaluate(
     Args:
         observations, labels: one data set and None, or many and their labels along the batch dim.
     """
+    parameters(draws)  # it is a tree of draws
     if labels is None:
         parts = [draws]
     else:
@@ -102,7 +103,10 @@ def _asked(model: Model, observation: Observation, draws: xr.DataTree, at: Mappi
     require_own_draws(model, observation, draws, "extend")
     held = [name for name in model.schema.references if name in _functions(draws)]
     if strangers := [name for name in at if name not in held]:
-        raise ValueError(f"extend: {strangers} are no functions that these draws hold. Functions: {held}.")
+        hint = (
+            "" if held else " Only functions with a reference set, Variable(..., reference=9), have one; sample anew."
+        )
+        raise ValueError(f"extend: {strangers} are no functions that these draws hold. Functions: {held}.{hint}")
     everything = query(model.schema, observation, at, stacklevel=5)
     return Query({k: everything.points[k] for k in at}, {k: everything.replicate[k] for k in at})
 

@@ -251,8 +251,10 @@ class Conditional:
         Raises:
             ValueError: odd or too small n, nothing left to sample, unknown quality, points that make no sense.
         """
-        if n < 2 or n % 2:
-            raise ValueError(f"sample: expected an even number of draws >= 2 (two chains), got {n}.")
+        if not isinstance(n, int | np.integer) or n < 2 or n % 2:
+            raise ValueError(f"sample: expected an even number of draws >= 2 (two chains), got {n!r}.")
+        if not isinstance(budget, Budget | None):
+            raise ValueError(f"sample: expected budget=fsimformer.Budget(n_joint, max_tokens) or None, got {budget!r}.")
         config, model, schema = quality_named(quality), self.joint.model, self.joint.schema
         queries = []
         for o in self.observations:  # no comprehension: warnings count the frames up to the caller
@@ -362,7 +364,8 @@ class Conditional:
                 (the others are taken to be independent a priori); log likelihoods of another shape, NaN, or all −inf.
 
         Warns:
-            ObservationWarning: the weights cannot be trusted (Pareto k above 0.7).
+            ObservationWarning: the weights cannot be trusted (Pareto k above 0.7); draws of another law than the
+                density they are weighed by (quality="sde").
         """
         return refine(self.joint.model, self._only(), self.n_active_observed, draws, log_likelihood, n, seed)
 

@@ -60,6 +60,14 @@ def refine(
         raise ValueError(f"refine: expected an even number of draws >= 2 (two chains), got {n}.")
     group = parameters(draws)
     _require_proposals(model, observation, draws)
+    sampler = draws["sample_stats"].to_dataset().get("sampler") if "sample_stats" in draws.children else None
+    if sampler is not None and str(sampler.item()).startswith("sde"):
+        warnings.warn(
+            f"refine: the draws are those of the sampler {sampler.item()!r}, and they are weighed by the density of "
+            "the ODE: where the network errs the two differ, and so do the weights. Sample with quality='exact'.",
+            ObservationWarning,
+            stacklevel=3,
+        )
     query, z, _ = _asked(model, observation, group)
     variables = [model.schema[name] for name in query.points]
     if bare := [v.name for v in variables if v.prior is None or v.parents or model.schema.is_function(v.name)]:
@@ -85,7 +93,10 @@ def parameters(draws: xr.DataTree) -> xr.Dataset:
 
     Raises:
         KeyError: there is none.
+        ValueError: not a tree.
     """
+    if not isinstance(draws, xr.DataTree):
+        raise ValueError(f"draws: expected the DataTree that `sample` returned, got {type(draws).__name__}.")
     for name in ("posterior", "prior"):
         if name in draws.children:
             return without_padding(draws[name].to_dataset())

@@ -69,6 +69,8 @@ def read_tables(
         if observed.name is None:
             raise ValueError(f"The DataArray has no name; .rename it to one of {list(schema.names)}.")
         arrays = {str(observed.name): observed}
+    elif isinstance(observed, xr.DataTree):
+        raise ValueError(f"observed: expected one Dataset, got a DataTree of {list(observed.children)}; pick a group.")
     elif isinstance(observed, Mapping):
         _known(schema, observed)
         arrays = {str(name): _as_array(schema, str(name), given) for name, given in observed.items()}
@@ -231,12 +233,12 @@ def _from_frame(
     if any(n is not None for n in frame.index.names):
         frame = frame.reset_index()
     known = {"variable", "value", *(d.name for d in schema.dims)} | ({batch_dim} if batch_dim else set())
-    columns = list(map(str, frame.columns))
+    columns, names = list(map(str, frame.columns)), [d.name for d in schema.dims if d.name in frame.columns]
     for column in ("variable", "value", *([batch_dim] if batch_dim else [])):
         if column not in columns:
             raise ValueError(
                 f"Frame: expected columns 'variable', 'value' and one a dim (long form), got {columns}: no {column!r}. "
-                "A wide frame becomes long by .melt(id_vars=..., var_name='variable', value_name='value')."
+                f"A wide frame, one column a variable, becomes a Dataset by .set_index({names}).to_xarray()."
             )
     if extra := [c for c in columns if c not in known]:
         raise ValueError(f"Frame: unknown columns {extra}. Known: {sorted(known)}. For many data sets pass batch_dim=.")

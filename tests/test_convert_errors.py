@@ -124,7 +124,7 @@ def test_unknown_variables(observed: Any, message: str) -> None:
             hare([1.0], ("time", [1.0], {"units": "days since once"})),
             r"expected a date such as '2020-01-31', got 'once'",
         ),
-        (frame().rename(columns={"value": "reading"}), r"expected columns .* no 'value'.*\.melt"),
+        (frame().rename(columns={"value": "reading"}), r"expected columns .* no 'value'.*\.to_xarray"),
         (
             frame(comment="x"),
             r"Frame: unknown columns \['comment'\]\. Known: \['part', 'time', 'value', 'variable', 'x'\]",

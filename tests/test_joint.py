@@ -189,32 +189,6 @@ def test_readings_that_training_never_observed_warn_of_units() -> None:
     assert len(caught) == 1 and caught[0].filename == __file__  # the others are fine; the caller's line
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda j: j.condition(observed()).sample(3), ValueError, "an even number of draws >= 2 .two chains., got 3"),
-        (lambda j: j.condition(observed()).sample(0), ValueError, "even number of draws >= 2 .two chains., got 0"),
-        (lambda j: j.condition(observed()).sample(4, quality="best"), ValueError, "Unknown quality 'best'. Choices"),
-        (lambda j: j.condition(observed()).sample(4, {"z": [1]}), KeyError, r"no variables \['z'\]. Its variables"),
-        (lambda j: j.condition(observed()).sample(4, {"rate": None}), ValueError, "'rate' is a function of"),
-        (lambda j: j.condition(observed(a=0.5)).sample(4, {"a": None}), ValueError, "'a' was observed"),
-        (lambda j: j.condition({"z": 1.0}), KeyError, "z"),
-        (lambda j: j.condition({"a": 5.0}), ValueError, r"'a'.*outside its support \(-2, 2\)"),
-        (lambda j: j.condition(observed(), batch_dim="time"), ValueError, "batch_dim='time' is a name of the model"),
-        (
-            lambda j: j.condition(observed(), n_active_observed=-1),
-            ValueError,
-            "integer >= 0, .few. or None .all., got -1",
-        ),
-        (lambda j: j.condition(observed(), n_active_observed="all"), ValueError, "None .all., got 'all'"),
-        (lambda j: fsf.load("no such model"), FileNotFoundError, "No model named 'no such model'.*Models that ship"),
-    ],
-)
-def test_each_mistake_says_what_was_expected(call: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        call(joint())
-
-
 def test_nothing_left_to_sample() -> None:
     ds = xr.Dataset({"a": 0.5, "w": ("part", [1.0, 2.0])})
     with pytest.raises(ValueError, match="nothing is left to sample"):
