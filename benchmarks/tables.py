@@ -76,7 +76,7 @@ def hare_lynx(r: dict[str, Any]) -> list[str]:
         rows = [(p, *(x[k] for k in keys)) for p, x in refined["parameters"].items()]
         out += [
             f"`{name}`, refined: worth {refined['ess']:.0f} of {r['n']} draws, Pareto k {refined['pareto_k']:.2f} "
-            "(trust it below 0.7)\n",
+            "(trust it below 0.7 with an ESS of hundreds)\n",
             *table(["parameter", "NUTS mean", "NUTS sd", "mean", "sd", "error (sd)", "sd ratio"], rows),
         ]
     return out
