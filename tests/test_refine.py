@@ -172,7 +172,7 @@ def test_what_refine_cannot_weigh_is_refused() -> None:
     posterior = conditional(0.0, 1.0)
     draws = posterior.sample(100, quality="exact")
     refined = posterior.refine(draws, likelihood)
-    with pytest.warns(ObservationWarning, match="those of the sampler 'sde_2m', .* Sample with quality='exact'"):
+    with pytest.warns(ObservationWarning, match="those of the sampler 'sde_3m', .* Sample with quality='exact'"):
         posterior.refine(posterior.sample(100), likelihood)
     with pytest.raises(ValueError, match="refine: the draws are another network's .attribute 'network'"):
         conditional(0.1, 1.0).refine(draws, likelihood)
