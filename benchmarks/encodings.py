@@ -10,7 +10,7 @@ forecasts after a last reading before .7, of six points and of one; one point be
 Error: of a mean, in exact sds. Ratio: of a variance to the exact one, mean and lowest twentieth over points and data
 sets. KL: nats a point from the exact marginal to the normal with the draws' moments. Floor: the same of exact draws.
 "clamped": the same network whose additive features hold points beyond the range at its ends; "held": whose baseline
-does.
+does. knots: a reference set of 17; "straight line": what the spline through them would say beyond.
 
     python benchmarks/encodings.py --all --seed 0
     python benchmarks/encodings.py process rotary --seed 1
@@ -34,6 +34,7 @@ from record import RESULTS, save
 from torch import Tensor
 
 import fsimformer as fsf
+from fsimformer.functions import spline
 from fsimformer.gaussian import FactorModel
 from fsimformer.kernels import Kernel
 from fsimformer.nn import Embedding, NetworkConfig
@@ -52,8 +53,13 @@ VARIANTS: dict[str, NetworkConfig] = {
     "fourier_rotary_distance": ALL,
     "fourier_rotary_baseline": replace(ALL, distance_decay=False),
 }
+KNOTS = 17
 TASKS: dict[str, tuple[Simulator, fsf.Design | None, int, tuple[str, ...]]] = {
     "process": (GaussianProcess(Kernel(lengthscale=0.2)), fsf.Design((8, 16)), 1_000, tuple(VARIANTS)),
+    "knots": (
+        GaussianProcess(Kernel(lengthscale=0.2), reference=(KNOTS,)), fsf.Design((8, 16)), 1_000,
+        ("fourier_rotary_baseline",),
+    ),
     "lotka_volterra": (
         LotkaVolterra(), None, 500, ("fourier", "rotary", "fourier_rotary", "fourier_rotary_distance"),
     ),
@@ -78,7 +84,7 @@ def trained(task: str, variant: str, steps: int, seed: int) -> fsf.Joint:
     simulator, design, _, _ = TASKS[task]
     config = TrainConfig(
         steps=steps, batch_size=64, n_micro=2, warmup=100, cooldown=0.3, ema=0.99, validate_every=steps,
-        n_validation=256, max_latents=12, level_tokens=32, max_levels=4, seed=seed,
+        n_validation=256, max_latents=24 if task == "knots" else 12, level_tokens=32, max_levels=4, seed=seed,
     )  # fmt: skip
     settings: dict[str, Any] = {
         "simulations": SIMULATIONS, "config": config, "network": VARIANTS[variant], "design": design,
@@ -143,15 +149,24 @@ def problems(process: GaussianProcess) -> Iterator[tuple[str, Problem]]:
                 yield "shifted", Problem(later, at + SHIFT, alone, process.posterior({"x": later["x"]}), observed)
 
 
+def asked(joint: fsf.Joint, observed: xr.Dataset, at: np.ndarray) -> xr.DataTree:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fsf.ObservationWarning)  # beyond the range on purpose
+        return joint.condition(observed).sample(N, {"theta": at}, seed=0)
+
+
 def draws_of(joint: fsf.Joint, observed: xr.Dataset, at: np.ndarray, alone: bool = False) -> np.ndarray:
     """(N, len(at)); `alone`: points do not know of each other."""
     if alone:
         return np.concatenate([draws_of(joint, observed, point) for point in at[:, None]], 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", fsf.ObservationWarning)  # beyond the range on purpose
-        tree = joint.condition(observed).sample(N, {"theta": at}, seed=0)
-    out: np.ndarray = tree["posterior"]["theta"].values.reshape(N, len(at))
+    out: np.ndarray = asked(joint, observed, at)["posterior"]["theta"].values.reshape(N, len(at))
     return out
+
+
+def straight(tree: xr.DataTree, at: np.ndarray) -> np.ndarray:
+    """(N, len(at)): what the spline through the knots of these draws says; theta is whitened as it stands."""
+    knots = torch.from_numpy(tree["functions"]["theta"].values.reshape(N, -1)).double()
+    return (knots @ spline((KNOTS,), torch.from_numpy(2 * at[:, None] - 1)).T).numpy()
 
 
 def compare(draws: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray]:
@@ -172,26 +187,37 @@ def row_of(situation: str, found: list[dict[str, np.ndarray]], floor: list[dict[
     return row
 
 
+Figures = dict[str, list[dict[str, np.ndarray]]]
+
+
 def process_figures(joint: fsf.Joint) -> list[dict[str, Any]]:
     process, generator = TASKS["process"][0], torch.Generator().manual_seed(2)
     assert isinstance(process, GaussianProcess)
-    networks = kinds(joint)
-    found: dict[str, list[dict[str, np.ndarray]]] = {}
-    floor: dict[str, list[dict[str, np.ndarray]]] = {}
+    found: Figures = {}
+    floor: Figures = {}
     for situation, p in problems(process):
         moments = p.exact.mean(p.at).numpy(), p.exact.covariance(p.at).diagonal().numpy()
         exact = compare(p.exact.sample(p.at, N, generator)[0].numpy(), *moments)
-        for kind, network in networks.items():
-            if kind and not situation.startswith("outside"):
-                continue  # nothing lies beyond the range
-            draws = draws_of(network, p.observed, p.at, p.alone)
+        for kind, draws in draws_by_kind(joint, situation, p).items():
             figures = compare(draws, *moments)
             if p.before is not None:
-                moved = draws.mean(0) - draws_of(network, p.before, p.at - SHIFT).mean(0)
+                moved = draws.mean(0) - draws_of(joint, p.before, p.at - SHIFT).mean(0)
                 figures["change"] = np.abs(moved) / np.sqrt(moments[1])
             found.setdefault(situation + kind, []).append(figures)
             floor.setdefault(situation + kind, []).append(exact)
     return [row_of(s, found[s], floor[s]) for s in found]
+
+
+def draws_by_kind(joint: fsf.Joint, situation: str, p: Problem) -> dict[str, np.ndarray]:
+    beyond = situation.startswith("outside")
+    if joint.schema.references:  # points do not know of each other, and within the range resolution.py has the figures
+        if not beyond:
+            return {}
+        tree = asked(joint, p.observed, p.at)
+        own = tree["posterior"]["theta"].values.reshape(N, len(p.at))
+        return {"": own, ", straight line": straight(tree, p.at)}
+    networks = kinds(joint) if beyond else {"": joint}
+    return {kind: draws_of(network, p.observed, p.at, p.alone) for kind, network in networks.items()}
 
 
 def cell(task: str, variant: str, steps: int | None, seed: int) -> None:
@@ -202,7 +228,7 @@ def cell(task: str, variant: str, steps: int | None, seed: int) -> None:
         "task": task, "variant": variant, "steps": card["steps"], "n_parameters": joint.n_parameters,
         "train_cpu_seconds": card["cpu_seconds"], "train_commit": card.get("commit", ""),
     }  # fmt: skip
-    if task == "process":
+    if task != "lotka_volterra":
         results |= {"n": N, "n_sets": N_SETS, "rows": process_figures(joint)}
     else:
         loss, error = posterior_loss(joint, posterior_rows(joint, simulator, DESIGN), "few", 8)

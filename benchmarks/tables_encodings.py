@@ -17,13 +17,15 @@ _FIGURES = {
 def encodings(records: list[dict[str, Any]]) -> list[str]:
     """All cells of `encodings.py`; in brackets the floor."""
     found = sorted((r["results"] | {"seed": r["seed"]} for r in records), key=lambda r: (r["variant"], r["seed"]))
-    process = [r for r in found if r["task"] == "process"]
-    clock = [r for r in found if r["task"] != "process"]
+    clock = [r for r in found if r["task"] == "lotka_volterra"]
     out: list[str] = []
-    if process:
-        names = [row["situation"] for row in max(process, key=lambda r: len(r["rows"]))["rows"]]
+    for task, what in {"process": "Gaussian process", "knots": "The same with a reference set"}.items():
+        process = [r for r in found if r["task"] == task]
+        if not process:
+            continue
+        names = list(dict.fromkeys(row["situation"] for r in process for row in r["rows"]))
         out.append(
-            f"Gaussian process: {_steps(process)} steps, n = {process[0]['n']} draws of {process[0]['n_sets']} data "
+            f"{what}: {_steps(process)} steps, n = {process[0]['n']} draws of {process[0]['n_sets']} data "
             "sets, ± standard error over data sets (floor).\n"
         )
         for key, title in _FIGURES.items():
@@ -32,7 +34,7 @@ def encodings(records: list[dict[str, Any]]) -> list[str]:
             rows.append(["floor", "", *(f"{floors[name]:.3f}" for name in names)])
             out += [f"{title}:\n", *table(["network", "seed", *names], rows)]
         rows = [
-            [r["variant"], r["seed"], _cell(_rows(r)["shifted"], "change"), r["n_parameters"], _seconds(r)]
+            [r["variant"], r["seed"], _cell(_rows(r).get("shifted"), "change"), r["n_parameters"], _seconds(r)]
             for r in process
         ]
         head = ["network", "seed", "change of the mean when all is shifted, sds", "weights", "training, CPU s"]

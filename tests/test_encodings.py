@@ -120,3 +120,22 @@ def test_choices_are_checked_and_older_cards_load() -> None:
     assert read_network(settings, Path("old")) == BASE
     names = dict(Network(BASE).named_parameters())
     assert not any(name.startswith("decay") for name in names)  # weights of older models fit
+
+
+def test_padding_order_and_batch_mates_change_nothing_where_logits_fall() -> None:
+    lengths = [7, 5, 6], [6, 4, 5]
+    streams = streams_of(*lengths)
+    config, dtype = ABSOLUTE["all"], torch.float64
+    together = outputs(config, streams, dtype)
+    value = torch.randn(3, 3, 6, generator=seeded(5), dtype=dtype)
+    value = torch.where(streams.active.condition_mask[:, None], streams.active.value[:, None], value)
+    c_noise = torch.randn(3, 3, generator=seeded(6), dtype=dtype)
+    net = Network(config).eval()
+    randomise(net)
+    for i, (n_f, n_a) in enumerate(zip(*lengths, strict=True)):
+        frozen, active = torch.randperm(n_f, generator=seeded(i))[None], torch.arange(n_a).flip(0)[None]
+        row = slice(i, i + 1)
+        alone = Streams(streams.frozen.rows(row).gather(frozen), streams.active.rows(row).gather(active), active)
+        one = run(net.double(), alone, value[row][..., active[0]], c_noise[row])[0]
+        torch.testing.assert_close(one[0], together[i][:, active[0]], rtol=0, atol=1e-10)
+    assert (together[0] - together[1]).abs().max() > 0.1
