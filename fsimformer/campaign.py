@@ -18,7 +18,8 @@ dask spreads the work; each of its threads waits for a `Child` (child.py) that r
 killed. So the local cluster, the default, consists of threads in this process, and scripts need no
 `if __name__ == "__main__"`; simulations run in processes of their own there as well. On a client's cluster they run on
 its machines, where this package must be installed. At most twice as many simulations as there are threads are under
-way, and of few chunks at a time: memory does not grow with n.
+way, or tasks of a tenth of a second where simulations are quicker, and of few chunks at a time: memory does not grow
+with n.
 
 Needs the extra `archive`.
 """
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import uuid
 import warnings
 from collections import Counter
@@ -50,6 +52,7 @@ except ImportError as error:
     raise ImportError("Simulating in parallel needs dask: pip install 'fsimformer[archive]'.") from error
 
 _PURPOSE = 7  # seeds.py
+_TASK_SECONDS, _MOST_IN_TASK = 0.1, 256  # dask spends some 4 ms on a task: quick simulations share one
 _OPEN_CHUNKS = 16  # begun and not yet written: a slow simulation holds up its own chunk only
 
 
@@ -191,14 +194,17 @@ class Children(WorkerPlugin):
                     self._idle.append(child)
 
 
-def _run(plugin: str, number: int, seed: int) -> tuple[int, bytes | None, tuple[str, str] | None]:
-    """A dask task: one simulation by the children of the worker that it runs on."""
-    children = get_worker().plugins[plugin]
+def _run(plugin: str, seeds: dict[int, int]) -> tuple[float, list[tuple[int, bytes | None, tuple[str, str] | None]]]:
+    """A dask task: some simulations, one after another, by a child of the worker that it runs on; seconds it took."""
+    children, started = get_worker().plugins[plugin], time.monotonic()
     assert isinstance(children, Children)
-    try:
-        return number, children.run(seed), None
-    except SimulationError as error:
-        return number, None, (error.error, error.message)
+    results: list[tuple[int, bytes | None, tuple[str, str] | None]] = []
+    for number, seed in seeds.items():
+        try:
+            results.append((number, children.run(seed), None))
+        except SimulationError as error:
+            results.append((number, None, (error.error, error.message)))
+    return time.monotonic() - started, results
 
 
 @contextmanager
@@ -218,7 +224,7 @@ def _results(
             client = stack.enter_context(Client(stack.enter_context(LocalCluster(**local))))
         plugin = f"fsimformer-{uuid.uuid4().hex}"
         client.register_plugin(Children(payload, sys.path, limit), name=plugin)
-        futures: set[Any] = set()
+        futures: dict[Any, int] = {}
 
         def end() -> None:
             client.cancel(list(futures))
@@ -229,31 +235,41 @@ def _results(
 
 
 def _arrivals(
-    client: Client, plugin: str, seed: int, todo: Sequence[range], futures: set[Any]
+    client: Client, plugin: str, seed: int, todo: Sequence[range], futures: dict[Any, int]
 ) -> Iterator[tuple[int, int, Result]]:
-    """(i, number, result) of each simulation of todo[i], as they arrive."""
-    waiting = ((i, k) for i, numbers in enumerate(todo) for k in numbers)
-    left, oldest, chunk_of = list(map(len, todo)), 0, dict[int, int]()  # oldest: the first chunk that is not whole
-    room = 2 * max(1, sum(client.nthreads().values()))
-    open_chunks = _OPEN_CHUNKS + room // min(map(len, todo))
-    queue = as_completed([], with_results=True)
-    upcoming = next(waiting, None)
-    while upcoming is not None or futures:
-        while upcoming is not None and len(futures) < room and upcoming[0] < oldest + open_chunks:
-            i, k = upcoming
-            chunk_of[k] = i
-            future = client.submit(_run, plugin, k, seed_at(seed, _PURPOSE, k), pure=False)
-            futures.add(future)
+    """(i, number, result) of each simulation of todo[i], as they arrive; `futures` holds the i of what is under way."""
+    left, oldest = list(map(len, todo)), 0  # oldest: the first chunk that is not whole
+    i, k, batch = 0, todo[0].start, 1  # the next task: `batch` numbers of todo[i] from k on
+    queue, room = as_completed([], with_results=True), _room(client)
+    while i < len(todo) or futures:
+        while i < min(len(todo), oldest + _OPEN_CHUNKS + room) and len(futures) < room:
+            numbers = range(k, min(k + batch, todo[i].stop))
+            future = client.submit(_run, plugin, {n: seed_at(seed, _PURPOSE, n) for n in numbers}, pure=False)
+            futures[future] = i
             queue.add(future)
-            upcoming = next(waiting, None)
-        future, (number, message, error) = next(queue)
-        futures.discard(future)
-        i = chunk_of.pop(number)
-        left[i] -= 1
+            k = numbers.stop
+            if k == todo[i].stop:
+                i += 1
+                k = todo[i].start if i < len(todo) else 0
+        future, (seconds, results) = next(queue)
+        at, n = futures.pop(future), len(results)
+        if seconds < _TASK_SECONDS / 2:
+            batch = min(max(batch, 2 * n), _MOST_IN_TASK)
+        elif seconds > _TASK_SECONDS * 2:
+            batch = min(batch, max(1, n // 2))
+        left[at] -= n
         while oldest < len(left) and not left[oldest]:
-            oldest += 1
-        failed = None if error is None else Failure(number, seed_at(seed, _PURPOSE, number), *error)
-        yield i, number, failed or decode(message)
+            oldest, room = oldest + 1, _room(client)
+        for number, message, error in results:
+            if message is not None:
+                yield at, number, decode(message)
+            elif error is not None:
+                yield at, number, Failure(number, seed_at(seed, _PURPOSE, number), *error)
+
+
+def _room(client: Client) -> int:
+    """How many tasks may be under way; a cluster may grow."""
+    return 2 * max(1, sum(client.nthreads().values()))
 
 
 def _require(n: int, limit: float | None, workers: int | None, client: Client | None) -> None:
