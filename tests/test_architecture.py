@@ -83,6 +83,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simulators": {"priors", "schema", "whiten", "kernels"},
     "simulations": {"priors", "schema", "whiten", "readings", "simulators", "functions"},
     "child": set(),
+    "reservoir": set(),
     "blocks": {"child"},
     "archive": {"priors", "schema", "blocks", "child", "files"},
     "recorded": {"schema", "simulators", "simulations", "archive", "files"},
