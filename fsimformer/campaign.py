@@ -221,7 +221,7 @@ def _results(
         if client is None:
             n_threads = min(workers or cpu_count() or 1, sum(map(len, todo)))
             local = {"n_workers": 1, "threads_per_worker": n_threads, "processes": False, "dashboard_address": None}
-            client = stack.enter_context(Client(stack.enter_context(LocalCluster(**local))))
+            client = stack.enter_context(Client(stack.enter_context(LocalCluster(**local)), set_as_default=False))
         plugin = f"fsimformer-{uuid.uuid4().hex}"
         client.register_plugin(Children(payload, sys.path, limit), name=plugin)
         futures: dict[Any, int] = {}
@@ -240,7 +240,7 @@ def _arrivals(
     """(i, number, result) of each simulation of todo[i], as they arrive; `futures` holds the i of what is under way."""
     left, oldest = list(map(len, todo)), 0  # oldest: the first chunk that is not whole
     i, k, batch = 0, todo[0].start, 1  # the next task: `batch` numbers of todo[i] from k on
-    queue, room = as_completed([], with_results=True), _room(client)
+    queue, room = as_completed([], loop=client.loop, with_results=True), _room(client)
     while i < len(todo) or futures:
         while i < min(len(todo), oldest + _OPEN_CHUNKS + room) and len(futures) < room:
             numbers = range(k, min(k + batch, todo[i].stop))

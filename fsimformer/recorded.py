@@ -28,6 +28,7 @@ from torch import Tensor
 
 from fsimformer.archive import Archive, is_archive
 from fsimformer.files import NETCDF, ZARR, read_observations
+from fsimformer.points import earliest, elapsed, read_date, read_labels
 from fsimformer.schema import Index, Schema
 from fsimformer.simulations import Simulations, finite_rows, simulate
 from fsimformer.simulators.protocol import Simulator
@@ -145,6 +146,7 @@ def about(schema: Schema, name: str) -> dict[str, str]:
 
 
 def _grid(data: xr.Dataset, index: Index) -> Tensor:
+    """In the index's units; dates and durations as an observation's are read (points.py)."""
     if index.name not in data.coords:
         raise KeyError(f"The Dataset has no coordinate {index.name!r}; expected the grid of the simulations.")
     points = data[index.name]
@@ -153,4 +155,7 @@ def _grid(data: xr.Dataset, index: Index) -> Tensor:
             f"{index.name!r}: expected one grid for all simulations, along {index.name!r} alone; got the dims "
             f"{tuple(map(str, points.dims))}. Interpolate the series first."
         )
-    return torch.from_numpy(np.array(points.to_numpy(), np.float64))
+    labels = read_labels(index.name, points)
+    first = earliest(index.name, labels, points.attrs)
+    origin = first if index.origin is None or first is None else read_date(index.name, index.origin)
+    return torch.from_numpy(elapsed(index.name, index, labels, points.attrs, origin))

@@ -1,6 +1,6 @@
 """Simulators as users have them: a function of a seed that takes its time, raises, hangs or dies. numpy alone.
 
-As a program: black_boxes.py ARCHIVE N writes an archive of `slow`, for tests that kill it.
+As a program: black_boxes.py NAME ARCHIVE N writes an archive of one of them, for tests that kill it.
 """
 
 from __future__ import annotations
@@ -81,9 +81,19 @@ def with_offspring(seed: int) -> dict[str, object]:
     return {}
 
 
+def deaf(seed: int) -> dict[str, object]:
+    """Hangs in C with the interpreter's lock held: no Python thread of its process runs any more."""
+    import ctypes
+
+    Path(os.environ["BLACK_BOX_PIDS"], str(os.getpid())).touch()
+    ctypes.PyDLL(None).sleep(1_000)
+    return {}
+
+
 if __name__ == "__main__":
     import black_boxes  # under its own name: what is pickled from __main__ is pickled by value
 
     from fsimformer.campaign import simulate_to
 
-    simulate_to(sys.argv[1], black_boxes.slow, int(sys.argv[2]), seed=2, chunk=4, workers=2)
+    _, name, path, n = sys.argv
+    simulate_to(path, getattr(black_boxes, name), int(n), seed=2, chunk=4, workers=2, limit=5.0)

@@ -86,7 +86,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reservoir": set(),
     "blocks": {"child"},
     "archive": {"priors", "schema", "blocks", "child", "files"},
-    "recorded": {"schema", "simulators", "simulations", "archive", "files"},
+    "recorded": {"schema", "points", "simulators", "simulations", "archive", "files"},
     "campaign": {"archive", "child", "recorded", "seeds", "simulators"},
     "model_file": {
         "gaussian",

@@ -253,6 +253,24 @@ def test_a_coordinate_that_all_share_stays_one_row() -> None:
     assert structure_of(mixed) == structure_of(shared) == {"time": ["time"], "x": ["time"]}
 
 
+def test_attributes_and_sizes_that_files_have_opinions_about(tmp_path: Path) -> None:
+    """Units of time stay words beside numbers; a series may be empty."""
+    archive = Archive.create(tmp_path / "a.zarr", 1, 3, "own")
+    units = {"units": "days since 2020-01-01"}
+    for n in (0, 2):
+        values = {
+            "x": ("time", np.arange(n)),
+            "time": ("time", np.arange(n) / 4, units),
+            "d": ((), 3, {"units": "days"}),
+        }
+        with archive.writing() as writer:
+            writer.write({n: fields_of(values)})
+    data = archive.read()
+    np.testing.assert_array_equal(data["time"], [[np.nan, np.nan], [0, 0.25]])
+    np.testing.assert_array_equal(data["x"], [[np.nan, np.nan], [0, 1]])
+    assert data["d"].dtype == np.int64 and data["d"].attrs == {"units": "days"} and data["time"].attrs == units
+
+
 @pytest.mark.parametrize("cut", [1, 2, 3, 4])
 def test_joining_in_parts_is_joining_at_once(cut: int) -> None:
     rng = np.random.default_rng(cut)

@@ -79,13 +79,17 @@ def test_workers_and_order_change_nothing(troubled: Archive, tmp_path: Path) -> 
     assert files(two.path) == files(troubled.path)
 
 
+def started(simulator: str, path: Path, pids: Path) -> subprocess.Popen[bytes]:
+    """A process that writes an archive; its children leave their numbers in `pids`."""
+    command = [sys.executable, black_boxes.__file__, simulator, str(path), "24"]
+    return subprocess.Popen(command, env=os.environ | {"BLACK_BOX_PIDS": str(pids)})
+
+
 def test_a_killed_campaign_is_resumed_without_a_trace(ragged: Archive, tmp_path: Path) -> None:
     """Read from outside while it is written, killed with −9 after two chunks, its children gone, then resumed."""
     path, pids = tmp_path / "a.zarr", tmp_path / "pids"
     pids.mkdir()
-    program = subprocess.Popen(
-        [sys.executable, black_boxes.__file__, str(path), "24"], env=os.environ | {"BLACK_BOX_PIDS": str(pids)}
-    )
+    program = started("slow", path, pids)
     try:
         expected, seen = ragged.read(), 0
         while seen < 8:
@@ -188,6 +192,19 @@ def test_a_simulator_that_no_child_can_load(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(sys, "path", [p for p in sys.path if not p.endswith("tests")])
     with pytest.raises(ImportError, match="of its own: ModuleNotFoundError: No module named 'black_boxes'"):
         simulate_to(tmp_path / "a.zarr", black_boxes.ragged, 3, workers=1)
+
+
+@pytest.mark.slow
+def test_children_that_hear_nothing_outlive_a_killed_campaign_but_a_little(tmp_path: Path) -> None:
+    program = started("deaf", tmp_path / "a.zarr", tmp_path)
+    try:
+        while len(children := [int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()]) < 2:
+            assert program.poll() is None
+            time.sleep(0.05)
+    finally:
+        program.kill()
+        program.wait()
+    assert all(gone(pid, 60.0) for pid in children)
 
 
 @pytest.mark.slow

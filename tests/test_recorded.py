@@ -95,6 +95,16 @@ def test_a_file_made_elsewhere(tmp_path: Path, ending: str) -> None:
     np.testing.assert_allclose(rows(renamed), clean, rtol=1e-6)
 
 
+def test_a_grid_in_dates_or_other_units_is_that_of_the_index() -> None:
+    data = draw(SIMULATOR, 5, seed=5)
+    dates = np.datetime64("2020-03-01", "ns") + (HOURS.numpy() * 3.6e12).astype("timedelta64[ns]")
+    durations = (HOURS.numpy() * 3.6e12).astype("timedelta64[ns]")
+    for labels, attrs in ((dates, {}), (durations, {}), (HOURS.numpy() * 60, {"units": "minutes"})):
+        runs = Recorded.of(data.assign_coords(time=("time", labels, attrs)), SCHEMA)
+        torch.testing.assert_close(runs.grid["time"], HOURS, rtol=0, atol=1e-9)
+        check(runs)
+
+
 def test_a_sorted_file_is_not_held_out_by_its_end() -> None:
     data = draw(SIMULATOR, 1_000, seed=6).sortby("rate")
     rate = Recorded.of(data, SCHEMA).simulations.values["rate"]
