@@ -309,8 +309,8 @@ def _read(chunk: Chunk) -> tuple[dict[str, Field], list[Any]]:
             f"{chunk.path} is damaged: its files have the digest {found}, not {chunk.digest}. Restore it, or delete "
             "the directory and run the same simulations again: they come out the same."
         )
-    as_stored = {"decode_times": False, "decode_timedelta": False}  # units="days" are the user's words, not CF's
-    with xr.open_zarr(chunk.path, consolidated=False, chunks=None, **as_stored) as data:
+    # units="days" are the user's words, not CF's: nothing is decoded
+    with xr.open_zarr(chunk.path, consolidated=False, chunks=None, decode_times=False, decode_timedelta=False) as data:
         data.load()
         about, coordinates = data.attrs[_KEY], set(data.coords)
         fields = {}

@@ -34,7 +34,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from os import cpu_count
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,9 @@ def simulate_to(
 ) -> Archive:
     """Simulations 0 to n − 1 in an archive: whatever it lacks of them is run.
 
-    The same call resumes what was interrupted, and one with a larger n extends it. Simulations that failed are not run
-    again: delete their chunk's directory for that.
+    The same call resumes what was interrupted, and one with a larger n extends it. That the simulator is still the same
+    is known by its name only (of a dataclass, its fields too). Simulations that failed are not run again: delete their
+    chunk's directory for that.
 
     Args:
         path: the archive's directory, made if it is not there.
@@ -115,7 +116,7 @@ def simulate_to(
     _require(n, limit, workers, client)
     seed_at(seed, _PURPOSE, n - 1)  # says what is wrong with a seed
     schema = None
-    name = getattr(simulator, "__qualname__", type(simulator).__name__)
+    name = _name(simulator)
     if isinstance(simulator, Simulator):
         schema, simulator = simulator.schema, OneDraw(simulator)
     if not callable(simulator):
@@ -126,14 +127,11 @@ def simulate_to(
         raise TypeError(f"simulator: {name} cannot be sent to another process: {error}") from error
     if not Path(path).exists():
         Archive.create(path, seed, chunk, name, schema)
-    archive = Archive.open(path)
-    for what, held, given in (
-        ("seed", archive.seed, seed),
-        ("chunk", archive.chunk, chunk),
-        ("simulator", archive.simulator, name),
-    ):
+    archive, asked = Archive.open(path), Archive(Path(path), seed, chunk, name, schema)
+    for what in ("seed", "chunk", "simulator", "schema"):
+        held, given = getattr(archive, what), getattr(asked, what)
         if held != given:
-            raise ValueError(f"{path} was begun with {what} {held!r}, not {given!r}; choose another path.")
+            raise ValueError(f"{path} was begun with the {what} {held!r}, not {given!r}; choose another path.")
     with archive.writing() as writer:
         todo, failed = archive.missing(n), len(archive.failures)
         done = n - sum(map(len, todo))
@@ -270,6 +268,14 @@ def _arrivals(
 def _room(client: Client) -> int:
     """How many tasks may be under way; a cluster may grow."""
     return 2 * max(1, sum(client.nthreads().values()))
+
+
+def _name(simulator: Any) -> str:
+    """What an archive calls a simulator: the same in every process."""
+    if is_dataclass(simulator) and " at 0x" not in (text := repr(simulator)) and "tensor(" not in text:
+        return text
+    name: str = getattr(simulator, "__qualname__", type(simulator).__name__)
+    return name
 
 
 def _require(n: int, limit: float | None, workers: int | None, client: Client | None) -> None:

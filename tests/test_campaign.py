@@ -153,7 +153,9 @@ def test_who_stops_half_way_leaves_nobody_behind(tmp_path: Path, monkeypatch: py
 def test_a_simulator_with_a_schema_is_drawn_one_by_one(tmp_path: Path) -> None:
     sird = SIRD()
     archive = simulate_to(tmp_path / "a.zarr", sird, 3, seed=4, workers=1)
-    assert Archive.open(archive.path).schema == sird.schema and archive.simulator == "SIRD"
+    assert Archive.open(archive.path).schema == sird.schema and archive.simulator == repr(sird)
+    with pytest.raises(ValueError, match=r"with the simulator .SIRD\(.*substeps=2\).*, not .SIRD\(.*substeps=3\)"):
+        simulate_to(archive.path, SIRD(substeps=3), 3, seed=4, workers=1)
     data = archive.read()
     for k in range(3):
         drawn = sird.simulate(1, generator_at(4, 7, k))
@@ -168,9 +170,9 @@ def test_a_simulator_with_a_schema_is_drawn_one_by_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"seed": 3}, ValueError, "was begun with seed 2, not 3; choose another path"),
-        ({"chunk": 5}, ValueError, "was begun with chunk 4, not 5"),
-        ({"simulator": black_boxes.ragged}, ValueError, "was begun with simulator 'slow', not 'ragged'"),
+        ({"seed": 3}, ValueError, "was begun with the seed 2, not 3; choose another path"),
+        ({"chunk": 5}, ValueError, "was begun with the chunk 4, not 5"),
+        ({"simulator": black_boxes.ragged}, ValueError, "was begun with the simulator 'slow', not 'ragged'"),
         ({"simulator": 3}, TypeError, "expected a callable seed -> Dataset or mapping, got a int"),
         ({"simulator": threading.Lock().__enter__}, TypeError, "cannot be sent to another process"),
         ({"n": 0}, ValueError, "n: expected at least 1 simulation, got 0"),
