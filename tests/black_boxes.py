@@ -1,6 +1,6 @@
 """Simulators as users have them: a function of a seed that takes its time, raises, hangs or dies. numpy alone.
 
-As a program: black_boxes.py NAME ARCHIVE N writes an archive of one of them, for tests that kill it.
+As a program: black_boxes.py NAME ARCHIVE N [LIMIT] writes an archive of one of them, for tests that kill it.
 """
 
 from __future__ import annotations
@@ -50,11 +50,12 @@ def ragged(seed: int) -> dict[str, object]:
     }
 
 
-def slow(seed: int) -> dict[str, object]:
-    """As `ragged`, later; tells who runs it."""
+def gated(seed: int) -> dict[str, object]:
+    """As `ragged`; tells who runs it, and hangs unless its seed is among those allowed, if any are named."""
     if folder := os.environ.get("BLACK_BOX_PIDS"):
         (Path(folder) / str(os.getpid())).touch()
-    time.sleep(0.2)
+    if str(seed) not in os.environ.get("BLACK_BOX_SEEDS", str(seed)).split():
+        time.sleep(1_000)
     return ragged(seed)
 
 
@@ -95,5 +96,6 @@ if __name__ == "__main__":
 
     from fsimformer.campaign import simulate_to
 
-    _, name, path, n = sys.argv
-    simulate_to(path, getattr(black_boxes, name), int(n), seed=2, chunk=4, workers=2, limit=5.0)
+    _, name, path, n, *limit = sys.argv
+    seconds = float(limit[0]) if limit else None
+    simulate_to(path, getattr(black_boxes, name), int(n), seed=2, chunk=4, workers=2, limit=seconds)
