@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fsimformer.files import ENDINGS, read_observations, require_netcdf
+from fsimformer.files import ENDINGS, ZARR, read_observations, require_netcdf
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from fsimformer.schema import Schema
     from fsimformer.simulators import Simulator
-    from fsimformer.train import Progress
 
 SIMULATORS = {"hare_lynx": "HareLynx", "lotka_volterra": "LotkaVolterra", "sird": "SIRD"}
 _MOST_ROWS = 20
 _SIMULATOR_HELP = f"{', '.join(SIMULATORS)}, or your own: MODULE:NAME or FILE.py:NAME"
+_OWN_HELP = "; for an archive also a function of a seed that returns a Dataset or a mapping"
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     train = _command(commands, "train", _train, "train a model on a simulator")
     train.add_argument("simulator", help=_SIMULATOR_HELP)
     train.add_argument("--simulations", type=int, default=100_000, help="fixed budget (default: %(default)s)")
-    train.add_argument("--fresh", action="store_true", help="new simulations at every step, no fixed budget")
+    source = train.add_mutually_exclusive_group()
+    source.add_argument("--fresh", action="store_true", help="new simulations at every step, no fixed budget")
+    source.add_argument("--archive", type=Path, metavar="FILE", help="these simulations: an archive, .nc or .zarr")
     train.add_argument("--steps", type=int, help="optimiser steps (default: the library's)")
     train.add_argument("--checkpoint", type=Path, metavar="FILE", help="written as it runs; resumed from if it exists")
     train.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
@@ -87,10 +89,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model's directory")
 
     simulate = _command(commands, "simulate", _simulate, "write draws of a simulator, clean paths without noise")
-    simulate.add_argument("simulator", help=_SIMULATOR_HELP)
+    simulate.add_argument("simulator", help=_SIMULATOR_HELP + _OWN_HELP)
     simulate.add_argument("--n", type=int, default=100, help="how many (default: %(default)s)")
     simulate.add_argument("--seed", type=int, default=0)
-    simulate.add_argument("--out", type=Path, required=True, metavar="FILE.nc")
+    simulate.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .nc file, or an archive: .zarr")
+    archive = simulate.add_argument_group("archive", "run in parallel, failures kept apart; resumed or extended")
+    archive.add_argument("--workers", type=int, help="how many simulations at a time (default: one a CPU)")
+    archive.add_argument("--limit", type=float, metavar="SECONDS", help="kill a simulation that takes longer")
+    archive.add_argument("--chunk", type=int, default=100, help="simulations a chunk (default: %(default)s)")
 
     info = _command(commands, "info", _info, "what a model knows: variables, ranges, provenance")
     info.add_argument("model", help="name of a model that ships, or a model's directory")
@@ -143,13 +149,18 @@ def _train(args: argparse.Namespace) -> None:
     if arrays := list(simulator.schema.arrays):
         raise ValueError(f"{args.simulator} has array variables {arrays}; train it in Python: train(embeddings=...).")
     config = TrainConfig(seed=args.seed) if args.steps is None else TrainConfig(steps=args.steps, seed=args.seed)
-    with _progress_bar(config.steps) as callback:
+    simulations = None if args.fresh else args.simulations
+    if args.archive is not None:
+        from fsimformer.recorded import Recorded
+
+        simulations = Recorded.read(args.archive, simulator.schema).simulations
+    with _progress_bar(config.steps, "step") as show:
         joint = fsimformer.train(
             simulator,
-            simulations=None if args.fresh else args.simulations,
+            simulations=simulations,
             config=config,
             checkpoint=args.checkpoint,
-            callback=callback,
+            callback=lambda at: show(at.step, None if at.validation is None else f"validation={at.validation:.4f}"),
             device=args.device,
         )
     joint.save(args.out)
@@ -161,7 +172,25 @@ def _simulate(args: argparse.Namespace) -> None:
     if args.n < 1:
         raise ValueError(f"--n: expected at least 1, got {args.n}.")
     _check_folder(args.out)
+    if args.out.suffix in ZARR:
+        from fsimformer.campaign import simulate_to
+
+        with _progress_bar(args.n, "simulation") as show:
+            archive = simulate_to(
+                args.out,
+                _find(args.simulator),
+                args.n,
+                seed=args.seed,
+                chunk=args.chunk,
+                limit=args.limit,
+                workers=args.workers,
+                callback=lambda at: show(at.n_done, f"failed={at.n_failed}" if at.n_failed else None),
+            )
+        print(f"{args.out}: {len(archive)} simulations, {len(archive.failures)} of them failed")
+        return
     require_netcdf(args.out)
+    from fsimformer.recorded import draw
+
     drawn = draw(find_simulator(args.simulator), args.n, args.seed)
     drawn.to_netcdf(args.out, engine="h5netcdf")
     dropped = drawn.attrs["n_dropped"]
@@ -267,9 +296,17 @@ def find_simulator(name: str) -> Simulator:
     """
     from fsimformer import simulators
 
+    own = _find(name)
+    if not isinstance(own, simulators.Simulator):
+        raise ValueError(f"{name} is a {type(own).__name__}; a Simulator has `schema`, `grid` and `simulate`.")
+    return own
+
+
+def _find(name: str) -> Any:
+    from fsimformer import simulators
+
     if name in SIMULATORS:
-        found: Simulator = getattr(simulators, SIMULATORS[name])()
-        return found
+        return getattr(simulators, SIMULATORS[name])()
     place, colon, attribute = name.rpartition(":")
     if not colon:
         raise KeyError(f"No simulator named {name!r}. Choices: {', '.join(SIMULATORS)}, MODULE:NAME, FILE.py:NAME.")
@@ -277,10 +314,7 @@ def find_simulator(name: str) -> Simulator:
     if not hasattr(module, attribute):
         raise KeyError(f"{place} has no {attribute!r}.")
     own = getattr(module, attribute)
-    own = own() if isinstance(own, type) else own
-    if not isinstance(own, simulators.Simulator):
-        raise ValueError(f"{name} is a {type(own).__name__}; a Simulator has `schema`, `grid` and `simulate`.")
-    return own
+    return own() if isinstance(own, type) else own
 
 
 def _import(place: str) -> Any:
@@ -296,25 +330,6 @@ def _import(place: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def draw(simulator: Simulator, n: int, seed: int) -> xr.Dataset:
-    """n draws of the joint, functions and series on the simulator's grid; series are clean, as a trainer wants them."""
-    import torch
-    import xarray as xr
-
-    from fsimformer.simulations import simulate
-
-    drawn = simulate(simulator, n, torch.Generator().manual_seed(seed))
-    out = xr.Dataset(
-        {v.name: (("simulation", *v.dims), drawn.values[v.name].numpy()) for v in simulator.schema.variables},
-        {name: grid.numpy() for name, grid in simulator.grid.items()},
-        {"seed": seed, "n_dropped": drawn.n_dropped},
-    )
-    for v in simulator.schema.variables:
-        if v.noise is not None:
-            out[v.name].attrs["comment"] = f"clean path; a reading has {v.noise.kind} noise of sd {v.noise.sd}"
-    return out
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:
@@ -344,16 +359,16 @@ def _one_line(error: Exception) -> str:
 
 
 @contextmanager
-def _progress_bar(steps: int) -> Iterator[Callable[[Progress], None]]:
-    """A callback that moves a bar; the bar shows on a terminal only."""
+def _progress_bar(total: int, unit: str) -> Iterator[Callable[[int, str | None], None]]:
+    """A callback (how many are done, a remark) that moves a bar; the bar shows on a terminal only."""
     from tqdm import tqdm
 
-    with tqdm(total=steps, unit="step", disable=None) as bar:
+    with tqdm(total=total, unit=unit, disable=None) as bar:
 
-        def show(progress: Progress) -> None:
-            bar.update(progress.step - bar.n)  # a resumed run starts in the middle
-            if progress.validation is not None:
-                bar.set_postfix(validation=f"{progress.validation:.4f}")
+        def show(done: int, remark: str | None) -> None:
+            bar.update(done - bar.n)  # a resumed run starts in the middle
+            if remark is not None:
+                bar.set_postfix_str(remark)
 
         yield show
 

@@ -1,7 +1,7 @@
 """Observations from a file, as a Dataset or a long table; what they mean is `convert`'s business.
 
 A table is long (an index column, `variable`, `value`) or wide (an index column, one column a variable, blanks =
-missing). NetCDF needs the extra `files`.
+missing). NetCDF needs the extra `files`, Zarr `archive`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def read_observations(path: Path, indexes: Sequence[str]) -> xr.Dataset | pd.Dat
             raise ValueError(f"{path}: no variables at its root; is it a result? Observations are wanted.")
         return found
     if path.suffix in ZARR:
-        return xr.open_zarr(path).load()
+        require_zarr()
+        with xr.open_zarr(path, consolidated=False, chunks=None) as data:  # every store has its metadata apart as well
+            return data.load()
     raise ValueError(f"{path}: unknown ending {path.suffix!r}. Choices: {', '.join(ENDINGS)}.")
 
 
@@ -92,3 +94,13 @@ def require_netcdf(path: Path) -> None:
         raise ValueError(f"{path}: unknown ending {path.suffix!r}. Choices: {', '.join(NETCDF)}.")
     if find_spec("h5netcdf") is None or find_spec("h5py") is None:
         raise ImportError("netCDF files need h5netcdf and h5py: pip install 'fsimformer[files]'.")
+
+
+def require_zarr() -> None:
+    """Checks that Zarr can be read and written, before any work is done for it.
+
+    Raises:
+        ImportError: the extra is missing.
+    """
+    if find_spec("zarr") is None:
+        raise ImportError("Zarr files need zarr: pip install 'fsimformer[archive]'.")

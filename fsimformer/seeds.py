@@ -1,7 +1,8 @@
 """Independent random generators from one seed and a path of numbers; nothing is global.
 
 The first number of a path is its purpose: 0 training rows, 1 validation, 2 simulations, 3 dial, riders and noise of a
-training step, 4 sampling, 5 draws that truncate a prior, 6 noise of the readings whose variance a baseline takes.
+training step, 4 sampling, 5 draws that truncate a prior, 6 noise of the readings whose variance a baseline takes, 7 one
+simulation of an archive.
 """
 
 from __future__ import annotations
@@ -23,10 +24,18 @@ def generator_at(seed: int, *path: int, device: torch.device | str = "cpu") -> t
     Raises:
         ValueError: a number outside this range.
     """
+    return torch.Generator(device=device).manual_seed(seed_at(seed, *path))
+
+
+def seed_at(seed: int, *path: int) -> int:
+    """What `generator_at` seeds its generator with, from 0 to 2⁶³ − 1, for code that makes its own.
+
+    Raises:
+        ValueError: a number outside 0 to 2³² − 1.
+    """
     if not all(0 <= number < 2**32 for number in (seed, *path)):
         raise ValueError(f"seed: expected integers from 0 to 2**32 - 1, got {seed}{f' and {path}' if path else ''}.")
-    state = int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0])
-    return torch.Generator(device=device).manual_seed(state & (2**63 - 1))
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0]) & (2**63 - 1)
 
 
 def normals(n: int, length: int, generator: torch.Generator) -> torch.Tensor:

@@ -53,19 +53,29 @@ def simulate(
         expected = [name for name in schema.names if name not in schema.paths]
         if missing := set(expected) ^ set(draws):
             raise ValueError(f"simulate: expected the variables {expected}, got {list(draws)}: {missing}.")
-        draws = {**draws, **{path: draws[series] for path, series in schema.paths.items()}}
-        ok = torch.ones(m, dtype=torch.bool)
-        for name, x in draws.items():
-            if x.shape[0] != m:
-                raise ValueError(f"simulate: {name!r} has {x.shape[0]} rows, expected {m}.")
-            inside = (x > schema[name].support.lower) & (x < schema[name].support.upper)
-            ok &= (torch.isfinite(x) & inside).reshape(m, -1).all(1)
-        parts.append({k: x[ok] for k, x in draws.items()})
-        have += int(ok.sum())
-        dropped += int((~ok).sum())
+        kept, n_dropped = finite_rows(schema, draws, m)
+        parts.append(kept)
+        have += m - n_dropped
+        dropped += n_dropped
         if have + dropped >= min(1000, n) and dropped > max_dropped * (have + dropped):
             raise ValueError(f"simulate: {dropped} of {have + dropped} draws were not finite or outside their support.")
     return Simulations({k: torch.cat([p[k] for p in parts])[:n] for k in schema.names}, dropped)
+
+
+def finite_rows(schema: Schema, draws: Mapping[str, Tensor], n: int) -> tuple[dict[str, Tensor], int]:
+    """Those of n draws that are finite and inside their supports, noise-free paths added; how many were dropped.
+
+    Raises:
+        ValueError: a variable has another number of rows.
+    """
+    draws = {**draws, **{path: draws[series] for path, series in schema.paths.items()}}
+    ok = torch.ones(n, dtype=torch.bool)
+    for name, x in draws.items():
+        if x.shape[0] != n:
+            raise ValueError(f"simulate: {name!r} has {x.shape[0]} rows, expected {n}.")
+        inside = (x > schema[name].support.lower) & (x < schema[name].support.upper)
+        ok &= (torch.isfinite(x) & inside).reshape(n, -1).all(1)
+    return {k: x[ok] for k, x in draws.items()}, int((~ok).sum())
 
 
 def build_store(

@@ -1,0 +1,161 @@
+"""Simulations as Datasets, and Datasets as simulations: what a simulator draws, and what can be trained on.
+
+`Recorded` stands for a simulator of which only draws are left: an `Archive`, or a netCDF or Zarr file made elsewhere.
+It has the schema's variables along `simulation` and the schema's other dims in any order::
+
+    runs = Recorded.read("runs.zarr", schema)
+    joint = fsf.train(runs, simulations=runs.simulations)
+
+Series must be clean paths on one evenly spaced grid, as from any simulator (protocol.py): noise that the schema states
+is added where they are read. Series that came noisy need a schema without `noise`.
+
+Rows with a number that is not finite or lies outside its support are dropped and counted, like a simulator's. Dropping,
+and simulations that failed, condition the prior on success: where failure depends on the parameters it is not the prior
+any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from fsimformer.archive import Archive, is_archive
+from fsimformer.files import NETCDF, ZARR, read_observations
+from fsimformer.points import earliest, elapsed, read_date, read_labels
+from fsimformer.schema import Index, Schema
+from fsimformer.simulations import Simulations, finite_rows, simulate
+from fsimformer.simulators.protocol import Simulator
+
+_CHECKED = 10  # rows that a check of the simulator may ask for
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A Simulator whose draws have all been made. Make it with `of`.
+
+    `natural` and `plausible`: as a Simulator's (protocol.py); set them with `dataclasses.replace`.
+    """
+
+    schema: Schema
+    grid: dict[str, Tensor]
+    simulations: Simulations
+    natural: tuple[str, ...] = ()
+    plausible: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, data: xr.Dataset, schema: Schema, dim: str = "simulation", seed: int = 0) -> Recorded:
+        """Simulations along `dim` of a Dataset, shuffled: `train` holds out the last ones, and a file may be sorted.
+
+        Raises:
+            KeyError: a variable or the grid of an index dim is missing. ValueError: other dims than the schema's, a
+                grid that differs between simulations, no row that is finite.
+        """
+        if dim not in data.dims:
+            raise ValueError(f"The Dataset has no dim {dim!r} of simulations; its dims: {list(map(str, data.dims))}.")
+        grid = {index.name: _grid(data, index) for index in schema.indexes}
+        returned = [name for name in schema.names if name not in schema.paths]
+        if absent := [name for name in returned if name not in data]:
+            raise KeyError(f"The Dataset lacks the variables {absent}; it has {list(map(str, data.data_vars))}.")
+        values = {}
+        for name in returned:
+            x, dims = data[name], (dim, *schema[name].dims)
+            if set(x.dims) != set(dims):
+                raise ValueError(f"{name!r}: expected the dims {dims}, got {tuple(map(str, x.dims))}.")
+            array = x.transpose(*dims).to_numpy()
+            array = np.array(array, np.float32 if array.dtype == np.float32 else np.float64)  # torch wants its own
+            values[name] = torch.from_numpy(array)
+        kept, n_dropped = finite_rows(schema, values, data.sizes[dim])
+        order = torch.randperm(data.sizes[dim] - n_dropped, generator=torch.Generator().manual_seed(seed))
+        found = Simulations({k: x[order] for k, x in kept.items()}, n_dropped)
+        if not len(found):
+            raise ValueError(f"None of the {n_dropped} simulations is finite and inside the supports of its variables.")
+        return cls(schema, grid, found)
+
+    @classmethod
+    def read(cls, path: str | Path, schema: Schema) -> Recorded:
+        """Simulations in an archive (archive.py), or along `simulation` in a netCDF or Zarr file made elsewhere.
+
+        Raises:
+            FileNotFoundError: no such file. ValueError: an unknown ending, a damaged archive; what `of` raises.
+        """
+        path = Path(path)
+        if is_archive(path):
+            return cls.of(Archive.open(path).read([k for k in schema.names if k not in schema.paths]), schema)
+        if path.suffix not in (*NETCDF, *ZARR):
+            raise ValueError(f"{path}: unknown ending {path.suffix!r}. Choices: {', '.join((*NETCDF, *ZARR))}.")
+        data = read_observations(path, [])
+        assert isinstance(data, xr.Dataset)
+        return cls.of(data, schema)
+
+    def simulate(self, n: int, generator: torch.Generator, /) -> dict[str, Tensor]:
+        """The first n rows, for checks.
+
+        Raises:
+            ValueError: more than a handful: training that asks for new draws would see again what it holds out.
+        """
+        if n > min(_CHECKED, len(self.simulations)):
+            raise ValueError(
+                f"Recorded: no new draws can be made, {len(self.simulations)} are recorded; expected "
+                "train(recorded, simulations=recorded.simulations)."
+            )
+        return {k: x[:n] for k, x in self.simulations.values.items() if k not in self.schema.paths}
+
+
+@dataclass(frozen=True)
+class OneDraw:
+    """A Simulator as a function of a seed, one draw a call: what an archive is made of.
+
+    The draw is a mapping of name -> (dims, values, attributes) with the grid of every index dim.
+    """
+
+    simulator: Simulator
+
+    def __call__(self, seed: int) -> dict[str, tuple[tuple[str, ...], Any, dict[str, str]]]:
+        """Raises FloatingPointError where the simulator gives up: a draw that is not finite or off its support."""
+        schema = self.simulator.schema
+        drawn = self.simulator.simulate(1, torch.Generator().manual_seed(seed))
+        if not len(next(iter(finite_rows(schema, drawn, 1)[0].values()))):
+            raise FloatingPointError("a value of this draw is not finite, or outside its variable's support.")
+        out: dict[str, tuple[tuple[str, ...], Any, dict[str, str]]] = {
+            name: ((name,), points.numpy(), {}) for name, points in self.simulator.grid.items()
+        }
+        return out | {k: (schema[k].dims, x[0].numpy(), about(schema, k)) for k, x in drawn.items()}
+
+
+def draw(simulator: Simulator, n: int, seed: int) -> xr.Dataset:
+    """n draws of the joint, functions and series on the simulator's grid; series are clean, as a trainer wants them."""
+    drawn, schema = simulate(simulator, n, torch.Generator().manual_seed(seed)), simulator.schema
+    return xr.Dataset(
+        {k: (("simulation", *schema[k].dims), drawn.values[k].numpy(), about(schema, k)) for k in schema.names},
+        {name: grid.numpy() for name, grid in simulator.grid.items()},
+        {"seed": seed, "n_dropped": drawn.n_dropped},
+    )
+
+
+def about(schema: Schema, name: str) -> dict[str, str]:
+    """Attributes of a variable's draws."""
+    noise = schema[name].noise
+    return {} if noise is None else {"comment": f"clean path; a reading has {noise.kind} noise of sd {noise.sd}"}
+
+
+def _grid(data: xr.Dataset, index: Index) -> Tensor:
+    """In the index's units; dates and durations as an observation's are read (points.py)."""
+    if index.name not in data.coords:
+        raise KeyError(f"The Dataset has no coordinate {index.name!r}; expected the grid of the simulations.")
+    points = data[index.name]
+    if points.dims != (index.name,):
+        raise ValueError(
+            f"{index.name!r}: expected one grid for all simulations, along {index.name!r} alone; got the dims "
+            f"{tuple(map(str, points.dims))}. Interpolate the series first."
+        )
+    labels = read_labels(index.name, points)
+    first = earliest(index.name, labels, points.attrs)
+    origin = first if index.origin is None or first is None else read_date(index.name, index.origin)
+    return torch.from_numpy(elapsed(index.name, index, labels, points.attrs, origin))

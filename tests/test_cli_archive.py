@@ -1,0 +1,80 @@
+"""The command line around archives: simulate into one, resume it, train from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cli import written
+
+import fsimformer
+from fsimformer.archive import Archive
+from fsimformer.cli import main
+from fsimformer.seeds import seed_at
+
+OWN = """
+import numpy as np
+
+def tank(seed):
+    rng = np.random.default_rng(seed)
+    a = rng.normal()
+    if a > 1:
+        raise ArithmeticError("overflow")
+    return {"a": a, "x": a + rng.normal()}
+"""
+KNOWN = """
+import fsimformer as fsf
+from fsimformer.simulators import FunctionSimulator
+import torch
+
+def draw(n, generator):
+    a = torch.randn(n, generator=generator)
+    return {"a": a, "x": a + torch.randn(n, generator=generator)}
+
+a = fsf.Variable("a", "parameter", prior=fsf.Normal())
+ours = FunctionSimulator(fsf.Schema((a, fsf.Variable("x", "data"))), draw)
+"""
+
+
+def test_simulate_resume_and_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, own = tmp_path / "runs.zarr", written(tmp_path / "own.py", OWN)
+    command = ["simulate", f"{own}:tank", "--out", str(out), "--seed", "3", "--workers", "1", "--limit", "60"]
+    assert main([*command, "--n", "30"]) == 0
+    assert main([*command, "--n", "150"]) == 0
+    printed, error = capsys.readouterr()
+    a = np.array([np.random.default_rng(seed_at(3, 7, k)).normal() for k in range(150)])
+    n_bad = int((a > 1).sum())
+    assert printed.splitlines()[-1] == f"{out}: 150 simulations, {n_bad} of them failed"
+    assert error.splitlines()[-1].startswith(f"fsimformer simulate: warning: {n_bad} of 150 simulations failed (Arith")
+    np.testing.assert_array_equal(Archive.open(out).read()["a"], a[a <= 1])
+
+    known, model = written(tmp_path / "known.py", KNOWN), tmp_path / "model"
+    train = ["train", f"{known}:ours", "--archive", str(out), "--steps", "2", "--out", str(model)]
+    assert main(train) == 0
+    assert fsimformer.load(model).provenance["simulations"] == 150 - n_bad
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["simulate", "own.py:tank", "--out", "a.nc"], "own.py:tank is a function; a Simulator has `schema`"),
+        (["simulate", "own.py:tank", "--out", "a.zarr", "--limit", "0"], "limit: expected seconds above 0"),
+        (["simulate", "own.py:tank", "--out", "a.zarr", "--chunk", "0"], "chunk: expected at least 1 simulation"),
+        (["train", "sird", "--archive", "a.zarr", "--out", "m"], "No such file: a.zarr"),
+        (["train", "sird", "--archive", "a.csv", "--out", "m"], "a.csv: unknown ending '.csv'. Choices: .nc, .nc4"),
+    ],
+)
+def test_an_error_is_one_line(
+    command: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "own.py", OWN)
+    assert main(command) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1
+    assert error.startswith(f"fsimformer {command[0]}: error: ") and message in error
