@@ -34,7 +34,7 @@ EVERYTHING = {
     *("noise", "denoise", "sample", "constraints", "likelihood", "train", "simulators", "simulations", "archive"),
     *("diagnostics", "graph", "embeddings", "truncate", "model_file", "stages", "importance", "explicit", "refine"),
     *("kernels", "matern", "dims", "functions", "folder", "extension", "function_tree", "paths", "evaluate"),
-    *("gaussian", "moments", "batches", "grids", "muon"),
+    *("gaussian", "moments", "batches", "grids", "muon", "attend"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "priors": set(),
@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "graph": {"priors", "schema"},
     "tokens": set(),
     "whiten": {"priors", "schema"},
-    "nn": set(),
+    "attend": set(),
+    "nn": {"attend"},
     "diagnostics": set(),
     "seeds": set(),
     "points": {"priors", "schema"},
