@@ -22,9 +22,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention, silu
 
+from fsimformer.attend import Bias, additive, attend, biases
 from fsimformer.distance import DistanceDecay, Places
-
-_BLOCKED = -1e9  # finite: a padded query whose keys are all blocked must not become NaN
 
 
 @dataclass(frozen=True)
@@ -220,7 +219,7 @@ class Layer(nn.Module):
 
     def _norm(self, h: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
         h = layer_norm(h, (self.width,))
-        return h if scale is None or shift is None else h * (1 + scale) + shift
+        return h if scale is None or shift is None else torch.addcmul(shift, h, scale)
 
     def frozen(self, h: Tensor, bias: Tensor, phases: Tensor | None, last: bool) -> tuple[Tensor, Tensor, Tensor]:
         """h (B, n_f, W), additive bias (B, 1, n_f or 1, n_f), phases (B, n_f, 1, H, ·) -> h, keys, values.
@@ -241,25 +240,14 @@ class Layer(nn.Module):
         modulation: tuple[Tensor, ...],
         keys: Tensor,
         values: Tensor,
-        context_bias: Tensor,
-        bias: Tensor,
+        bias: Bias,
         phases: Tensor | None,
     ) -> Tensor:
-        """h (B, R, n_a, W); keys, values (B, H, n_f, d); context_bias (B, 1, 1, ·, n_f), bias (B, 1, 1, ·, n_a);
-        phases (B, 1, n_a, 1, H, ·)."""
+        """h (B, R, n_a, W); modulation four of (B, R, 1, W), scales as 1 + a; keys, values (B, H, n_f, d); phases
+        (B, 1, n_a, 1, H, ·)."""
         scale_1, shift_1, scale_2, shift_2 = modulation
-        b, r, n, _ = h.shape
-        n_f = keys.shape[2]
         q, k, v = _queries_keys_values(self.qkv(self._norm(h, scale_1, shift_1)), self.n_heads, phases)
-        q = q * q.shape[-1] ** -0.5
-        own = q @ k.transpose(-1, -2) + bias  # (B, H, R, n_a, n_a)
-        folded = rearrange(q, "b h r n d -> b h (r n) d")
-        shared = (folded @ keys.transpose(-1, -2)).view(b, self.n_heads, r, n, n_f) + context_bias
-        weights = torch.cat([shared, own], dim=-1).softmax(dim=-1)
-        on_context, on_own = weights.split([n_f, n], dim=-1)
-        from_context = on_context.reshape(b, self.n_heads, r * n, n_f) @ values
-        a = on_own @ v + from_context.view(b, self.n_heads, r, n, v.shape[-1])
-        h = h + self.attention_out(rearrange(a, "b h r n d -> b r n (h d)"))
+        h = h + self.attention_out(attend(q, k, v, keys, values, bias))
         return h + self.mlp_out(gelu(self.mlp_in(self._norm(h, scale_2, shift_2))))
 
 
@@ -275,6 +263,8 @@ class Network(nn.Module):
         self.decay = DistanceDecay(config.uses_index, config.depth, config.n_heads) if decays else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
         self.register_buffer("noise_frequencies", _geometric(0.5, 8.0, 8), persistent=False)
+        is_scale = (torch.arange(4 * config.depth + 2) % 2 == 0).float().repeat_interleave(config.width)
+        self.register_buffer("is_scale", is_scale, persistent=False)  # of the modulation: added, for h scales by 1 + a
         self.noise = nn.Linear(17, config.noise_width)
         self.modulation = nn.Linear(config.noise_width, (4 * config.depth + 2) * config.width)
         self.out = nn.Linear(config.width, n_outputs)
@@ -284,6 +274,7 @@ class Network(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     noise_frequencies: Tensor
+    is_scale: Tensor
 
     @property
     def n_parameters(self) -> int:
@@ -299,15 +290,20 @@ class Network(nn.Module):
             attend: bool, (B, n_f) = which keys are real, or (B, n_f, n_f) = query may attend to key.
             content: (B, n_f, W), what else is known of a token than its value; 0 where nothing is.
         """
+        places = None if self.decay is None else self.decay.places(variable, index)
+        if variable.shape[1] == 0:
+            shape = len(variable), self.config.n_heads, 0, self.config.width // self.config.n_heads
+            none = (self.out.weight.new_zeros(shape),) * self.config.depth
+            return Context(none, none, places)
         static = self.embedding.static(variable, index, torch.ones_like(variable))
         h = self.embedding(static if content is None else static + content, value)
         phases = self.rotary.phases(variable, index)
-        places = None if self.decay is None else self.decay.places(variable, index)
-        bias = self._biases(attend, h, places, places)
+        bias = additive(attend, h)[:, None]  # (B, 1, n_f or 1, n_f)
         keys, values = [], []
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            h, k, v = layer.frozen(h, bias[i], phases, last=i == len(self.layers) - 1)
+            near = bias if self.decay is None or places is None else bias + self.decay.bias(i, places, places)
+            h, k, v = layer.frozen(h, near, phases, last=i == len(self.layers) - 1)
             keys.append(k)
             values.append(v)
         return Context(tuple(keys), tuple(values), places)
@@ -341,36 +337,27 @@ class Network(nn.Module):
         h = self.embedding(static, value)  # (B, R, n_a, W)
         noise = torch.cat([c_noise[..., None], _fourier(c_noise, self.noise_frequencies)], dim=-1)
         modulation = self.modulation(silu(self.noise(noise)))[:, :, None]  # (B, R, 1, ·)
-        m = modulation.chunk(4 * self.config.depth + 2, dim=-1)
+        m = (modulation + self.is_scale).chunk(4 * self.config.depth + 2, dim=-1)
         places = None if self.decay is None else self.decay.places(variable, index)
-        bias = self._biases(attend, h, places, places)
-        context_bias = self._biases(attend_context, h, places, context.places)
+        bias = self._biases(attend, attend_context, h, places, context.places)
         phases = self.rotary.phases(variable, index)
         phases = None if phases is None else phases[:, None]
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            h = layer.active(
-                h,
-                m[4 * i : 4 * i + 4],
-                context.keys[i],
-                context.values[i],
-                context_bias[i][:, :, None],
-                bias[i][:, :, None],
-                phases,
-            )
-        h = layer_norm(h, (self.config.width,)) * (1 + m[-2]) + m[-1]
+            h = layer.active(h, m[4 * i : 4 * i + 4], context.keys[i], context.values[i], bias[i], phases)
+        h = torch.addcmul(m[-1], layer_norm(h, (self.config.width,)), m[-2])
         out: Tensor = self.out(h)
         return out if self.n_outputs > 1 else out[..., 0]
 
-    def _biases(self, attend: Tensor, like: Tensor, query: Places | None, key: Places | None) -> list[Tensor]:
-        """What is added to the logits of every layer, (B, 1 or H, 1 or n, m)."""
-        bias = _bias(attend, like)[:, None]
-        if self.decay is None or query is None or key is None:
-            return [bias] * self.config.depth
-        return [bias + self.decay.bias(i, query, key) for i in range(self.config.depth)]
-
-
-def _bias(attend: Tensor, like: Tensor) -> Tensor:
-    """Bool (B, m) or (B, n, m) -> additive (B, 1 or n, m)."""
-    bias = torch.zeros_like(attend, dtype=like.dtype).masked_fill_(~attend, _BLOCKED)
-    return bias[:, None] if attend.dim() == 2 else bias
+    def _biases(
+        self, attend: Tensor, attend_context: Tensor, h: Tensor, places: Places | None, frozen: Places | None
+    ) -> list[Bias]:
+        """Of active tokens, one a layer."""
+        n_heads = self.config.n_heads
+        if self.decay is None or places is None or frozen is None:
+            return [biases(attend, attend_context, h, n_heads)] * self.config.depth
+        out = []
+        for i in range(self.config.depth):
+            far = self.decay.bias(i, places, frozen), self.decay.bias(i, places, places)
+            out.append(biases(attend, attend_context, h, n_heads, far))
+        return out

@@ -21,6 +21,7 @@ from fsimformer.batches import Rows, deal, micro_batches, observed_rows
 from fsimformer.checkpoint import Run, load_checkpoint, save_checkpoint
 from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.masks import MaskConfig
+from fsimformer.muon import Muon
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import Dial, TokenBatch, require_dial, split
 
@@ -290,16 +291,13 @@ def build_optimizers(denoiser: Denoiser, config: TrainConfig) -> tuple[torch.opt
     matrices = [p for p in denoiser.network.layers.parameters() if p.ndim == 2] if config.matrix_rate > 0 else []
     hidden = {id(p) for p in matrices}
     rest = [p for p in denoiser.parameters() if id(p) not in hidden]
-    adamw = torch.optim.AdamW(rest, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
+    fused = True if denoiser.device.type == "cpu" else None  # one call for all parameters; None = torch's choice
+    adamw = torch.optim.AdamW(
+        rest, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=fused
+    )
     if not matrices:
         return (adamw,)
-    muon = torch.optim.Muon(
-        matrices,
-        lr=config.matrix_rate,
-        weight_decay=config.weight_decay,
-        adjust_lr_fn="match_rms_adamw",
-    )
-    return (adamw, muon)
+    return (adamw, Muon(matrices, lr=config.matrix_rate, weight_decay=config.weight_decay))
 
 
 def _ended(run: Run, config: TrainConfig) -> bool:

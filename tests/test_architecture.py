@@ -34,7 +34,7 @@ EVERYTHING = {
     *("noise", "denoise", "sample", "constraints", "likelihood", "train", "simulators", "simulations", "archive"),
     *("diagnostics", "graph", "embeddings", "truncate", "model_file", "stages", "importance", "explicit", "refine"),
     *("kernels", "matern", "dims", "functions", "folder", "extension", "function_tree", "paths", "evaluate"),
-    *("gaussian", "moments", "batches", "grids", "distance"),
+    *("gaussian", "moments", "batches", "grids", "distance", "muon", "attend"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "priors": set(),
@@ -44,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tokens": set(),
     "whiten": {"priors", "schema"},
     "distance": set(),
-    "nn": {"distance"},
+    "attend": set(),
+    "nn": {"distance", "attend"},
     "diagnostics": set(),
     "seeds": set(),
     "points": {"priors", "schema"},
@@ -81,7 +82,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "refine": {"points", "convert", "tree", "tokens", "importance", "likelihood", "model_file"},
     "checkpoint": set(),
     "batches": {"tokens", "masks"},
-    "train": {"tokens", "masks", "batches", "denoise", "seeds", "checkpoint"},
+    "muon": set(),
+    "train": {"tokens", "masks", "batches", "denoise", "seeds", "checkpoint", "muon"},
     "simulators": {"priors", "schema", "whiten", "kernels"},
     "simulations": {"priors", "schema", "whiten", "readings", "simulators", "functions"},
     "child": set(),

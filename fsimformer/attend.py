@@ -1,0 +1,94 @@
+"""Attention of replicates to a context that they share and to their own tokens: one softmax over both.
+
+    a_r = softmax([Q_r K_cᵀ + M_c, Q_r K_rᵀ + M_r] / √d as one row) [V_c; V_r],   r = 1 … R.
+
+One replicate a row is ordinary attention, through `scaled_dot_product_attention`. Several fold their queries into one
+matrix product against the context, whose keys are never copied; bias and scale ride along in the products.
+
+Shapes: B rows, H heads, R replicates, n_f context and n own tokens, d channels a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+_BLOCKED = -1e9  # finite: a padded query whose keys are all blocked must not become NaN
+
+
+@dataclass(frozen=True)
+class Bias:
+    """What is added to the logits, in the form that `attend` takes; None = nothing is blocked.
+
+    Args:
+        context, own: one replicate: None and (B, 1 or H, n, n_f + n); several: (B·H, 1 or R·n, n_f),
+            (B·H·R, 1 or n, n).
+    """
+
+    context: Tensor | None
+    own: Tensor | None
+
+
+def additive(attend: Tensor, like: Tensor) -> Tensor:
+    """Bool (B, m) or (B, n, m), True = may attend -> additive (B, 1 or n, m)."""
+    bias = torch.zeros_like(attend, dtype=like.dtype).masked_fill_(~attend, _BLOCKED)
+    return bias[:, None] if attend.dim() == 2 else bias
+
+
+def biases(
+    attend: Tensor, attend_context: Tensor, h: Tensor, n_heads: int, far: tuple[Tensor, Tensor] | None = None
+) -> Bias:
+    """Once for all layers, unless logits fall with the distance by a slope of each layer's own.
+
+    Args:
+        attend, attend_context: (B, n) or (B, n, n), and (B, n_f) or (B, n, n_f) bool.
+        h: (B, R, n, W).
+        far: what is added to the logits besides, to the context (B, H, n, n_f) and to own tokens (B, H, n, n).
+    """
+    (b, r, n, _), n_f = h.shape, attend_context.shape[-1]
+    on_cpu = h.device.type == "cpu"  # elsewhere asking what masks hold costs a wait
+    if far is None and on_cpu and bool(attend.all()) and bool(attend_context.all()):
+        return Bias(None, None)
+    own, context = additive(attend, h)[:, None], additive(attend_context, h)[:, None]  # (B, 1 or H, 1 or n, ·)
+    if far is not None:
+        context, own = context + far[0], own + far[1]
+    if r == 1:
+        return Bias(None, torch.cat([context.expand(-1, -1, n, n_f), own.expand(-1, -1, n, n)], -1))
+    rows = 1 if context.shape[2] == 1 else r * n
+    return Bias(
+        context[:, :, None].expand(-1, n_heads, rows // context.shape[2], -1, -1).reshape(b * n_heads, rows, n_f),
+        own[:, :, None].expand(-1, n_heads, r, -1, -1).reshape(b * n_heads * r, own.shape[2], n),
+    )
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, bias: Bias) -> Tensor:
+    """q, k, v (B, H, R, n, d); keys, values (B, H, n_f, d) -> (B, R, n, H·d)."""
+    b, heads, r, n, d = q.shape
+    n_f = keys.shape[2]
+    if r == 1:
+        q, k, v = q[:, :, 0], k[:, :, 0], v[:, :, 0]
+        if n_f:
+            k, v = torch.cat([keys, k], 2), torch.cat([values, v], 2)
+        a = scaled_dot_product_attention(q, k, v, attn_mask=bias.own)  # (B, H, n, d)
+        return a.transpose(1, 2).reshape(b, 1, n, heads * d)
+    scale, each = d**-0.5, b * heads * r
+    q = q.reshape(b * heads, r * n, d)
+    k, v = k.reshape(each, n, d), v.reshape(each, n, d)
+    logits = _product(bias.own, q.reshape(each, n, d), k.mT, scale)
+    if n_f == 0:
+        a = logits.softmax(-1) @ v
+    else:
+        shared = _product(bias.context, q, keys.reshape(b * heads, n_f, d).mT, scale)
+        weights = torch.cat([shared.view(each, n, n_f), logits], -1).softmax(-1)
+        on_context, on_own = weights.split([n_f, n], -1)
+        a = on_context.view(b * heads, r * n, n_f) @ values.reshape(b * heads, n_f, d)
+        a = torch.baddbmm(a.view(each, n, d), on_own, v)
+    return a.view(b, heads, r, n, d).permute(0, 2, 3, 1, 4).reshape(b, r, n, heads * d)
+
+
+def _product(bias: Tensor | None, x: Tensor, y: Tensor, scale: float) -> Tensor:
+    """bias + scale · x y."""
+    return (x * scale) @ y if bias is None else torch.baddbmm(bias, x, y, alpha=scale)
