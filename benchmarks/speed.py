@@ -77,7 +77,7 @@ def training_steps() -> dict[str, dict[str, Any]]:
     return {
         "two_moons, batch 256, 0.6 M parameters": {
             "simulator": two_moons(), "simulations": 10_000,
-            "network": fsf.NetworkConfig(width=96, depth=8, n_heads=6),
+            "network": fsf.NetworkConfig(width=96, depth=7, n_heads=6),
             "config": {"batch_size": 256, "n_micro": 2, "pool": 2, "max_levels": 1, "dial": (("few", 1.0),)},
         },
         "sird, batch 100, 82 tokens, 0.3 M parameters": {
