@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from dial import sird_data_sets
 from lotka_volterra import data_set
 from record import ROOT, save
 from train_shipped import NETWORK
 
 import fsimformer as fsf
-from fsimformer.simulators import SIRD, LotkaVolterra
+from fsimformer.kernels import Kernel
+from fsimformer.simulators import SIRD, GaussianProcess, LotkaVolterra, two_moons
 from fsimformer.train import TrainConfig
 
 
@@ -47,6 +50,16 @@ def main() -> None:
         for name, simulator in (("lotka_volterra", LotkaVolterra()), ("sird", SIRD())):
             rows.append({"what": f"{name}: training steps a second, batch 64", "threads": threads,
                          "steps_per_cpu_second": training_rate(simulator)})  # fmt: skip
+    torch.set_num_threads(1)
+    for name, arguments in training_steps().items():
+        config = fsf.TrainConfig(steps=30, validate_every=300, n_validation=64, **arguments.pop("config"))
+        rows.append({"what": f"{name}: training steps a second", "threads": 1,
+                     "steps_per_cpu_second": steps_per_second(config, **arguments)})  # fmt: skip
+    moons = fsf.train(config=fsf.TrainConfig(steps=2, n_validation=64), **{k: v for k, v in training_steps()[
+        "two_moons, batch 256, 0.6 M parameters"].items() if k != "config"})  # fmt: skip
+    point = {"x": xr.DataArray([0.0, 0.0], dims="x_dim")}
+    rows.append({"what": "two_moons: 10,000 draws, 0.6 M parameters", "threads": 1,
+                 **clock(lambda: moons.condition(point).sample(10_000, at={}))})  # fmt: skip
     print(save("speed", 0, {"rows": rows, "n": 3, "monte_carlo_floor": None}))
 
 
@@ -57,6 +70,34 @@ def training_rate(simulator: fsf.simulators.Simulator, steps: int = 30) -> float
     fsf.train(simulator, simulations=2_000, config=config, network=NETWORK,
               callback=lambda p: stamps.append(time.process_time()))  # fmt: skip
     return (steps - 2) / (stamps[-2] - stamps[0])
+
+
+def training_steps() -> dict[str, dict[str, Any]]:
+    """The arguments of `fsimformer.train` of the steps that are timed; `config`: fields of its TrainConfig."""
+    return {
+        "two_moons, batch 256, 0.6 M parameters": {
+            "simulator": two_moons(), "simulations": 10_000,
+            "network": fsf.NetworkConfig(width=96, depth=7, n_heads=6),
+            "config": {"batch_size": 256, "n_micro": 2, "pool": 2, "max_levels": 1, "dial": (("few", 1.0),)},
+        },
+        "sird, batch 100, 82 tokens, 0.3 M parameters": {
+            "simulator": SIRD(), "simulations": 2_000, "network": fsf.NetworkConfig(),
+            "design": fsf.Design((19, 20, 20, 20), skew=0.0),
+            "config": {"batch_size": 100, "n_micro": 4, "pool": 1, "max_levels": 1},
+        },
+        "gaussian process, 17 knots, batch 64": {
+            "simulator": GaussianProcess(Kernel(lengthscale=0.2), reference=(17,)), "simulations": 2_000,
+            "network": fsf.NetworkConfig(width=64, depth=4, n_heads=4), "design": fsf.Design((24, 24)),
+            "config": {"batch_size": 64, "n_micro": 4},
+        },
+    }  # fmt: skip
+
+
+def steps_per_second(config: TrainConfig, **arguments: Any) -> float:
+    """Median over the steps of a short run, without the first ones."""
+    stamps: list[float] = []
+    fsf.train(config=config, callback=lambda p: stamps.append(time.process_time()), **arguments)
+    return float(1 / np.median(np.diff(stamps[4:-1])))
 
 
 if __name__ == "__main__":

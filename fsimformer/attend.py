@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 _BLOCKED = -1e9  # finite: a padded query whose keys are all blocked must not become NaN
+_MANY = 16  # own tokens from which on copying the context costs less than writing logits down (docs/speed.md)
+_COPIED = 1_000_000  # numbers of the context's keys that are copied at a time
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, bias: 
             k, v = torch.cat([keys, k], 2), torch.cat([values, v], 2)
         a = scaled_dot_product_attention(q, k, v, attn_mask=bias.own)  # (B, H, n, d)
         return a.transpose(1, 2).reshape(b, 1, n, heads * d)
+    if bias.own is None and not torch.is_grad_enabled() and (n_f == 0 or n >= _MANY):
+        return _in_blocks(q, k, v, keys, values)
     scale, each = d**-0.5, b * heads * r
     q = q.reshape(b * heads, r * n, d)
     k, v = k.reshape(each, n, d), v.reshape(each, n, d)
@@ -87,6 +91,27 @@ def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, bias: 
         a = on_context.view(b * heads, r * n, n_f) @ values.reshape(b * heads, n_f, d)
         a = torch.baddbmm(a.view(each, n, d), on_own, v)
     return a.view(b, heads, r, n, d).permute(0, 2, 3, 1, 4).reshape(b, r, n, heads * d)
+
+
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """As `attend`, where nothing is blocked and no gradient asked for, logits never written down.
+
+    The context is copied for some replicates at a time.
+    """
+    b, heads, r, n, d = q.shape
+    n_f = keys.shape[2]
+    step = max(1, _COPIED // (b * heads * d * n_f)) if n_f else r
+    out = q.new_empty(b, r, n, heads, d)
+    for start in range(0, r, step):
+        block = slice(start, start + step)
+        mine, k_, v_ = (x[:, :, block].transpose(1, 2) for x in (q, k, v))  # (B, block, H, n, d)
+        if n_f:
+            own = (b, mine.shape[1], heads, n_f, d)
+            k_ = torch.cat([keys[:, None].expand(own), k_], 3)
+            v_ = torch.cat([values[:, None].expand(own), v_], 3)
+        a = scaled_dot_product_attention(mine.flatten(0, 1), k_.flatten(0, 1), v_.flatten(0, 1))
+        out[:, block] = a.view(b, -1, heads, n, d).transpose(2, 3)
+    return out.flatten(-2)
 
 
 def _product(bias: Tensor | None, x: Tensor, y: Tensor, scale: float) -> Tensor:

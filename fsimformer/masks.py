@@ -189,3 +189,11 @@ def attention(
         return allowed & key.valid[:, None, :]
 
     return Attention(pairs(frozen, frozen), pairs(active, active), pairs(active, frozen))
+
+
+def allows_all(dependency: Tensor, *batches: TokenBatch) -> bool:
+    """No edge (n_ids, n_ids) between ids of these batches is missing: a mask of pairs would say what padding says."""
+    here = torch.zeros(len(dependency), dtype=torch.bool, device=dependency.device)
+    for batch in batches:
+        here[batch.variable[batch.valid]] = True
+    return bool(dependency[here][:, here].all())

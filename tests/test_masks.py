@@ -8,7 +8,7 @@ from scipy.stats import chisquare
 from tiny import batch, seeded, streams_of
 from torch import Tensor
 
-from fsimformer.masks import KINDS, MaskConfig, attention, draw_condition_masks, draw_kinds, thin_latents
+from fsimformer.masks import KINDS, MaskConfig, allows_all, attention, draw_condition_masks, draw_kinds, thin_latents
 from fsimformer.tokens import TokenBatch
 
 IS_PARAMETER = torch.tensor([True, True, False, False, True])  # id 4: a functional parameter
@@ -218,3 +218,18 @@ def test_a_path_determined_by_its_parents_parts_its_readings_and_time_orders_a_f
     assert torch.equal(masks.context[0], across)
     plain = attention(tokens, tokens.replace(condition_mask=~ones), graph)
     assert plain.frozen[0, 2, 1]
+
+
+def test_a_dependency_mask_is_needed_only_where_an_edge_between_the_ids_of_a_batch_is_missing() -> None:
+    dependency = torch.ones(5, 5, dtype=torch.bool)
+    dependency[:, 4] = False
+    parts = [batch([6, 3], n_ids=4, seed=s) for s in (0, 1)]
+    assert allows_all(dependency, *parts)
+    masks = [attention(*parts, d) for d in (dependency, None)]
+    for name in ("frozen", "active", "context"):
+        pairs, padding = (getattr(m, name) for m in masks)
+        real = parts[0 if name == "frozen" else 1].valid  # what padding attends to means nothing
+        assert bool((pairs == padding[:, None])[real].all())
+    junk = parts[0].replace(variable=torch.where(parts[0].valid, parts[0].variable, 4))
+    assert allows_all(dependency, junk, parts[1])  # padding is no token
+    assert not allows_all(dependency, parts[0], parts[1].replace(variable=parts[1].variable + 1))
