@@ -253,6 +253,17 @@ def test_a_coordinate_that_all_share_stays_one_row() -> None:
     assert structure_of(mixed) == structure_of(shared) == {"time": ["time"], "x": ["time"]}
 
 
+@pytest.mark.parametrize("word", ["scale_factor", "add_offset", "_FillValue", "missing_value", "dtype", "coordinates"])
+def test_attributes_that_mean_something_to_files_mean_nothing_here(tmp_path: Path, word: str) -> None:
+    """xarray would multiply by a `scale_factor`, or take a `missing_value` for NaN."""
+    archive, attrs = Archive.create(tmp_path / "a.zarr", 1, 3, "own"), {word: "bool" if word == "dtype" else 2}
+    with archive.writing() as writer:
+        writer.write({0: fields_of({"x": ("time", [0.0, 1.0, 2.0], attrs)})})
+    x = archive.read()["x"]
+    np.testing.assert_array_equal(x, [[0.0, 1.0, 2.0]])
+    assert x.dtype == np.float64 and x.attrs == attrs
+
+
 def test_attributes_and_sizes_that_files_have_opinions_about(tmp_path: Path) -> None:
     """Units of time stay words beside numbers; a series may be empty."""
     archive = Archive.create(tmp_path / "a.zarr", 1, 3, "own")
