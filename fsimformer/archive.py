@@ -23,13 +23,14 @@ row; `Archive.failures` tells them. Needs a POSIX system, and the extra `archive
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -228,8 +229,9 @@ class Archive:
         target = self.path.absolute()
         beside = target.with_name(f".{target.name}.writing")
         beside.mkdir(parents=True, exist_ok=True)
-        with open(beside / "lock", "a") as lock:
+        with ExitStack() as stack:
             try:
+                lock = stack.enter_context(open(beside / "lock", "a"))
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
                 mine = os.fstat(lock.fileno()).st_ino == os.stat(beside / "lock").st_ino
             except (BlockingIOError, FileNotFoundError):
@@ -242,7 +244,7 @@ class Archive:
                         shutil.rmtree(entry)
                 yield beside
             finally:
-                shutil.rmtree(beside)
+                _remove(beside)
 
 
 @dataclass(frozen=True)
@@ -351,6 +353,15 @@ def _commit(part: Path, target: Path) -> None:
         _sync(entry)
     os.rename(part, target)
     _sync(target.absolute().parent)
+
+
+def _remove(beside: Path) -> None:
+    """Unless the next writer, who came as soon as the lock was gone, has made it its own."""
+    try:
+        shutil.rmtree(beside)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
 
 
 def _sync(path: Path) -> None:
