@@ -5,7 +5,7 @@
     runs.zarr/
         zarr.json                                        the manifest, as the group's attributes; never changes
         chunk-000000000-000000099-5c1f0a…/               simulations 0 to 99: a Zarr group, never changed either
-            zarr.json                                    its attributes list the failures and the variables
+            zarr.json                                    its attributes: failures, variables, their attributes
             simulation/  theta/  y/  time/  …            arrays of those that succeeded, (simulation, …)
     .runs.zarr.writing/                                  beside it, while somebody writes: the lock, the next chunk
 
@@ -23,13 +23,14 @@ row; `Archive.failures` tells them. Needs a POSIX system, and the extra `archive
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -228,8 +229,9 @@ class Archive:
         target = self.path.absolute()
         beside = target.with_name(f".{target.name}.writing")
         beside.mkdir(parents=True, exist_ok=True)
-        with open(beside / "lock", "a") as lock:
+        with ExitStack() as stack:
             try:
+                lock = stack.enter_context(open(beside / "lock", "a"))
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
                 mine = os.fstat(lock.fileno()).st_ino == os.stat(beside / "lock").st_ino
             except (BlockingIOError, FileNotFoundError):
@@ -242,7 +244,7 @@ class Archive:
                         shutil.rmtree(entry)
                 yield beside
             finally:
-                shutil.rmtree(beside)
+                _remove(beside)
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,10 @@ class Writer:
                     )
                 break
         part = self.beside / "chunk"
-        data = _dataset(joined, {_KEY: {"failures": failures, "variables": structure if parts else {}}})
+        attrs = {name: f.attrs for name, f in joined.items() if f.attrs}
+        bare = {name: f._replace(attrs={}) for name, f in joined.items()}  # xarray would take "scale_factor" for CF's
+        about = {"failures": failures, "variables": structure if parts else {}, "attrs": attrs}
+        data = _dataset(bare, {_KEY: about})
         whole = {str(name): {"chunks": x.shape} for name, x in data.variables.items() if x.size}
         data.to_zarr(part, mode="w-", zarr_format=3, consolidated=False, encoding=whole)
         _commit(part, self.archive.path / f"chunk-{first:09d}-{last:09d}-{_digest(part)}")
@@ -309,14 +314,14 @@ def _read(chunk: Chunk) -> tuple[dict[str, Field], list[Any]]:
             f"{chunk.path} is damaged: its files have the digest {found}, not {chunk.digest}. Restore it, or delete "
             "the directory and run the same simulations again: they come out the same."
         )
-    # units="days" are the user's words, not CF's: nothing is decoded
-    with xr.open_zarr(chunk.path, consolidated=False, chunks=None, decode_times=False, decode_timedelta=False) as data:
+    with xr.open_zarr(chunk.path, consolidated=False, chunks=None) as data:
         data.load()
         about, coordinates = data.attrs[_KEY], set(data.coords)
         fields = {}
         for name in (SIMULATION, *about["variables"]):  # a directory has no order of its own
             x = data.variables[name]
-            fields[name] = Field(tuple(map(str, x.dims)), x.values, dict(x.attrs), name in coordinates)
+            attrs = about["attrs"].get(name, {})
+            fields[name] = Field(tuple(map(str, x.dims)), x.values, attrs, name in coordinates)
         return fields, about["failures"]
 
 
@@ -348,6 +353,15 @@ def _commit(part: Path, target: Path) -> None:
         _sync(entry)
     os.rename(part, target)
     _sync(target.absolute().parent)
+
+
+def _remove(beside: Path) -> None:
+    """Unless the next writer, who came as soon as the lock was gone, has made it its own."""
+    try:
+        shutil.rmtree(beside)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
 
 
 def _sync(path: Path) -> None:

@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 
     train = _command(commands, "train", _train, "train a model on a simulator")
     train.add_argument("simulator", help=_SIMULATOR_HELP)
-    train.add_argument("--simulations", type=int, default=100_000, help="fixed budget (default: %(default)s)")
     source = train.add_mutually_exclusive_group()
+    source.add_argument("--simulations", type=int, default=100_000, help="fixed budget (default: %(default)s)")
     source.add_argument("--fresh", action="store_true", help="new simulations at every step, no fixed budget")
     source.add_argument("--archive", type=Path, metavar="FILE", help="these simulations: an archive, .nc or .zarr")
     train.add_argument("--steps", type=int, help="optimiser steps (default: the library's)")
@@ -152,8 +152,11 @@ def _train(args: argparse.Namespace) -> None:
     simulations = None if args.fresh else args.simulations
     if args.archive is not None:
         from fsimformer.recorded import Recorded
+        from fsimformer.simulators import check
 
-        simulations = Recorded.read(args.archive, simulator.schema).simulations
+        recorded = Recorded.read(args.archive, simulator.schema)
+        check(recorded)  # its grid is not the simulator's, and values are read by their place on it
+        simulations = recorded.simulations
     with _progress_bar(config.steps, "step") as show:
         joint = fsimformer.train(
             simulator,

@@ -63,7 +63,8 @@ def default_reference(n_dims: int) -> tuple[int, ...]:
 
     33 on a line keep the covariance of a posterior within 2 % for lengthscales from a twentieth of the range, rough
     (Matérn 3/2) or smooth, and the variance of increments over a thousandth of it within a factor .73-1
-    (benchmarks/knots.py). In several dims all points are drawn together: 9 along each of two keep smooth functions down
-    to a fifth of the range (the same table); 5 along each of three are what a network can draw, no table's advice.
+    (benchmarks/knots.py). In several dims all points are drawn together: 9 along each of two are enough along a line
+    for smooth functions down to a fifth of the range (the same table; fields were not measured); 5 along each of three
+    are what a network can draw, no table's advice.
     """
     return (33,) if n_dims == 1 else ({2: 9, 3: 5}.get(n_dims, 3),) * n_dims

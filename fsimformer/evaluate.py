@@ -61,9 +61,8 @@ def evaluate(
         many = str(labels.dims[0]), observations, queries, zs
         new = to_tree_many(model.schema, model.whitening, labels, *many, {})
     out = draws.copy()
-    old, own = (
-        "posterior" if "posterior" in tree.children else "prior" for tree in (draws, new)
-    )  # one of many: unlike
+    # a data set without readings, cut out of a batch with some, is a prior alone and was called a posterior there
+    old, own = ("posterior" if "posterior" in tree.children else "prior" for tree in (draws, new))
     out[old] = xr.DataTree(_replaced(model.schema, draws[old].to_dataset(), new[own].to_dataset()))
     return out
 

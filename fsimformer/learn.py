@@ -237,11 +237,14 @@ def train(
         "plausible": {k: list(ends) for k, ends in plausible.items()},
         "dependency": dependency,
     }
+    if given is not None:  # a checkpoint must not go on with others: those held out would have been seen
+        about["simulations_digest"] = _digest(given.values)
     if denoiser.baseline is not None:
         about["baseline"] = True
     if embeddings:
         about["embeddings"] = plain({k: str(m) for k, m in embeddings.items()})
-    initial_weights = {} if initial is None else {"initial_weights": _digest(initial.model.denoiser)}
+    start_from = None if initial is None else dict(initial.model.denoiser.named_parameters())
+    initial_weights = {} if start_from is None else {"initial_weights": _digest(start_from)}
     rows: Rows = fresh if n_given is None else stored
     masks, levels = masks or MaskConfig(), levels or NoiseLevels()
     ranges = value_ranges(schema, whitening, plausible, rows(2_000, generator_at(config.seed, 0, 0, 0)))
@@ -352,11 +355,11 @@ def _settings(initial: Joint) -> tuple[NetworkConfig, str, str, Dial]:
     return model.denoiser.network.config, model.schedule, model.dependency, model.n_active_observed
 
 
-def _digest(denoiser: Denoiser) -> str:
-    """SHA-256 of the weights: a checkpoint knows which model it went on from."""
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256: a checkpoint knows which model it went on from, and which simulations it was given."""
     out = hashlib.sha256()
-    for name, p in sorted(denoiser.named_parameters()):
-        out.update(name.encode() + p.detach().cpu().numpy().tobytes())
+    for name, x in sorted(tensors.items()):
+        out.update(name.encode() + x.detach().cpu().numpy().tobytes())
     return out.hexdigest()
 
 

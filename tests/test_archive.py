@@ -253,6 +253,36 @@ def test_a_coordinate_that_all_share_stays_one_row() -> None:
     assert structure_of(mixed) == structure_of(shared) == {"time": ["time"], "x": ["time"]}
 
 
+@pytest.mark.parametrize("word", ["scale_factor", "add_offset", "_FillValue", "missing_value", "dtype", "coordinates"])
+def test_attributes_that_mean_something_to_files_mean_nothing_here(tmp_path: Path, word: str) -> None:
+    """xarray would multiply by a `scale_factor`, or take a `missing_value` for NaN."""
+    archive, attrs = Archive.create(tmp_path / "a.zarr", 1, 3, "own"), {word: "bool" if word == "dtype" else 2}
+    with archive.writing() as writer:
+        writer.write({0: fields_of({"x": ("time", [0.0, 1.0, 2.0], attrs)})})
+    x = archive.read()["x"]
+    np.testing.assert_array_equal(x, [[0.0, 1.0, 2.0]])
+    assert x.dtype == np.float64 and x.attrs == attrs
+
+
+def test_writers_who_come_while_another_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the last two steps of leaving, the lock gone and the directory not yet: both writers are right."""
+    archive, rmdir = filled(tmp_path / "a.zarr", 10), os.rmdir
+
+    def late(path: Any, *args: Any, **kwargs: Any) -> None:
+        if str(path).endswith(".writing"):
+            (tmp_path / ".a.zarr.writing" / "lock").touch()
+        rmdir(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "rmdir", late)
+    write(archive, 20)
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    write(archive, 23)
+    assert archive.missing(23) == [] and sorted(p.name for p in tmp_path.iterdir()) == ["a.zarr"]
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)  # it was there, and is gone before its lock is opened
+    with pytest.raises(BlockingIOError, match="another process is writing"), archive.writing():
+        pass
+
+
 def test_attributes_and_sizes_that_files_have_opinions_about(tmp_path: Path) -> None:
     """Units of time stay words beside numbers; a series may be empty."""
     archive = Archive.create(tmp_path / "a.zarr", 1, 3, "own")

@@ -41,6 +41,6 @@ def test_tables_of_functions_put_the_floor_and_what_is_published_beside(monkeypa
     row = {"task": "forecasting", "log_density": -2.346, "standard_error": 0.06, "published": -2.38}
     row |= {"attention": -2.98, "targets": 190.4, "cpu_seconds": 99.6}
     record = {"simulations": 9, "steps": 5, "train_cpu_seconds": 9.6, "n": 3, "block": 16, "n_ode": 24, "rows": [row]}
-    text = "\n".join(predator_prey([record | {"estimator": [{"error": 0.001}, {"error": -0.012}]}]))
+    text = "\n".join(predator_prey([record | {"estimator": [{"largest": 0.002}, {"largest": 0.021}]}]))
     assert "| forecasting | -2.35 ± 0.06 | -2.38 | -2.98 | 190 | 100 |" in text
-    assert "-0.0120 nats" in text
+    assert "off by 0.0210 nats a target at most" in text

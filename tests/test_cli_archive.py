@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from test_cli import written
 
 import fsimformer
@@ -53,6 +54,18 @@ def test_simulate_resume_and_train(tmp_path: Path, capsys: pytest.CaptureFixture
     train = ["train", f"{known}:ours", "--archive", str(out), "--steps", "2", "--out", str(model)]
     assert main(train) == 0
     assert fsimformer.load(model).provenance["simulations"] == 150 - n_bad
+
+
+def test_simulations_on_another_grid_than_the_trained_range_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Values are read by their place on the grid: those of 35 days would be taken for those of all."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["simulate", "sird", "--n", "110", "--out", "whole.nc"]) == 0
+    with xr.open_dataset("whole.nc", engine="h5netcdf") as whole:
+        whole.isel(time=slice(whole.sizes["time"] // 2)).to_netcdf("half.nc", engine="h5netcdf")
+    assert main(["train", "sird", "--archive", "half.nc", "--steps", "1", "--out", "m"]) == 2
+    assert "Grid of 'time': expected the trained range" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,16 @@ def test_no_new_draws_from_what_is_recorded() -> None:
             fsf.train(runs, simulations=simulations)
 
 
+def test_a_checkpoint_goes_on_with_the_simulations_it_began_with(tmp_path: Path) -> None:
+    """As many others of the same simulator would hand it what it held out."""
+    config, path = fsf.TrainConfig(steps=2, batch_size=16, n_validation=16), tmp_path / "run.safetensors"
+    own, same, other = (Recorded.of(draw(SIMULATOR, 120, seed), SCHEMA).simulations for seed in (5, 5, 6))
+    for runs in (own, same):
+        fsf.train(SIMULATOR, simulations=runs, config=config, checkpoint=path)
+    with pytest.raises(ValueError, match="other settings of .*simulations_digest"):
+        fsf.train(SIMULATOR, simulations=other, config=config, checkpoint=path)
+
+
 def test_what_does_not_fit_the_schema_is_named() -> None:
     data = draw(SIMULATOR, 5, seed=5)
     ragged = data.drop_vars("time").assign_coords(time=(("simulation", "time"), np.tile(HOURS.numpy(), (5, 1))))
