@@ -6,7 +6,7 @@ draws at random comes from the seed, an integer from 0 to 2⁶³ − 1::
     def simulate(seed):
         rng = np.random.default_rng(seed)
         rate = rng.lognormal()
-        return {"rate": rate, "level": ("time", run_my_model(rate))}
+        return {"rate": rate, "level": ("time", run_my_model(rate)), "time": ("time", hours)}  # the grid, to train on
 
     archive = simulate_to("runs.zarr", simulate, 10_000, seed=1, limit=60.0)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
+    from fsimformer.recorded import Recorded
     from fsimformer.schema import Schema
     from fsimformer.simulators import Simulator
 
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("--plot", type=Path, metavar="FILE.png", help="write a picture (png, pdf or svg)")
 
     train = _command(commands, "train", _train, "train a model on a simulator")
-    train.add_argument("simulator", help=_SIMULATOR_HELP)
+    train.add_argument("simulator", help=f"{_SIMULATOR_HELP}; with --archive also a Schema of its variables")
     source = train.add_mutually_exclusive_group()
     source.add_argument("--simulations", type=int, default=100_000, help="fixed budget (default: %(default)s)")
     source.add_argument("--fresh", action="store_true", help="new simulations at every step, no fixed budget")
@@ -145,18 +146,11 @@ def _train(args: argparse.Namespace) -> None:
 
     require_free(args.out)  # not after hours of training
 
-    simulator = find_simulator(args.simulator)
+    simulator = find_simulator(args.simulator) if args.archive is None else _recorded(args)
     if arrays := list(simulator.schema.arrays):
         raise ValueError(f"{args.simulator} has array variables {arrays}; train it in Python: train(embeddings=...).")
     config = TrainConfig(seed=args.seed) if args.steps is None else TrainConfig(steps=args.steps, seed=args.seed)
-    simulations = None if args.fresh else args.simulations
-    if args.archive is not None:
-        from fsimformer.recorded import Recorded
-        from fsimformer.simulators import check
-
-        recorded = Recorded.read(args.archive, simulator.schema)
-        check(recorded)  # its grid is not the simulator's, and values are read by their place on it
-        simulations = recorded.simulations
+    simulations = None if args.fresh else args.simulations if args.archive is None else simulator.simulations
     with _progress_bar(config.steps, "step") as show:
         joint = fsimformer.train(
             simulator,
@@ -169,6 +163,18 @@ def _train(args: argparse.Namespace) -> None:
     joint.save(args.out)
     loss, best = joint.provenance["best_validation_loss"], joint.provenance["best_step"]
     print(f"{args.out}: {joint.n_parameters:,} parameters, validation loss {loss:.4f} (step {best})")
+
+
+def _recorded(args: argparse.Namespace) -> Recorded:
+    """The archive's simulations. Who has a black box has no Simulator, so a Schema of its variables will do."""
+    from fsimformer.recorded import Recorded
+    from fsimformer.schema import Schema
+    from fsimformer.simulators import Simulator
+
+    own = _find(args.simulator)
+    if not isinstance(own, Schema | Simulator):
+        raise ValueError(f"{args.simulator} is a {type(own).__name__}; --archive needs a Schema or a Simulator.")
+    return Recorded.read(args.archive, own)
 
 
 def _simulate(args: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ any more.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +79,21 @@ class Recorded:
         return cls(schema, grid, found)
 
     @classmethod
-    def read(cls, path: str | Path, schema: Schema) -> Recorded:
+    def read(cls, path: str | Path, known: Schema | Simulator) -> Recorded:
         """Simulations in an archive (archive.py), or along `simulation` in a netCDF or Zarr file made elsewhere.
+
+        Args:
+            path: the file.
+            known: the schema, or the Simulator that made them: its schema, `natural` and `plausible` then hold. The
+                grid is the file's in any case.
 
         Raises:
             FileNotFoundError: no such file. ValueError: an unknown ending, a damaged archive; what `of` raises.
         """
-        path = Path(path)
+        if not isinstance(known, Schema):
+            read, natural = cls.read(path, known.schema), getattr(known, "natural", ())
+            return replace(read, natural=natural, plausible=getattr(known, "plausible", {}))
+        path, schema = Path(path), known
         if is_archive(path):
             return cls.of(Archive.open(path).read([k for k in schema.names if k not in schema.paths]), schema)
         if path.suffix not in (*NETCDF, *ZARR):
@@ -148,7 +156,11 @@ def about(schema: Schema, name: str) -> dict[str, str]:
 def _grid(data: xr.Dataset, index: Index) -> Tensor:
     """In the index's units; dates and durations as an observation's are read (points.py)."""
     if index.name not in data.coords:
-        raise KeyError(f"The Dataset has no coordinate {index.name!r}; expected the grid of the simulations.")
+        raise KeyError(
+            f"The simulations have no coordinate {index.name!r}, so nobody knows where their points lie. "
+            f"Return it too: {{{index.name!r}: ({index.name!r}, points), ...}}; where they have been made, "
+            f"Recorded.of(Archive.open(path).read().assign_coords({index.name}=points), schema)."
+        )
     points = data[index.name]
     if points.dims != (index.name,):
         raise ValueError(

@@ -230,7 +230,8 @@ def _from_frame(
     schema: Schema, frame: pd.DataFrame, batch_dim: str | None
 ) -> tuple[dict[str, Table], xr.DataArray | None]:
     """Long form: a row a reading, in the order in which they stand. Several rows at one point are several readings."""
-    if any(n is not None for n in frame.index.names):
+    indexed = any(n is not None for n in frame.index.names)
+    if indexed:
         frame = frame.reset_index()
     known = {"variable", "value", *(d.name for d in schema.dims)} | ({batch_dim} if batch_dim else set())
     columns, names = list(map(str, frame.columns)), [d.name for d in schema.dims if d.name in frame.columns]
@@ -238,7 +239,8 @@ def _from_frame(
         if column not in columns:
             raise ValueError(
                 f"Frame: expected columns 'variable', 'value' and one a dim (long form), got {columns}: no {column!r}. "
-                f"A wide frame, one column a variable, becomes a Dataset by .set_index({names}).to_xarray()."
+                f"A wide frame, one column a variable, becomes a Dataset by {'' if indexed else f'.set_index({names})'}"
+                ".to_xarray()."
             )
     if extra := [c for c in columns if c not in known]:
         raise ValueError(f"Frame: unknown columns {extra}. Known: {sorted(known)}. For many data sets pass batch_dim=.")

@@ -34,7 +34,14 @@ def draw(n, generator):
     return {"a": a, "x": a + torch.randn(n, generator=generator)}
 
 a = fsf.Variable("a", "parameter", prior=fsf.Normal())
-ours = FunctionSimulator(fsf.Schema((a, fsf.Variable("x", "data"))), draw)
+schema = fsf.Schema((a, fsf.Variable("x", "data")))
+ours = FunctionSimulator(schema, draw)
+series = fsf.Schema((a, fsf.Variable("x", "data", ("t",))), (fsf.Index("t", 0.0, 1.0),))
+
+def draw_series(n, generator):
+    return draw(n, generator) | {"x": torch.randn(n, 5, generator=generator)}
+
+paths = FunctionSimulator(series, draw_series, {"t": torch.linspace(0, 1, 5).double()})
 """
 
 
@@ -51,9 +58,21 @@ def test_simulate_resume_and_train(tmp_path: Path, capsys: pytest.CaptureFixture
     np.testing.assert_array_equal(Archive.open(out).read()["a"], a[a <= 1])
 
     known, model = written(tmp_path / "known.py", KNOWN), tmp_path / "model"
-    train = ["train", f"{known}:ours", "--archive", str(out), "--steps", "2", "--out", str(model)]
-    assert main(train) == 0
-    assert fsimformer.load(model).provenance["simulations"] == 150 - n_bad
+    for name in ("ours", "schema"):  # who has a black box alone states its schema
+        train = ["train", f"{known}:{name}", "--archive", str(out), "--steps", "2", "--out", str(model)]
+        assert main(train) == 0
+        assert fsimformer.load(model).provenance["simulations"] == 150 - n_bad
+
+
+def test_a_file_of_another_range_than_the_simulator_s_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known, runs = written(tmp_path / "known.py", KNOWN), tmp_path / "runs.nc"
+    rng = np.random.default_rng(0)
+    data = {"a": ("simulation", rng.normal(size=120)), "x": (("simulation", "t"), rng.normal(size=(120, 5)))}
+    xr.Dataset(data, {"t": np.linspace(0, 2, 5)}).to_netcdf(runs, engine="h5netcdf")
+    assert main(["train", f"{known}:paths", "--archive", str(runs), "--steps", "2", "--out", str(tmp_path / "m")]) == 2
+    assert "expected the trained range" in capsys.readouterr().err
 
 
 def test_simulations_on_another_grid_than_the_trained_range_are_refused(
@@ -74,6 +93,10 @@ def test_simulations_on_another_grid_than_the_trained_range_are_refused(
         (["simulate", "own.py:tank", "--out", "a.nc"], "own.py:tank is a function; a Simulator has `schema`"),
         (["simulate", "own.py:tank", "--out", "a.zarr", "--limit", "0"], "limit: expected seconds above 0"),
         (["simulate", "own.py:tank", "--out", "a.zarr", "--chunk", "0"], "chunk: expected at least 1 simulation"),
+        (
+            ["train", "own.py:tank", "--archive", "a.zarr", "--out", "m"],
+            "is a function; --archive needs a Schema",
+        ),
         (["train", "sird", "--archive", "a.zarr", "--out", "m"], "No such file: a.zarr"),
         (["train", "sird", "--archive", "a.csv", "--out", "m"], "a.csv: unknown ending '.csv'. Choices: .nc, .nc4"),
     ],

@@ -45,6 +45,11 @@ def observed(**scalars: float) -> xr.Dataset:
         (
             lambda j: j.condition(observed().to_dataframe()),
             ValueError,
+            r"A wide frame, .* becomes a Dataset by .to_xarray\(\)",
+        ),
+        (
+            lambda j: j.condition(observed().to_dataframe().reset_index()),
+            ValueError,
             r"A wide frame, .* becomes a Dataset by .set_index\(\['time'\]\).to_xarray\(\)",
         ),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,16 @@ def test_a_file_made_elsewhere(tmp_path: Path, ending: str) -> None:
     np.testing.assert_allclose(rows(renamed), clean, rtol=1e-6)
 
 
+def test_a_simulator_says_how_its_recorded_draws_are_read_and_the_file_where_they_lie(tmp_path: Path) -> None:
+    path = tmp_path / "runs.nc"
+    draw(SIMULATOR, 20, seed=5).isel(time=slice(None, None, 2)).to_netcdf(path, engine="h5netcdf")
+    known = replace(SIMULATOR, natural=("level",), plausible={"level": (0.1, 200.0)})
+    runs = Recorded.read(path, known)
+    assert (runs.natural, runs.plausible) == (known.natural, known.plausible)
+    assert torch.equal(runs.grid["time"], HOURS[::2])
+    assert (Recorded.read(path, SCHEMA).natural, Recorded.read(path, SCHEMA).plausible) == ((), {})
+
+
 def test_a_grid_in_dates_or_other_units_is_that_of_the_index() -> None:
     data = draw(SIMULATOR, 5, seed=5)
     dates = np.datetime64("2020-03-01", "ns") + (HOURS.numpy() * 3.6e12).astype("timedelta64[ns]")
@@ -137,7 +148,7 @@ def test_what_does_not_fit_the_schema_is_named() -> None:
     cases: list[tuple[xr.Dataset, type[Exception], str]] = [
         (data.rename(simulation="run"), ValueError, r"no dim 'simulation' of simulations; its dims: \['run', 'time'\]"),
         (data.drop_vars("rate"), KeyError, r"lacks the variables \['rate'\]; it has \['level'\]"),
-        (data.drop_vars("time"), KeyError, "no coordinate 'time'"),
+        (data.drop_vars("time"), KeyError, r"no coordinate 'time', .* Return it too: \{'time': \('time', points\), "),
         (data.isel(time=0), ValueError, r"'time': expected one grid for all simulations, .* got the dims \(\)"),
         (ragged, ValueError, r"expected one grid for all simulations, .* got the dims \('simulation', 'time'\)"),
         (data.assign(rate=data["level"]), ValueError, r"'rate': expected the dims \('simulation',\), got"),
