@@ -109,7 +109,10 @@ def dial(records: list[dict[str, Any]]) -> list[str]:
 def sampler_choice(r: dict[str, Any]) -> list[str]:
     keys = ("task", "sampler", "evaluations", "c2st_rf", "standard_error", "floor", "cpu_seconds")
     head = ["task", "sampler", "evaluations", "RF C2ST", "se", "floor", "CPU s, 1,000 draws"]
-    return table(head, [[x[k] for k in keys] for x in r["rows"]])
+    second = "sde, second order"  # older records: the only SDE there was
+    old = {} if any(x["sampler"] == second for x in r["rows"]) else {"sde": second}
+    rows = [x | {"sampler": old.get(x["sampler"], x["sampler"])} for x in r["rows"]]
+    return table(head, [[x[k] for k in keys] for x in rows])
 
 
 def learning(r: dict[str, Any]) -> list[str]:

@@ -51,8 +51,10 @@ PUBLISHED: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
     },
 }  # fmt: skip
 
-_DRAWN_BY = {("sde", 32): "", ("sde", None): ", 80 steps of the SDE"}
-"""Sampler and evaluations of a cell -> what its label says; older cells do not say how many, nor which."""
+_DRAWN_BY = {
+    ("sde_3m", 32): "", ("sde", 32): ", second-order SDE", ("sde", None): ", 80 steps of the second-order SDE",
+}  # fmt: skip
+"""Sampler and evaluations of a cell -> what its label says; older cells name the preset, not what it was then."""
 
 
 def over_seeds(values: Sequence[float]) -> str:
