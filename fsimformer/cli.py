@@ -145,12 +145,12 @@ def _train(args: argparse.Namespace) -> None:
     from fsimformer.train import TrainConfig
 
     require_free(args.out)  # not after hours of training
-
-    simulator = find_simulator(args.simulator) if args.archive is None else _recorded(args)
+    recorded = None if args.archive is None else _recorded(args)
+    simulator = find_simulator(args.simulator) if recorded is None else recorded
     if arrays := list(simulator.schema.arrays):
         raise ValueError(f"{args.simulator} has array variables {arrays}; train it in Python: train(embeddings=...).")
     config = TrainConfig(seed=args.seed) if args.steps is None else TrainConfig(steps=args.steps, seed=args.seed)
-    simulations = None if args.fresh else args.simulations if args.archive is None else simulator.simulations
+    simulations = recorded.simulations if recorded is not None else None if args.fresh else args.simulations
     with _progress_bar(config.steps, "step") as show:
         joint = fsimformer.train(
             simulator,
