@@ -146,11 +146,12 @@ def _train(args: argparse.Namespace) -> None:
 
     require_free(args.out)  # not after hours of training
 
-    simulator = find_simulator(args.simulator) if args.archive is None else _recorded(args)
+    recorded = None if args.archive is None else _recorded(args)
+    simulator: Simulator = recorded or find_simulator(args.simulator)
     if arrays := list(simulator.schema.arrays):
         raise ValueError(f"{args.simulator} has array variables {arrays}; train it in Python: train(embeddings=...).")
     config = TrainConfig(seed=args.seed) if args.steps is None else TrainConfig(steps=args.steps, seed=args.seed)
-    simulations = None if args.fresh else args.simulations if args.archive is None else simulator.simulations
+    simulations = None if args.fresh else args.simulations if recorded is None else recorded.simulations
     with _progress_bar(config.steps, "step") as show:
         joint = fsimformer.train(
             simulator,
@@ -167,12 +168,11 @@ def _train(args: argparse.Namespace) -> None:
 
 def _recorded(args: argparse.Namespace) -> Recorded:
     """The archive's simulations. Who has a black box has no Simulator, so a Schema of its variables will do."""
+    from fsimformer import Schema, simulators
     from fsimformer.recorded import Recorded
-    from fsimformer.schema import Schema
-    from fsimformer.simulators import Simulator
 
     own = _find(args.simulator)
-    if not isinstance(own, Schema | Simulator):
+    if not isinstance(own, Schema | simulators.Simulator):
         raise ValueError(f"{args.simulator} is a {type(own).__name__}; --archive needs a Schema or a Simulator.")
     return Recorded.read(args.archive, own)
 
