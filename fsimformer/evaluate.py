@@ -47,6 +47,8 @@ def evaluate(
         observations, labels: one data set and None, or many and their labels along the batch dim.
     """
     parameters(draws)  # it is a tree of draws
+    if not at:
+        raise ValueError("extend: expected a function with a reference set and its new points, got an empty `at`.")
     if labels is None:
         parts = [draws]
     else:

@@ -173,6 +173,9 @@ def _require_same_observation(observation: Observation, draws: xr.DataTree, what
         values = channel.value[np.isfinite(channel.value)]
         if len(values) and not (name in held and np.array_equal(held[name].to_numpy().reshape(-1), values)):
             raise ValueError(f"{what}: the draws were not conditioned on these readings of {name!r}.")
+    observed = {name for name, channel in observation.channels.items() if np.isfinite(channel.value).any()}
+    if more := [str(k) for k, x in held.data_vars.items() if k not in observed and np.isfinite(x.to_numpy()).any()]:
+        raise ValueError(f"{what}: the draws were conditioned on {more} as well; condition on the same observation.")
 
 
 def _likelihoods(value: xr.DataArray, shape: tuple[int, int]) -> np.ndarray:

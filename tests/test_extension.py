@@ -103,6 +103,7 @@ def test_where_the_spline_says_it_all_the_network_is_not_asked() -> None:
     [
         ({"x": [1.0]}, r"\['x'\] are no functions that these draws hold. Functions: \['f'\]"),
         ({"g": [1.0]}, r"\['g'\] are no functions that these draws hold"),
+        ({}, "extend: expected a function with a reference set and its new points, got an empty `at`"),
     ],
 )
 def test_what_cannot_be_extended_is_refused(at: dict[str, Any], message: str) -> None:
@@ -117,6 +118,8 @@ def test_draws_of_another_observation_or_without_their_noise_are_refused() -> No
     draws = asked.sample(2, {"f": [1.0]})
     with pytest.raises(ValueError, match="extend: the draws were not conditioned on these readings of 'x'"):
         exact_joint().condition(OBSERVED + 1).extend(draws, {"f": [2.0]})
+    with pytest.raises(ValueError, match=r"extend: the draws were conditioned on \['x'\] as well"):
+        exact_joint().condition(None).extend(draws, {"f": [2.0]})
     del draws["functions"]["noise_f"]
     with pytest.raises(KeyError, match="holds 'f' but not 'noise_f'"):
         asked.extend(draws, {"f": [2.0]})
