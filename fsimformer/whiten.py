@@ -252,7 +252,7 @@ class Whitening:
 
     @classmethod
     def fit(cls, schema: Schema, simulations: Mapping[str, Tensor]) -> Whitening:
-        """Fit the variables without a prior to simulations of them (any shape, clean or noisy; a vector's components
+        """Fit the variables without a prior to simulations of them, which may lack the others (any shape, clean or noisy; a vector's components
         where `Simulator.simulate` has them). Components are fitted one by one: they may differ in place and scale.
 
         Raises:
@@ -263,7 +263,7 @@ class Whitening:
             if v.path_of is not None:  # as the series is read: noise has one size on both
                 out[v.name] = out[v.path_of]
                 continue
-            if v.role == "parameter":
+            if v.role == "parameter" and v.name in simulations:
                 _require_varied(v.name, simulations[v.name], schema.component_dim(v.name), v.dims)
             whole = Transform(v.prior, v.support)
             if v.prior is not None:
