@@ -252,8 +252,9 @@ class Whitening:
 
     @classmethod
     def fit(cls, schema: Schema, simulations: Mapping[str, Tensor]) -> Whitening:
-        """Fit the variables without a prior to simulations of them, which may lack the others (any shape, clean or noisy; a vector's components
-        where `Simulator.simulate` has them). Components are fitted one by one: they may differ in place and scale.
+        """Fit the variables without a prior to simulations of them (any shape, clean or noisy; a vector's components
+        where `Simulator.simulate` has them); the others may be absent. Components are fitted one by one: they may
+        differ in place and scale.
 
         Raises:
             ValueError: a parameter, or a component of one, that never changes.
