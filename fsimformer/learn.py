@@ -29,7 +29,7 @@ from fsimformer.nn import NetworkConfig
 from fsimformer.readings import Design, Store, read
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
-from fsimformer.simulations import Simulations, build_store, default_design, simulate
+from fsimformer.simulations import Simulations, build_store, default_design, require_same_grid, simulate
 from fsimformer.simulators.protocol import Simulator, check, natural_functions, plausible_ranges
 from fsimformer.tokens import Dial, TokenBatch, require_dial
 from fsimformer.train import Progress, TrainConfig, fit
@@ -147,11 +147,12 @@ def train(
 
     Raises:
         TypeError, ValueError: a simulator that does not fit its schema; too few simulations, or too many that failed;
-            unknown schedule, dependency or device; a dependency mask that parts data from all parameters; embeddings
-            that do not fit the array variables; a design for another number of series; a checkpoint of other settings;
-            a baseline of functions of more than three index dims, or asked for or ruled out beside an `initial`;
-            an `initial` of another schema, network or schedule, or refined for one observation, or whose training may
-            have seen what would be held out here, which of given simulations nobody knows.
+            given ones on another grid; unknown schedule, dependency or device; a dependency mask that parts data from
+            all parameters; embeddings that do not fit the array variables; a design for another number of series; a
+            checkpoint of other settings; a baseline of functions of more than three index dims, or asked for or ruled
+            out beside an `initial`; an `initial` of another schema, network or schedule, or refined for one
+            observation, or whose training may have seen what would be held out here, which of given simulations
+            nobody knows.
         FloatingPointError: the loss is not finite.
     """
     config, started = config or TrainConfig(), time.process_time()
@@ -168,6 +169,8 @@ def train(
         )
     require_device(device)
     check(simulator)
+    if given is not None:
+        require_same_grid(given, simulator)
     schema = simulator.schema
     design = design or default_design(schema)
     functions = [v.name for v in schema.variables if schema.is_function(v.name) for _ in schema.ids(v.name)]
