@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import datetime
-import hashlib
 import math
 import platform
 import time
@@ -20,6 +19,7 @@ from fsimformer.batches import Rows
 from fsimformer.checkpoint import Run
 from fsimformer.convert import is_parameter, is_residual
 from fsimformer.denoise import Denoiser, NoiseLevels
+from fsimformer.digest import digest
 from fsimformer.graph import require_connected
 from fsimformer.joint import DEFAULT_DIAL, Joint, require_device
 from fsimformer.masks import MaskConfig
@@ -241,13 +241,13 @@ def train(
         "dependency": dependency,
     }
     if given is not None:  # a checkpoint must not go on with others: those held out would have been seen
-        about["simulations_digest"] = _digest(given.values)
+        about["simulations_digest"] = digest(given.values)
     if denoiser.baseline is not None:
         about["baseline"] = True
     if embeddings:
         about["embeddings"] = plain({k: str(m) for k, m in embeddings.items()})
     start_from = None if initial is None else dict(initial.model.denoiser.named_parameters())
-    initial_weights = {} if start_from is None else {"initial_weights": _digest(start_from)}
+    initial_weights = {} if start_from is None else {"initial_weights": digest(start_from)}
     rows: Rows = fresh if n_given is None else stored
     masks, levels = masks or MaskConfig(), levels or NoiseLevels()
     ranges = value_ranges(schema, whitening, plausible, rows(2_000, generator_at(config.seed, 0, 0, 0)))
@@ -356,14 +356,6 @@ def _has_baseline(asked: bool | None, initial: Joint | None, schema: Schema, dep
 def _settings(initial: Joint) -> tuple[NetworkConfig, str, str, Dial]:
     model = initial.model
     return model.denoiser.network.config, model.schedule, model.dependency, model.n_active_observed
-
-
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256: a checkpoint knows which model it went on from, and which simulations it was given."""
-    out = hashlib.sha256()
-    for name, x in sorted(tensors.items()):
-        out.update(name.encode() + x.detach().cpu().numpy().tobytes())
-    return out.hexdigest()
 
 
 def _require_same(initial: Joint, schema: Schema, network: NetworkConfig, schedule: str, dependency: str) -> None:

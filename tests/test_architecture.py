@@ -34,7 +34,7 @@ EVERYTHING = {
     *("noise", "denoise", "sample", "constraints", "likelihood", "train", "simulators", "simulations", "archive"),
     *("diagnostics", "graph", "embeddings", "truncate", "model_file", "stages", "importance", "explicit", "refine"),
     *("kernels", "matern", "dims", "functions", "folder", "extension", "function_tree", "paths", "evaluate"),
-    *("gaussian", "moments", "batches", "grids", "distance", "muon", "attend"),
+    *("gaussian", "moments", "batches", "grids", "distance", "muon", "attend", "digest"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "priors": set(),
@@ -83,6 +83,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoint": set(),
     "batches": {"tokens", "masks"},
     "muon": set(),
+    "digest": set(),
     "train": {"tokens", "masks", "batches", "denoise", "seeds", "checkpoint", "muon"},
     "simulators": {"priors", "schema", "whiten", "kernels"},
     "simulations": {"priors", "schema", "whiten", "readings", "simulators", "functions"},
@@ -93,6 +94,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recorded": {"schema", "points", "simulators", "simulations", "archive", "files"},
     "campaign": {"archive", "child", "recorded", "seeds", "simulators"},
     "model_file": {
+        "digest",
         "gaussian",
         "priors",
         "schema",
