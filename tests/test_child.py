@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -127,6 +128,22 @@ def test_what_a_simulation_started_dies_with_it(tmp_path: Path, monkeypatch: pyt
         c.run(0)
     (pid,) = (int(p.name) for p in tmp_path.iterdir())
     assert gone(pid)
+
+
+def test_a_group_is_killed_before_its_number_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every killpg the child is there, as a zombie at least: its number cannot be another group's."""
+    killpg, states = os.killpg, list[bool]()
+
+    def watched(group: int, how: int) -> None:
+        states.append(Path(f"/proc/{group}").exists())
+        killpg(group, how)
+
+    monkeypatch.setattr(os, "killpg", watched)
+    with child(black_boxes.troubled, limit=2.0) as c:
+        for seed in (2, 3):  # dies, exits: nobody of ours has ended it
+            with pytest.raises(SimulationError, match="process died"):
+                c.run(seed)
+    assert len(states) >= 4 and all(states)
 
 
 def test_a_simulator_that_cannot_be_loaded_there() -> None:
