@@ -276,13 +276,18 @@ def _reap(process: subprocess.Popen[bytes], uncollected: threading.Lock) -> None
 
     The child stays a zombie until its group is dead: a number that has been collected may be another group's by then.
     """
-    if hasattr(os, "waitid"):  # macOS has it from Python 3.13 on
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    else:
-        process.wait()
+    try:
+        if hasattr(os, "waitid"):  # macOS has it from Python 3.13 on
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            process.wait()
+        collected = False
+    except ChildProcessError:  # this program ignores SIGCHLD: the system has collected it
+        collected = True
     with uncollected:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if not collected:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -144,6 +145,18 @@ def test_a_group_is_killed_before_its_number_is_given_back(monkeypatch: pytest.M
             with pytest.raises(SimulationError, match="process died"):
                 c.run(seed)
     assert len(states) >= 4 and all(states)
+
+
+def test_a_program_that_ignores_its_children_s_ends_can_simulate() -> None:
+    """With SIGCHLD ignored the system collects them, and nobody learns how they ended."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with child(black_boxes.troubled, limit=2.0) as c:
+            with pytest.raises(SimulationError, match="process died"):
+                c.run(2)
+            assert same(decode(c.run(9)), fields_of(black_boxes.ragged(9)))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_simulator_that_cannot_be_loaded_there() -> None:
