@@ -77,9 +77,9 @@ def require_same_grid(simulations: Simulations, simulator: Simulator) -> None:
     for name, dims in ((v.name, schema.index_dims(v.name)) for v in schema.variables):
         at = [1 + schema[name].dims.index(d) for d in dims]
         expected, shape = [len(grid[d]) for d in dims], simulations.values[name].shape
-        if (found := [shape[i] for i in at]) != expected:
+        if (sizes := [shape[i] for i in at]) != expected:
             raise ValueError(
-                f"Simulations: {name!r} has {found} points along {list(dims)}, expected {expected}, the simulator's."
+                f"Simulations: {name!r} has {sizes} points along {list(dims)}, expected {expected}, the simulator's."
             )
     if simulations.grid is None:
         return
