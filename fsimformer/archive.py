@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from fsimformer.blocks import SIMULATION, join, row, structure_of
+from fsimformer.blocks import SIMULATION, join, meaning_of, row, structure_of
 from fsimformer.child import Field
 from fsimformer.files import require_zarr
 from fsimformer.schema import Schema
@@ -272,16 +272,21 @@ class Writer:
                 parts.append(row(number, result))
         joined = join(parts) if parts else {SIMULATION: Field((SIMULATION,), np.zeros(0, np.int64), {}, True)}
         structure = structure_of(joined)
+        attrs = {name: f.attrs for name, f in joined.items() if f.attrs}
         for other in self.archive.chunks():
-            if known := _attributes(other)["variables"]:
+            if known := (held := _attributes(other))["variables"]:
                 if parts and known != structure:
                     raise ValueError(
                         f"Simulations {first} to {last} have the variables and dims {structure}; those of "
                         f"{other.path.name} have {known}."
                     )
+                if parts and (found := meaning_of(attrs)) != (known := meaning_of(held["attrs"])):
+                    raise ValueError(
+                        f"Simulations {first} to {last} have the units {found}; those of {other.path.name} have "
+                        f"{known}."
+                    )
                 break
         part = self.beside / "chunk"
-        attrs = {name: f.attrs for name, f in joined.items() if f.attrs}
         bare = {name: f._replace(attrs={}) for name, f in joined.items()}  # xarray would take "scale_factor" for CF's
         about = {"failures": failures, "variables": structure if parts else {}, "attrs": attrs}
         data = _dataset(bare, {_KEY: about})

@@ -35,6 +35,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, is_dataclass
+from numbers import Integral
 from os import cpu_count
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class SimulationWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Tally:
-    """How far a campaign is: of n simulations, how many are done, and how many of these failed."""
+    """How far a campaign is: of the simulations 0 to n − 1, how many are done, and how many of these failed."""
 
     n: int
     n_done: int
@@ -87,8 +88,8 @@ def simulate_to(
     """Simulations 0 to n − 1 in an archive: whatever it lacks of them is run.
 
     The same call resumes what was interrupted, and one with a larger n extends it. That the simulator is still the same
-    is known by its name only (of a dataclass, its fields too). Simulations that failed are not run again: delete their
-    chunk's directory for that.
+    is known by its module and name only (of a dataclass, its fields too). Simulations that failed are not run again:
+    delete their chunk's directory for that.
 
     Args:
         path: the archive's directory, made if it is not there.
@@ -99,7 +100,7 @@ def simulate_to(
         limit: seconds a simulation may take before it is killed; None = any time.
         workers: how many run at a time on this machine; None = one a CPU.
         client: of a dask cluster to run on instead.
-        callback: called after every simulation with a `Tally`.
+        callback: called with a `Tally` once before any simulation, and after every one.
 
     Returns:
         The archive; `read()` gives its Dataset, `failures` lists what failed.
@@ -113,6 +114,8 @@ def simulate_to(
     Warns:
         SimulationWarning: how many failed, and of what.
     """
+    _require_integers(n=n, seed=seed, chunk=chunk, workers=workers)
+    n, seed, chunk = int(n), int(seed), int(chunk)  # numpy's too, which JSON does not know
     _require(n, limit, workers, client)
     seed_at(seed, _PURPOSE, n - 1)  # says what is wrong with a seed
     schema = None
@@ -120,7 +123,7 @@ def simulate_to(
     if isinstance(simulator, Simulator):
         schema, simulator = simulator.schema, OneDraw(simulator)
     if not callable(simulator):
-        raise TypeError(f"simulator: expected a callable seed -> Dataset or mapping, got a {name}.")
+        raise TypeError(f"simulator: expected a callable seed -> Dataset or mapping, got a {type(simulator).__name__}.")
     try:
         payload: bytes = dumps(simulator)
     except Exception as error:  # pickle's errors have no common class
@@ -133,7 +136,7 @@ def simulate_to(
         if held != given:
             raise ValueError(f"{path} was begun with the {what} {held!r}, not {given!r}; choose another path.")
     with archive.writing() as writer:
-        todo, failed = archive.missing(n), len(archive.failures)
+        todo, failed = archive.missing(n), sum(f.number < n for f in archive.failures)
         done = n - sum(map(len, todo))
         if callback is not None:
             callback(Tally(n, done, failed))
@@ -273,9 +276,17 @@ def _room(client: Client) -> int:
 def _name(simulator: Any) -> str:
     """What an archive calls a simulator: the same in every process."""
     if is_dataclass(simulator) and " at 0x" not in (text := repr(simulator)) and "tensor(" not in text:
-        return text
-    name: str = getattr(simulator, "__qualname__", type(simulator).__name__)
-    return name
+        return f"{type(simulator).__module__}.{text}"
+    named = simulator if hasattr(simulator, "__qualname__") else type(simulator)
+    module = getattr(named, "__module__", None)  # a method that is written in C has none
+    return named.__qualname__ if module is None else f"{module}.{named.__qualname__}"
+
+
+def _require_integers(**numbers: object) -> None:
+    """1e3 is a float, and would be found out only where the work begins."""
+    for what, number in numbers.items():
+        if number is not None and (not isinstance(number, Integral) or isinstance(number, bool)):
+            raise ValueError(f"{what}: expected an integer, got {number!r}, a {type(number).__name__}.")
 
 
 def _require(n: int, limit: float | None, workers: int | None, client: Client | None) -> None:

@@ -151,6 +151,8 @@ class Child:
     def __init__(self, simulator: bytes, paths: Sequence[str], limit: float | None) -> None:
         self.simulator, self.paths, self.limit = simulator, list(paths), limit
         self._process: subprocess.Popen[bytes] | None = None
+        self._reaper: threading.Thread
+        self._uncollected: threading.Lock
         self._served = 0
         self._closed = self._expired = False
         self._question: object = None
@@ -183,7 +185,7 @@ class Child:
         with self._lock:
             self._closed = True
             if self._process is not None:
-                _kill(self._process)
+                _kill(self._process, self._uncollected)
 
     def close(self) -> None:
         """Ends the process and gives back its pipes."""
@@ -197,7 +199,7 @@ class Child:
         self.close()
 
     def _start(self) -> None:
-        if self._process is not None and self._process.poll() is None and not self._expired:
+        if self._process is not None and self._process.returncode is None and not self._expired:
             return
         self._stop()
         with self._lock:
@@ -212,7 +214,9 @@ class Child:
                 start_new_session=True,  # a group of its own, killed as a whole: a simulator may start programs
             )
             self._served, self._expired = 0, False
-        threading.Thread(target=_reap, args=(self._process,), daemon=True).start()
+            self._uncollected = threading.Lock()
+            self._reaper = threading.Thread(target=_reap, args=(self._process, self._uncollected), daemon=True)
+            self._reaper.start()
         kind, body = self._ask([json.dumps(self.paths).encode(), self.simulator], _START_SECONDS)
         if kind == READY:
             return
@@ -243,15 +247,16 @@ class Child:
         with self._lock:  # a timer that was cancelled an instant too late must not hit the next simulation
             if self._question is question:
                 self._expired = True
-                _kill(process)
+                _kill(process, self._uncollected)
 
     def _stop(self) -> int | None:
         """Ends the process, if there is one; its exit code."""
         process, self._process = self._process, None
         if process is None:
             return None
-        _kill(process)
-        code = process.wait()
+        _kill(process, self._uncollected)
+        self._reaper.join()  # the only one who collects
+        code: int = process.returncode
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             with contextlib.suppress(BrokenPipeError):
@@ -259,17 +264,31 @@ class Child:
         return code
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+def _kill(process: subprocess.Popen[bytes], uncollected: threading.Lock) -> None:
+    with uncollected:
+        if process.returncode is None:  # nobody but `_reap` asks the system: until then the number is the child's
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Once the child is dead, so is whatever it started: it might hold the pipe open for ever."""
-    process.wait()
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+def _reap(process: subprocess.Popen[bytes], uncollected: threading.Lock) -> None:
+    """Once the child is dead, so is whatever it started: it might hold the pipe open for ever.
+
+    The child stays a zombie until its group is dead: a number that has been collected may be another group's by then.
+    """
+    try:
+        if hasattr(os, "waitid"):  # macOS has it from Python 3.13 on
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            process.wait()
+        collected = False
+    except ChildProcessError:  # this program ignores SIGCHLD: the system has collected it
+        collected = True
+    with uncollected:
+        if not collected:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _how(code: int | None) -> str:

@@ -152,20 +152,21 @@ def extend(
     r = torch.zeros(n, size)
     beyond = (at.abs() > 1 + _SLACK).any(-1)
     scale = reference.scale(at).masked_fill(beyond, 0.0)
-    for config, mine in ((_SHORT, (scale >= RESOLVED) & (scale < _FEW)), (_SOLVER, scale >= _FEW)):
-        where = mine.nonzero()[:, 0]
-        if len(where):
-            epsilon = noise_function(reference).evaluate(coefficients, at[where])
-            index = torch.zeros(len(where), n_index)
-            index[:, list(reference.dims)] = at[where].float()
-            r[:, where] = _solved(denoiser, given, reference.residual_id, index, epsilon, config, budget, _TOKENS)
-    out = reference.value(r, z_knots, at)
-    where = beyond.nonzero()[:, 0]
-    if len(where):  # one by one: values of a function, unlike residuals, see each other
+
+    def solve(where: Tensor, id: int, config: SamplerConfig, together: int) -> Tensor:
         epsilon = noise_function(reference).evaluate(coefficients, at[where])
         index = torch.zeros(len(where), n_index)
         index[:, list(reference.dims)] = at[where].float()
-        out[:, where] = _solved(denoiser, given, reference.id, index, epsilon, _SOLVER, budget, 1).double()
+        return _solved(denoiser, given, id, index, epsilon, config, budget, together)
+
+    for config, mine in ((_SHORT, (scale >= RESOLVED) & (scale < _FEW)), (_SOLVER, scale >= _FEW)):
+        where = mine.nonzero()[:, 0]
+        if len(where):
+            r[:, where] = solve(where, reference.residual_id, config, _TOKENS)
+    out = reference.value(r, z_knots, at)
+    where = beyond.nonzero()[:, 0]
+    if len(where):  # one by one: values of a function, unlike residuals, see each other
+        out[:, where] = solve(where, reference.id, _SOLVER, 1).double()
     return out
 
 

@@ -132,21 +132,25 @@ class FactorModel(nn.Module):
             streams = streams.to(device)
         precision = torch.eye(k, dtype=torch.float64, device=device).expand(b, k, k)
         shift = precision.new_zeros(b, k)
-        for batch in (streams.frozen, streams.active):
-            loading, mean, own = self.at(batch)
-            tail, value = self._tails(batch), batch.value.double()
-            if tail is not None:  # observed values as the tables have them
-                u = tail * torch.sinh(value / tail.masked_fill(tail == 0, 1.0))
-                value = torch.where((tail > 0) & batch.observed, u, value)
-            weight = batch.observed / own
-            precision = precision + loading.mT @ (loading * weight[..., None])
-            shift = shift + (loading.mT @ (weight * (value - mean))[..., None])[..., 0]
-        loading = loading * batch.latent[..., None]
+        frozen, active = streams.frozen, streams.active
+        (loading, mean, own), tail = self.at(active), self._tails(active)
+        for batch, (phi, mu, d), bend in (
+            (frozen, self.at(frozen), self._tails(frozen)),
+            (active, (loading, mean, own), tail),
+        ):
+            value = batch.value.double()
+            if bend is not None:  # observed values as the tables have them
+                u = bend * torch.sinh(value / bend.masked_fill(bend == 0, 1.0))
+                value = torch.where((bend > 0) & batch.observed, u, value)
+            weight = batch.observed / d
+            precision = precision + phi.mT @ (phi * weight[..., None])
+            shift = shift + (phi.mT @ (weight * (value - mu))[..., None])[..., 0]
+        loading = loading * active.latent[..., None]
         if tail is not None:
             root = torch.linalg.cholesky(precision)
             centre = mean + (loading @ torch.cholesky_solve(shift[..., None], root))[..., 0]
             spread = torch.linalg.solve_triangular(root, loading.mT, upper=False).square().sum(-2) + own
-            mean, loading, own = _bent(tail * batch.latent, centre, spread.sqrt(), mean, loading, own)
+            mean, loading, own = _bent(tail * active.latent, centre, spread.sqrt(), mean, loading, own)
         return Given(precision, shift, mean, loading, own)
 
     def _tails(self, batch: TokenBatch) -> Tensor | None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import datetime
-import hashlib
 import math
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -17,19 +14,21 @@ import torch
 from torch import nn
 
 from fsimformer.batches import Rows
-from fsimformer.checkpoint import Run
 from fsimformer.convert import is_parameter, is_residual
-from fsimformer.denoise import Denoiser, NoiseLevels
+from fsimformer.denoise import NoiseLevels
+from fsimformer.digest import digest
 from fsimformer.graph import require_connected
 from fsimformer.joint import DEFAULT_DIAL, Joint, require_device
 from fsimformer.masks import MaskConfig
 from fsimformer.model_file import Model, build_denoiser, plain
 from fsimformer.moments import MAX_DIMS, fit_factors
 from fsimformer.nn import NetworkConfig
+from fsimformer.provenance import require_unseen, run_card
+from fsimformer.ranges import value_ranges, whitened_limits
 from fsimformer.readings import Design, Store, read
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
-from fsimformer.simulations import Simulations, build_store, default_design, simulate
+from fsimformer.simulations import Simulations, build_store, default_design, require_same_grid, simulate
 from fsimformer.simulators.protocol import Simulator, check, natural_functions, plausible_ranges
 from fsimformer.tokens import Dial, TokenBatch, require_dial
 from fsimformer.train import Progress, TrainConfig, fit
@@ -53,45 +52,6 @@ def _require_room(schema: Schema, scalar: torch.Tensor, max_latents: int) -> Non
                 f"set of {name!r}; a draw of it solves them together. Pass config=TrainConfig(max_latents={most}), or "
                 "give it fewer points, reference=."
             )
-
-
-def value_ranges(
-    schema: Schema, whitening: Whitening, plausible: Mapping[str, tuple[float, float]], rows: TokenBatch
-) -> dict[str, tuple[float, float]]:
-    """Data variable -> range of its readings: the plausible one, else all but one in a thousand of those in `rows`.
-
-    Of an array, whose values come and go together: the range of all in `rows`.
-    """
-    out = {}
-    for name in schema.data:
-        ids = schema.ids(name)
-        if name in schema.arrays:
-            ends = whitening[name].inverse(torch.stack(rows.arrays[ids].aminmax()).double())
-            out[name] = (float(ends[0]), float(ends[1]))
-            continue
-        mine = rows.valid & torch.isin(rows.variable, torch.tensor(ids))
-        z, component = rows.value[mine].double(), rows.variable[mine] - ids[0]
-        some = slice(None, None, len(z) // 1_000_000 + 1)  # torch.quantile is limited to 16 M entries
-        if name in plausible:
-            out[name] = plausible[name]
-        elif len(z):
-            x = whitening.inverse(name, z[some], component[some])
-            ends = torch.quantile(x, x.new_tensor([0.0005, 0.9995]))
-            out[name] = (float(ends[0]), float(ends[1]))
-    return out
-
-
-def whitened_limits(
-    schema: Schema, whitening: Whitening, plausible: Mapping[str, tuple[float, float]]
-) -> torch.Tensor | None:
-    """(n_ids, 2): lowest and highest whitened value that training may observe; None = any."""
-    if not plausible:
-        return None
-    limits = torch.tensor([-torch.inf, torch.inf]).repeat(schema.n_ids, 1)
-    for name, ends in plausible.items():
-        for c, id in enumerate(schema.ids(name)):
-            limits[id] = whitening.part(name, c).forward(torch.tensor(ends, dtype=torch.float64)).float()
-    return limits
 
 
 def train(
@@ -147,11 +107,12 @@ def train(
 
     Raises:
         TypeError, ValueError: a simulator that does not fit its schema; too few simulations, or too many that failed;
-            unknown schedule, dependency or device; a dependency mask that parts data from all parameters; embeddings
-            that do not fit the array variables; a design for another number of series; a checkpoint of other settings;
-            a baseline of functions of more than three index dims, or asked for or ruled out beside an `initial`;
-            an `initial` of another schema, network or schedule, or refined for one observation, or whose training may
-            have seen what would be held out here, which of given simulations nobody knows.
+            given ones on another grid; unknown schedule, dependency or device; a dependency mask that parts data from
+            all parameters; embeddings that do not fit the array variables; a design for another number of series; a
+            checkpoint of other settings; a baseline of functions of more than three index dims, or asked for or ruled
+            out beside an `initial`; an `initial` of another schema, network or schedule, or refined for one
+            observation, or whose training may have seen what would be held out here, which of given simulations
+            nobody knows.
         FloatingPointError: the loss is not finite.
     """
     config, started = config or TrainConfig(), time.process_time()
@@ -168,6 +129,8 @@ def train(
         )
     require_device(device)
     check(simulator)
+    if given is not None:
+        require_same_grid(given, simulator)
     schema = simulator.schema
     design = design or default_design(schema)
     functions = [v.name for v in schema.variables if schema.is_function(v.name) for _ in schema.ids(v.name)]
@@ -193,7 +156,7 @@ def train(
         _require_same(initial, schema, network, schedule, dependency)
         if embeddings is not None:
             raise ValueError("train: an `initial` Joint brings its embeddings with it; leave `embeddings` out.")
-        generation = _require_unseen(initial.provenance, n_given, config.seed)
+        generation = require_unseen(initial.provenance, n_given, config.seed)
         denoiser = copy.deepcopy(initial.model.denoiser).to(device).train()
     else:
         with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
@@ -238,13 +201,13 @@ def train(
         "dependency": dependency,
     }
     if given is not None:  # a checkpoint must not go on with others: those held out would have been seen
-        about["simulations_digest"] = _digest(given.values)
+        about["simulations_digest"] = digest(given.values)
     if denoiser.baseline is not None:
         about["baseline"] = True
     if embeddings:
         about["embeddings"] = plain({k: str(m) for k, m in embeddings.items()})
     start_from = None if initial is None else dict(initial.model.denoiser.named_parameters())
-    initial_weights = {} if start_from is None else {"initial_weights": _digest(start_from)}
+    initial_weights = {} if start_from is None else {"initial_weights": digest(start_from)}
     rows: Rows = fresh if n_given is None else stored
     masks, levels = masks or MaskConfig(), levels or NoiseLevels()
     ranges = value_ranges(schema, whitening, plausible, rows(2_000, generator_at(config.seed, 0, 0, 0)))
@@ -299,34 +262,6 @@ def held_out_of(n: int) -> int:
     return min(2_000, n // 10)
 
 
-def run_card(
-    run: Run,
-    denoiser: Denoiser,
-    masks: MaskConfig,
-    levels: NoiseLevels,
-    config: TrainConfig,
-    device: str,
-    before: float,
-) -> dict[str, Any]:
-    """What the card of a model says of its training; `before`: CPU seconds of the work that led up to it."""
-    return {
-        "train": asdict(config),
-        "masks": asdict(masks),
-        "levels": asdict(levels),
-        "steps": run.step,
-        "best_step": run.best_step,
-        "best_validation_loss": run.best_loss,
-        "history": run.history,
-        "n_parameters": denoiser.n_parameters,
-        "baseline": denoiser.baseline is not None,
-        "seed": config.seed,
-        "device": device,
-        "cpu_seconds": round(before + run.cpu_seconds, 1),
-        "date": datetime.date.today().isoformat(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-    }
-
-
 def _has_baseline(asked: bool | None, initial: Joint | None, schema: Schema, dependency: str) -> bool:
     """Whether the network is told a linear baseline: as asked, else where a parameter is a function, nothing is masked,
     and tables can hold every function."""
@@ -355,14 +290,6 @@ def _settings(initial: Joint) -> tuple[NetworkConfig, str, str, Dial]:
     return model.denoiser.network.config, model.schedule, model.dependency, model.n_active_observed
 
 
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256: a checkpoint knows which model it went on from, and which simulations it was given."""
-    out = hashlib.sha256()
-    for name, x in sorted(tensors.items()):
-        out.update(name.encode() + x.detach().cpu().numpy().tobytes())
-    return out.hexdigest()
-
-
 def _require_same(initial: Joint, schema: Schema, network: NetworkConfig, schedule: str, dependency: str) -> None:
     """`initial` can be trained on as asked."""
     have = initial.model.schema
@@ -372,21 +299,3 @@ def _require_same(initial: Joint, schema: Schema, network: NetworkConfig, schedu
     for what, a, b in zip(("network", "schedule", "dependency"), _settings(initial), (network, schedule, dependency)):
         if a != b:
             raise ValueError(f"initial: expected a Joint with the same {what}, {b}; got {a}.")
-
-
-def _require_unseen(card: Mapping[str, Any] | None, simulations: int | None, seed: int) -> int:
-    """How many trainings went before; none of them may have seen rows that would be held out now.
-
-    Equal seeds simulate equal rows: as many of them part the same way into training and held-out rows, others do not.
-    """
-    n = 0
-    while card is not None:
-        if "seed" not in card or "simulations" not in card:
-            raise ValueError("initial: its card does not say from which seed and how many simulations it was trained.")
-        if card["seed"] == seed and card["simulations"] != simulations:
-            raise ValueError(
-                f"initial: trained with seed {seed} on {card['simulations']} simulations; {simulations} with the same "
-                "seed would hold out some that it has seen. Choose another seed, or as many simulations."
-            )
-        n, card = n + 1, card.get("initial")
-    return n

@@ -6,12 +6,12 @@ key raises. The directory is written beside its place and moved there whole: a r
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fsimformer.denoise import Denoiser
+from fsimformer.digest import digest
 from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints, require_shapes
 from fsimformer.folder import (
     CARD,
@@ -81,13 +82,14 @@ class Model:
     refined_for: dict[str, dict[str, list[Any]]] | None = None
     spread: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits of a hash of the weights and of the whitening: whose draws these are."""
-        out = hashlib.sha256(json.dumps(self.whitening.to_dict(), sort_keys=True).encode())
-        for name, weights in sorted(self.denoiser.state_dict().items()):
-            out.update(name.encode() + weights.detach().cpu().contiguous().numpy().tobytes())
-        return out.hexdigest()[:16]
+        """Sixteen hex digits of a hash of the weights and of the whitening: whose draws these are.
+
+        Computed once: a Model's weights do not change; who trains on takes a copy of its denoiser.
+        """
+        whitening = json.dumps(self.whitening.to_dict(), sort_keys=True).encode()
+        return digest(self.denoiser.state_dict(), whitening)[:16]
 
     def references(self, names: Collection[str]) -> tuple[ReferenceSet, ...]:
         """The reference sets of these functions, one a component; none of those without."""

@@ -9,12 +9,14 @@ network of width 64 has many that small: 16 of them cost 240 calls there and 45 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _A, _B, _C = 3.4445, -4.7750, 2.0315  # slope at 0 as steep as five steps allow
+_CHOSEN = ("params", "lr", "weight_decay", "momentum")
 
 
 def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
@@ -40,7 +42,31 @@ def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 
 class Muon(torch.optim.Muon):
-    """Torch's Muon, its matrices stepped in batches; the step is scaled to AdamW's size."""
+    """Torch's Muon, its matrices stepped in batches; the step is scaled to AdamW's size.
+
+    What torch lets one choose besides (Nesterov's momentum or not, the Newton–Schulz steps, the scale) is fixed above.
+    State and groups are named as torch's, so that a checkpoint of either is read by the other.
+
+    Args:
+        params: matrices, or groups of them.
+        lr: η. weight_decay: ω. momentum: β.
+
+    Raises:
+        ValueError: a parameter that is no matrix; a negative number; a group with another option.
+        TypeError: any other option.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+    ) -> None:
+        super().__init__(params, lr, weight_decay, momentum, adjust_lr_fn="match_rms_adamw")
+        for group in self.param_groups:
+            if fixed := [k for k, v in self.defaults.items() if k not in _CHOSEN and group[k] != v]:
+                raise ValueError(f"Muon: a group sets {fixed}, which are fixed here; choices: {list(_CHOSEN)}.")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

@@ -73,7 +73,7 @@ class Recorded:
             values[name] = torch.from_numpy(array)
         kept, n_dropped = finite_rows(schema, values, data.sizes[dim])
         order = torch.randperm(data.sizes[dim] - n_dropped, generator=torch.Generator().manual_seed(seed))
-        found = Simulations({k: x[order] for k, x in kept.items()}, n_dropped)
+        found = Simulations({k: x[order] for k, x in kept.items()}, n_dropped, grid)
         if not len(found):
             raise ValueError(f"None of the {n_dropped} simulations is finite and inside the supports of its variables.")
         return cls(schema, grid, found)

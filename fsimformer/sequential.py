@@ -32,12 +32,14 @@ from fsimformer.convert import Observation, is_parameter, observed_tokens, query
 from fsimformer.denoise import NoiseLevels
 from fsimformer.graph import require_connected, truncated_graph
 from fsimformer.joint import DEFAULT_DIAL, Joint
-from fsimformer.learn import run_card, train, whitened_limits
+from fsimformer.learn import train
 from fsimformer.masks import MaskConfig
 from fsimformer.model_file import Model
 from fsimformer.nn import NetworkConfig
 from fsimformer.points import outside_trained, readings_of
 from fsimformer.pool import Pooled, TruncatedPrior, pooled
+from fsimformer.provenance import run_card
+from fsimformer.ranges import whitened_limits
 from fsimformer.readings import Design, Store, read_at
 from fsimformer.readings import read as read_rows
 from fsimformer.sample import DEFAULT_QUALITY, quality_named

@@ -23,10 +23,14 @@ _FITTED = 2_000  # simulations that tell how much a spline misses
 
 @dataclass(frozen=True)
 class Simulations:
-    """Finite draws by variable name (leading dim n), and how many were dropped."""
+    """Finite draws by variable name (leading dim n), how many were dropped, and the grid they lie on.
+
+    `grid`: as a Simulator's (protocol.py); None = nobody says, the simulator's is meant.
+    """
 
     values: dict[str, Tensor]
     n_dropped: int
+    grid: Mapping[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return next(iter(self.values.values())).shape[0]
@@ -59,7 +63,37 @@ def simulate(
         dropped += n_dropped
         if have + dropped >= min(1000, n) and dropped > max_dropped * (have + dropped):
             raise ValueError(f"simulate: {dropped} of {have + dropped} draws were not finite or outside their support.")
-    return Simulations({k: torch.cat([p[k] for p in parts])[:n] for k in schema.names}, dropped)
+    values = {k: torch.cat([p[k] for p in parts])[:n] for k in schema.names}
+    return Simulations(values, dropped, simulator.grid)
+
+
+def require_same_grid(simulations: Simulations, simulator: Simulator) -> None:
+    """Simulations made before lie on the simulator's grid: values are read by their position on it.
+
+    Raises:
+        ValueError: other index dims, another number of points, or points that lie elsewhere.
+    """
+    schema, grid = simulator.schema, simulator.grid
+    for name, dims in ((v.name, schema.index_dims(v.name)) for v in schema.variables):
+        at = [1 + schema[name].dims.index(d) for d in dims]
+        expected, shape = [len(grid[d]) for d in dims], simulations.values[name].shape
+        if (sizes := [shape[i] for i in at]) != expected:
+            raise ValueError(
+                f"Simulations: {name!r} has {sizes} points along {list(dims)}, expected {expected}, the simulator's."
+            )
+    if simulations.grid is None:
+        return
+    if set(simulations.grid) != set(grid):
+        raise ValueError(f"Simulations: expected a grid of {sorted(grid)}, got one of {sorted(simulations.grid)}.")
+    for name, points in grid.items():
+        found = simulations.grid[name]
+        slack = 1e-3 * float(points.diff().min())  # of a step: a grid that was stored in float32 is still the same
+        if found.shape != points.shape or not torch.allclose(found.double(), points.double(), rtol=0, atol=slack):
+            raise ValueError(
+                f"Simulations: their grid of {name!r} has {len(found)} points over [{float(found[0]):g}, "
+                f"{float(found[-1]):g}], expected the simulator's {len(points)} over [{float(points[0]):g}, "
+                f"{float(points[-1]):g}]. Train on Recorded, which has their own grid, or interpolate them first."
+            )
 
 
 def finite_rows(schema: Schema, draws: Mapping[str, Tensor], n: int) -> tuple[dict[str, Tensor], int]:

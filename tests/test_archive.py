@@ -241,6 +241,28 @@ def test_simulations_that_differ_in_kind_are_refused(tmp_path: Path) -> None:
     assert files(archive.path) == before
 
 
+def test_attributes_are_those_that_all_agree_on_and_units_must(tmp_path: Path) -> None:
+    """A number means something else in other units: within a chunk and between chunks."""
+
+    def one(**attrs: Any) -> dict[str, Field]:
+        return fields_of({"x": ("t", [1.0, 2.0], attrs), "t": ("t", [0.0, 1.0], attrs)})
+
+    a, b, c = (one(units="m", note="a", run=k) for k in range(3))
+    joined = join([row(0, a), row(1, b), row(2, c)])
+    assert joined["x"].attrs == joined["t"].attrs == {"units": "m", "note": "a"}
+    assert join([join([row(0, a), row(1, b)]), row(2, c)])["x"].attrs == joined["x"].attrs
+    for other in (one(units="km"), one()):
+        with pytest.raises(ValueError, match="differ in the units of 'x': \\['m', (None|'km')\\]; expected the same"):
+            join([row(0, a), row(1, other)])
+        archive = Archive.create(tmp_path / f"{len(other['x'].attrs)}.zarr", 1, 1, "own")
+        with archive.writing() as writer:
+            writer.write({0: a})
+            with pytest.raises(ValueError, match="Simulations 1 to 1 have the units .*; those of chunk-000000000-"):
+                writer.write({1: other})
+            writer.write({1: b})
+        assert archive.read()["x"].attrs == {"units": "m", "note": "a"}
+
+
 def test_a_coordinate_that_all_share_stays_one_row() -> None:
     def at(number: int, times: list[float], values: list[Any]) -> dict[str, Field]:
         return row(number, fields_of({"time": ("time", times), "x": ("time", values)}))

@@ -79,6 +79,26 @@ def test_workers_and_order_change_nothing(troubled: Archive, tmp_path: Path) -> 
     assert files(two.path) == files(troubled.path)
 
 
+def test_only_what_was_asked_for_is_tallied(troubled: Archive) -> None:
+    """An archive may be longer than n; its later failures are not among those n. Nothing is run, one call is made."""
+    tallies: list[Tally] = []
+    with pytest.warns(SimulationWarning):
+        simulate_to(
+            troubled.path, black_boxes.troubled, np.int64(5), seed=5, chunk=4, limit=3.0, callback=tallies.append
+        )
+    n_failed = [f.number for f in troubled.failures if f.number < 5]
+    assert tallies == [Tally(5, 5, len(n_failed))] and len(n_failed) < len(troubled.failures)
+
+
+def test_simulators_of_one_name_in_two_modules_are_two(ragged: Archive) -> None:
+    def gated(seed: int) -> dict[str, float]:
+        return {"rate": float(seed)}
+
+    gated.__qualname__ = "gated"
+    with pytest.raises(ValueError, match="begun with the simulator 'black_boxes.gated', not 'test_campaign.gated'"):
+        simulate_to(ragged.path, gated, 25, seed=2, chunk=4)
+
+
 def started(simulator: str, path: Path, pids: Path, limit: str = "") -> subprocess.Popen[bytes]:
     """A process that writes an archive; its children leave their numbers in `pids`."""
     command = [sys.executable, black_boxes.__file__, simulator, str(path), "24", *limit.split()]
@@ -161,8 +181,10 @@ def test_who_stops_half_way_leaves_nobody_behind(tmp_path: Path, monkeypatch: py
 def test_a_simulator_with_a_schema_is_drawn_one_by_one(tmp_path: Path) -> None:
     sird = SIRD()
     archive = simulate_to(tmp_path / "a.zarr", sird, 3, seed=4, workers=1)
-    assert Archive.open(archive.path).schema == sird.schema and archive.simulator == repr(sird)
-    with pytest.raises(ValueError, match=r"with the simulator .SIRD\(.*substeps=2\).*, not .SIRD\(.*substeps=3\)"):
+    assert (
+        Archive.open(archive.path).schema == sird.schema and archive.simulator == f"fsimformer.simulators.sird.{sird!r}"
+    )
+    with pytest.raises(ValueError, match=r"with the simulator .*SIRD\(.*substeps=2\).*, not .*SIRD\(.*substeps=3\)"):
         simulate_to(archive.path, SIRD(substeps=3), 3, seed=4, workers=1)
     data = archive.read()
     for k in range(3):
@@ -180,9 +202,17 @@ def test_a_simulator_with_a_schema_is_drawn_one_by_one(tmp_path: Path) -> None:
     [
         ({"seed": 3}, ValueError, "was begun with the seed 2, not 3; choose another path"),
         ({"chunk": 5}, ValueError, "was begun with the chunk 4, not 5"),
-        ({"simulator": black_boxes.ragged}, ValueError, "was begun with the simulator 'gated', not 'ragged'"),
+        (
+            {"simulator": black_boxes.ragged},
+            ValueError,
+            "was begun with the simulator 'black_boxes.gated', not 'black_boxes.ragged'",
+        ),
         ({"simulator": 3}, TypeError, "expected a callable seed -> Dataset or mapping, got a int"),
         ({"simulator": threading.Lock().__enter__}, TypeError, "cannot be sent to another process"),
+        ({"n": 1e3}, ValueError, "n: expected an integer, got 1000.0, a float"),
+        ({"n": 10.5}, ValueError, "n: expected an integer, got 10.5, a float"),
+        ({"n": True}, ValueError, "n: expected an integer, got True, a bool"),
+        ({"workers": 1.5}, ValueError, "workers: expected an integer, got 1.5"),
         ({"n": 0}, ValueError, "n: expected at least 1 simulation, got 0"),
         ({"limit": 0.0}, ValueError, "limit: expected seconds above 0"),
         ({"workers": 0}, ValueError, "workers: expected at least 1"),

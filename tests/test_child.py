@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -127,6 +129,34 @@ def test_what_a_simulation_started_dies_with_it(tmp_path: Path, monkeypatch: pyt
         c.run(0)
     (pid,) = (int(p.name) for p in tmp_path.iterdir())
     assert gone(pid)
+
+
+def test_a_group_is_killed_before_its_number_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every killpg the child is there, as a zombie at least: its number cannot be another group's."""
+    killpg, states = os.killpg, list[bool]()
+
+    def watched(group: int, how: int) -> None:
+        states.append(Path(f"/proc/{group}").exists())
+        killpg(group, how)
+
+    monkeypatch.setattr(os, "killpg", watched)
+    with child(black_boxes.troubled, limit=2.0) as c:
+        for seed in (2, 3):  # dies, exits: nobody of ours has ended it
+            with pytest.raises(SimulationError, match="process died"):
+                c.run(seed)
+    assert len(states) >= 4 and all(states)
+
+
+def test_a_program_that_ignores_its_children_s_ends_can_simulate() -> None:
+    """With SIGCHLD ignored the system collects them, and nobody learns how they ended."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with child(black_boxes.troubled, limit=2.0) as c:
+            with pytest.raises(SimulationError, match="process died"):
+                c.run(2)
+            assert same(decode(c.run(9)), fields_of(black_boxes.ragged(9)))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_simulator_that_cannot_be_loaded_there() -> None:

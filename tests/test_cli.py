@@ -16,7 +16,8 @@ import torch
 import xarray as xr
 
 import fsimformer
-from fsimformer.cli import find_simulator, main, parse_at, table
+from fsimformer.cli import main, parse_at, table
+from fsimformer.cli_train import find_simulator
 from fsimformer.files import read_observations
 from fsimformer.schema import Components, Index, Schema, Variable
 from fsimformer.simulators import SIRD, FunctionSimulator, HareLynx, hudson_bay

@@ -94,6 +94,11 @@ def test_simulations_on_another_grid_than_the_trained_range_are_refused(
         (["simulate", "own.py:tank", "--out", "a.zarr", "--limit", "0"], "limit: expected seconds above 0"),
         (["simulate", "own.py:tank", "--out", "a.zarr", "--chunk", "0"], "chunk: expected at least 1 simulation"),
         (
+            ["simulate", "sird", "--out", "a.nc", "--chunk", "100", "--limit", "9"],
+            "--limit, --chunk: for archives only, got --out a.nc",
+        ),
+        (["simulate", "sird", "--out", "a.nc", "--workers", "2"], "--workers: for archives only"),
+        (
             ["train", "own.py:tank", "--archive", "a.zarr", "--out", "m"],
             "is a function; --archive needs a Schema",
         ),

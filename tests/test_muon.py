@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from tiny import seeded
 from torch import Tensor
@@ -50,3 +51,25 @@ def test_steps_are_those_of_torch() -> None:
         assert {*optimizer.state[ps[0]]} == {"momentum_buffer"}  # what a checkpoint keeps
     for a, b, m in zip(weights["ours"], weights["torch"], start, strict=True):
         assert (a - b).norm() < 0.02 * (b - m).norm()
+
+
+def test_a_checkpoint_of_torch_s_goes_on_and_nothing_is_ignored() -> None:
+    """Checkpoints were written when the groups still held torch's own defaults."""
+    ps = [torch.nn.Parameter(m) for m in matrices()]
+    for p, g in zip(ps, matrices(1), strict=True):
+        p.grad = g
+    old, new = torch.optim.Muon(ps, lr=0.02, momentum=0.9), Muon(ps)
+    old.step()
+    new.load_state_dict(old.state_dict())
+    assert new.param_groups[0]["lr"] == 0.02 and new.param_groups[0]["momentum"] == 0.9
+    assert new.param_groups[0].keys() == old.param_groups[0].keys() and len(new.state) == len(ps)
+    for p in ps:
+        assert torch.equal(new.state[p]["momentum_buffer"], old.state[p]["momentum_buffer"])
+    new.step()
+    for option in ("nesterov", "ns_steps", "ns_coefficients", "eps", "adjust_lr_fn"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+            Muon(ps, **{option: None})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"a group sets \['nesterov'\], which are fixed here"):
+        Muon([{"params": ps, "nesterov": False}])
+    with pytest.raises(ValueError, match="2D"):
+        Muon([torch.nn.Parameter(torch.zeros(3))])

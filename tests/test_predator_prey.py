@@ -91,3 +91,5 @@ def test_impossible_times_are_refused() -> None:
         PredatorPrey(step=0.0)
     with pytest.raises(ValueError, match="positive initial"):
         PredatorPrey(initial=Uniform(-1.0, 1.0))
+    with pytest.raises(ValueError, match="positive initial"):  # 0 is a fixed point: without prey, none for ever
+        PredatorPrey(initial=Uniform(0.0, 1.0))

@@ -16,6 +16,7 @@ from fsimformer.archive import Archive
 from fsimformer.child import fields_of
 from fsimformer.recorded import OneDraw, Recorded, draw
 from fsimformer.seeds import seed_at
+from fsimformer.simulations import require_same_grid
 from fsimformer.simulators import FunctionSimulator, check
 
 HOURS = torch.linspace(0, 10, 21, dtype=torch.float64)
@@ -140,6 +141,22 @@ def test_a_checkpoint_goes_on_with_the_simulations_it_began_with(tmp_path: Path)
         fsf.train(SIMULATOR, simulations=runs, config=config, checkpoint=path)
     with pytest.raises(ValueError, match="other settings of .*simulations_digest"):
         fsf.train(SIMULATOR, simulations=other, config=config, checkpoint=path)
+
+
+def test_simulations_on_another_grid_than_the_simulator_s_are_refused() -> None:
+    """Values are read by their position: those of half the range would be taken for those of all of it."""
+    half = torch.linspace(0, 5, 21, dtype=torch.float64)
+    elsewhere = replace(SCHEMA, dims=(fsf.Index("time", 0.0, 5.0, "hours"),))
+    data = draw(SIMULATOR, 120, seed=5)
+    runs = Recorded.of(data.assign_coords(time=half.numpy()), elsewhere).simulations
+    with pytest.raises(ValueError, match=r"grid of 'time' has 21 points over \[0, 5\], expected .* 21 over \[0, 10\]"):
+        fsf.train(SIMULATOR, simulations=runs)
+    coarse = Recorded.of(data.isel(time=slice(None, None, 2)), SCHEMA).simulations
+    with pytest.raises(ValueError, match=r"'level' has \[11\] points along \['time'\], expected \[21\]"):
+        fsf.train(SIMULATOR, simulations=replace(coarse, grid=None))
+    with pytest.raises(ValueError, match=r"expected a grid of \['time'\], got one of \['day'\]"):
+        require_same_grid(replace(runs, grid={"day": HOURS}), SIMULATOR)
+    require_same_grid(replace(runs, grid={"time": HOURS.float()}), SIMULATOR)  # rounded, and the same
 
 
 def test_what_does_not_fit_the_schema_is_named() -> None:

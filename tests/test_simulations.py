@@ -12,8 +12,8 @@ import torch
 from tiny import SCHEMA, seeded
 from torch import Tensor
 
-from fsimformer.learn import value_ranges, whitened_limits
 from fsimformer.priors import POSITIVE, LogNormal, Normal, Support
+from fsimformer.ranges import value_ranges, whitened_limits
 from fsimformer.readings import Design, read
 from fsimformer.schema import Index, Noise, Schema, Variable
 from fsimformer.simulations import build_store, default_design, simulate

@@ -51,7 +51,7 @@ class PredatorPrey:
 
     Args:
         priors: of alpha, beta, delta, gamma, sigma, scale.
-        initial: prior of both populations at −`burn_in`, before scaling.
+        initial: prior of both populations at −`burn_in`, before scaling; above 0, where a path would stay.
         step: of Euler–Maruyama, in units of time.
         burn_in, duration: time before and after time 0, both rounded up to whole steps.
     """
@@ -73,7 +73,7 @@ class PredatorPrey:
 
     def __post_init__(self) -> None:
         require_priors(self.priors, _PARAMETERS)
-        if not (0 < self.step <= self.duration and self.burn_in >= 0 and self.initial.lower >= 0):
+        if not (0 < self.step <= self.duration and self.burn_in >= 0 and self.initial.lower > 0):
             raise ValueError(
                 f"PredatorPrey: expected 0 < step <= duration, burn_in >= 0 and positive initial, got {self}."
             )

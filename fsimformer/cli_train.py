@@ -1,0 +1,198 @@
+"""The commands `fsimformer train` and `fsimformer simulate`: parsers, work, and the simulators that a user names.
+
+As in cli.py heavy imports wait until a command needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsimformer.files import ZARR, require_netcdf
+
+if TYPE_CHECKING:
+    from fsimformer.recorded import Recorded
+    from fsimformer.simulators import Simulator
+
+SIMULATORS = {"hare_lynx": "HareLynx", "lotka_volterra": "LotkaVolterra", "sird": "SIRD"}
+_CHUNK = 100  # simulations; None stands for it, so that a --chunk nobody heeds can be told
+_SIMULATOR_HELP = f"{', '.join(SIMULATORS)}, or your own: MODULE:NAME or FILE.py:NAME"
+_OWN_HELP = "; for an archive also a function of a seed that returns a Dataset or a mapping"
+
+
+def add_train(commands: Any) -> None:
+    """Its parser."""
+    train = add_command(commands, "train", _train, "train a model on a simulator")
+    train.add_argument("simulator", help=f"{_SIMULATOR_HELP}; with --archive also a Schema of its variables")
+    source = train.add_mutually_exclusive_group()
+    source.add_argument("--simulations", type=int, default=100_000, help="fixed budget (default: %(default)s)")
+    source.add_argument("--fresh", action="store_true", help="new simulations at every step, no fixed budget")
+    source.add_argument("--archive", type=Path, metavar="FILE", help="these simulations: an archive, .nc or .zarr")
+    train.add_argument("--steps", type=int, help="optimiser steps (default: the library's)")
+    train.add_argument("--checkpoint", type=Path, metavar="FILE", help="written as it runs; resumed from if it exists")
+    train.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model's directory")
+
+
+def add_simulate(commands: Any) -> None:
+    """Its parser."""
+    simulate = add_command(commands, "simulate", _simulate, "write draws of a simulator, clean paths without noise")
+    simulate.add_argument("simulator", help=_SIMULATOR_HELP + _OWN_HELP)
+    simulate.add_argument("--n", type=int, default=100, help="how many (default: %(default)s)")
+    simulate.add_argument("--seed", type=int, default=0)
+    simulate.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .nc file, or an archive: .zarr")
+    archive = simulate.add_argument_group("archive", "run in parallel, failures kept apart; resumed or extended")
+    archive.add_argument("--workers", type=int, help="how many simulations at a time (default: one a CPU)")
+    archive.add_argument("--limit", type=float, metavar="SECONDS", help="kill a simulation that takes longer")
+    archive.add_argument("--chunk", type=int, help=f"simulations a chunk (default: {_CHUNK})")
+
+
+def add_command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    """A command's parser; `run` is called with what it parsed."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run, prog=parser.prog)
+    return parser
+
+
+def _train(args: argparse.Namespace) -> None:
+    check_folder(args.out)
+    import fsimformer
+    from fsimformer.folder import require_free
+    from fsimformer.train import TrainConfig
+
+    require_free(args.out)  # not after hours of training
+    recorded = None if args.archive is None else _recorded(args)
+    simulator = find_simulator(args.simulator) if recorded is None else recorded
+    if arrays := list(simulator.schema.arrays):
+        raise ValueError(f"{args.simulator} has array variables {arrays}; train it in Python: train(embeddings=...).")
+    config = TrainConfig(seed=args.seed) if args.steps is None else TrainConfig(steps=args.steps, seed=args.seed)
+    simulations = recorded.simulations if recorded is not None else None if args.fresh else args.simulations
+    with _progress_bar(config.steps, "step") as show:
+        joint = fsimformer.train(
+            simulator,
+            simulations=simulations,
+            config=config,
+            checkpoint=args.checkpoint,
+            callback=lambda at: show(at.step, None if at.validation is None else f"validation={at.validation:.4f}"),
+            device=args.device,
+        )
+    joint.save(args.out)
+    loss, best = joint.provenance["best_validation_loss"], joint.provenance["best_step"]
+    print(f"{args.out}: {joint.n_parameters:,} parameters, validation loss {loss:.4f} (step {best})")
+
+
+def _recorded(args: argparse.Namespace) -> Recorded:
+    """The archive's simulations. Who has a black box has no Simulator, so a Schema of its variables will do."""
+    from fsimformer.recorded import Recorded
+    from fsimformer.schema import Schema
+    from fsimformer.simulators import Simulator
+
+    own = _find(args.simulator)
+    if not isinstance(own, Schema | Simulator):
+        raise ValueError(f"{args.simulator} is a {type(own).__name__}; --archive needs a Schema or a Simulator.")
+    return Recorded.read(args.archive, own)
+
+
+def _simulate(args: argparse.Namespace) -> None:
+    if args.n < 1:
+        raise ValueError(f"--n: expected at least 1, got {args.n}.")
+    check_folder(args.out)
+    if args.out.suffix in ZARR:
+        from fsimformer.campaign import simulate_to
+
+        with _progress_bar(args.n, "simulation") as show:
+            archive = simulate_to(
+                args.out,
+                _find(args.simulator),
+                args.n,
+                seed=args.seed,
+                chunk=_CHUNK if args.chunk is None else args.chunk,
+                limit=args.limit,
+                workers=args.workers,
+                callback=lambda at: show(at.n_done, f"failed={at.n_failed}" if at.n_failed else None),
+            )
+        print(f"{args.out}: {len(archive)} simulations, {len(archive.failures)} of them failed")
+        return
+    require_netcdf(args.out)
+    of_archives = {"--workers": args.workers, "--limit": args.limit, "--chunk": args.chunk}
+    if given := [option for option, value in of_archives.items() if value is not None]:
+        raise ValueError(
+            f"{', '.join(given)}: for archives only, got --out {args.out}; choose a .zarr, or leave it out."
+        )
+    from fsimformer.recorded import draw
+
+    drawn = draw(find_simulator(args.simulator), args.n, args.seed)
+    drawn.to_netcdf(args.out, engine="h5netcdf")
+    dropped = drawn.attrs["n_dropped"]
+    print(f"{args.out}: {args.n} simulations" + (f"; {dropped} more were not finite and dropped" if dropped else ""))
+
+
+def find_simulator(name: str) -> Simulator:
+    """A simulator that ships, by name, or the user's own from MODULE:NAME or FILE.py:NAME.
+
+    Raises:
+        KeyError: no such name.
+        ValueError: the named object is no simulator.
+        FileNotFoundError, ImportError: no such file or module.
+    """
+    from fsimformer import simulators
+
+    own = _find(name)
+    if not isinstance(own, simulators.Simulator):
+        raise ValueError(f"{name} is a {type(own).__name__}; a Simulator has `schema`, `grid` and `simulate`.")
+    return own
+
+
+def _find(name: str) -> Any:
+    from fsimformer import simulators
+
+    if name in SIMULATORS:
+        return getattr(simulators, SIMULATORS[name])()
+    place, colon, attribute = name.rpartition(":")
+    if not colon:
+        raise KeyError(f"No simulator named {name!r}. Choices: {', '.join(SIMULATORS)}, MODULE:NAME, FILE.py:NAME.")
+    module = _import(place)
+    if not hasattr(module, attribute):
+        raise KeyError(f"{place} has no {attribute!r}.")
+    own = getattr(module, attribute)
+    return own() if isinstance(own, type) else own
+
+
+def _import(place: str) -> Any:
+    import importlib
+    import importlib.util
+
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    if not Path(place).exists():
+        raise FileNotFoundError(f"No such file: {place}")
+    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_folder(path: Path | None) -> None:
+    """Before the work, not after it."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"No such directory: {path.absolute().parent}")
+
+
+@contextmanager
+def _progress_bar(total: int, unit: str) -> Iterator[Callable[[int, str | None], None]]:
+    """A callback (how many are done, a remark) that moves a bar; the bar shows on a terminal only."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=unit, disable=None) as bar:
+
+        def show(done: int, remark: str | None) -> None:
+            bar.update(done - bar.n)  # a resumed run starts in the middle
+            if remark is not None:
+                bar.set_postfix_str(remark)
+
+        yield show
