@@ -106,8 +106,9 @@ def simulate_to(
         The archive; `read()` gives its Dataset, `failures` lists what failed.
 
     Raises:
-        ValueError: a number out of range; an archive of another seed, chunk or simulator; simulations that differ in
-            their variables or dims. TypeError: no callable, or one that cannot be sent to another process.
+        ValueError: a number out of range, or no integer; an archive of another seed, chunk or simulator; simulations
+            that differ in their variables, dims or units.
+        TypeError: no callable, or one that cannot be sent to another process.
         ImportError: the simulator cannot be loaded in a process of its own.
         BlockingIOError: another process writes to the archive.
 
