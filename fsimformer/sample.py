@@ -138,6 +138,8 @@ def _exponential(
 SAMPLERS: dict[str, Sampler] = {
     "euler": euler, "ab2": ab2, "heun": heun, "rk4": rk4, "dpm_2m": dpm_2m, "sde_2m": sde_2m, "sde_3m": sde_3m,
 }  # fmt: skip
+STOCHASTIC = frozenset({"sde_2m", "sde_3m"})
+"""Samplers that add noise on the way: their draws have the law of the SDE, not of the probability-flow ODE."""
 _EVALUATIONS = {"heun": 2, "rk4": 4}
 
 
@@ -176,7 +178,7 @@ class SamplerConfig:
 
     @property
     def stochastic(self) -> bool:
-        return self.method in ("sde_2m", "sde_3m")
+        return self.method in STOCHASTIC
 
     def run(self, denoise: Denoise, epsilon: Tensor, noise: StepNoise | None = None) -> Tensor:
         """From standard normals ε (any shape) to draws, on the trigonometric path.

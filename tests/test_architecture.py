@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "importance": set(),
     "truncate": set(),
     "explicit": {"schema", "convert", "readings", "simulators"},
-    "refine": {"tokens", "points", "tree", "convert", "likelihood", "importance", "model_file"},
+    "refine": {"tokens", "points", "tree", "convert", "sample", "likelihood", "importance", "model_file"},
     "checkpoint": set(),
     "batches": {"tokens", "masks"},
     "muon": set(),
