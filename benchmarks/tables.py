@@ -169,15 +169,14 @@ def main() -> None:
         lines += section([r["results"] for r in records]) if records else ["Not run yet.", ""]
         if records and (OUT.parents[1] / PICTURES.get(name, "none")).exists():
             lines += [f"![{name}](../{PICTURES[name]})", "", "*Drawn by `pictures.py`.*", ""]
-    lines += ["## encodings", "", first_paragraph("encodings"), ""]
-    records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("encodings/*.json"))]
-    lines += encodings(records) if records else ["Not run yet.", ""]
-    lines += ["## ablation", "", first_paragraph("ablation"), ""]
-    records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("ablation/*.json"))]
-    lines += ablation(records) if records else ["Not run yet.", ""]
-    lines += ["## peers", "", first_paragraph("peers"), ""]
-    records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("peers_*.json"))]
-    lines += peers(records) if records else ["Not run yet.", ""]
+    for name, whole, pattern in (  # sections that look at seeds or names as well
+        (encodings.__name__, encodings, "encodings/*.json"),
+        (ablation.__name__, ablation, "ablation/*.json"),
+        (peers.__name__, peers, "peers_*.json"),
+    ):
+        lines += [f"## {name}", "", first_paragraph(name), ""]
+        records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(pattern))]
+        lines += whole(records) if records else ["Not run yet.", ""]
     OUT.write_text("\n".join(lines).rstrip() + "\n")
 
 
