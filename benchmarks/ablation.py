@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from record import RESULTS, save
+from record import measured, save
 from sbibm import SIMULATORS, VARIANTS, conditional_pairs, posterior_pairs, scores, settings
 
 import fsimformer as fsf
@@ -70,7 +70,7 @@ def main() -> None:
         for variant, budgets, tasks in CELLS:
             for budget in budgets:
                 for task in tasks:
-                    if not (RESULTS / f"{name_of(task, budget, variant, args.seed)}.json").exists():
+                    if not measured(name_of(task, budget, variant, args.seed)):
                         cell(task, budget, variant, args.seed)
     elif args.variant:
         cell(args.task, args.budget, args.variant, args.seed)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from held_out import N_ROWS, posterior_loss, posterior_rows
 from lotka_volterra import data_set, values
-from record import RESULTS, ROOT, save
+from record import ROOT, measured, save
 from train_shipped import NETWORK
 
 import fsimformer as fsf
@@ -100,7 +100,7 @@ def main() -> None:
     if args.all:
         for name, budget in itertools.product(CELLS, BUDGETS):
             for dependency in CELLS[name]:
-                if not (RESULTS / f"dependency/{name}_{budget}_{dependency}_{args.seed}.json").exists():
+                if not measured(f"dependency/{name}_{budget}_{dependency}_{args.seed}"):
                     cell(name, budget, dependency, args.seed)
     elif args.dependency:
         cell(args.model, args.budget, args.dependency, args.seed)

@@ -20,7 +20,7 @@ import torch
 import xarray as xr
 from lotka_volterra import PARAMETERS as LV_PARAMETERS
 from lotka_volterra import data_set as lv_data_set
-from record import RESULTS, ROOT, save
+from record import ROOT, measured, save
 from references import sbibm_observations
 from train_shipped import NETWORK
 
@@ -138,7 +138,7 @@ def main() -> None:
     if args.all:
         for seed in (0, 1):
             for task in TASKS:
-                if not (RESULTS / f"dial_{task}_{seed}.json").exists():
+                if not measured(f"dial_{task}_{seed}"):
                     cell(task, seed, args.steps)
     elif args.task:
         cell(args.task, args.seed, args.steps)

@@ -30,7 +30,7 @@ import torch
 import xarray as xr
 from held_out import N_ROWS, posterior_loss, posterior_rows
 from networks import kept
-from record import RESULTS, save
+from record import measured, save
 from torch import Tensor
 
 import fsimformer as fsf
@@ -253,7 +253,7 @@ def main() -> None:
     if args.all:
         for task, (_, _, _, variants) in TASKS.items():
             for variant in variants:
-                if not (RESULTS / f"{name_of(task, variant, args.seed)}.json").exists():
+                if not measured(name_of(task, variant, args.seed)):
                     cell(task, variant, args.steps, args.seed)
     elif args.variant:
         cell(args.task, args.variant, args.steps, args.seed)

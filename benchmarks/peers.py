@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import RESULTS, ROOT, save
+from record import ROOT, measured, save
 from references import sbibm_observations
 
 from fsimformer.diagnostics import Classifier, c2st
@@ -148,7 +148,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.all:
         cells = [(m, t, b) for b in BUDGETS for t in TASKS for m in SCRIPTS]
-        cells = [c for c in cells if not (RESULTS / f"peers_{c[1]}_{c[2]}_{c[0]}_{args.seed}.json").exists()]
+        cells = [c for c in cells if not measured(f"peers_{c[1]}_{c[2]}_{c[0]}_{args.seed}")]
     elif args.budget:
         cells = [(args.method, args.task, args.budget)]
     else:

@@ -42,6 +42,11 @@ def commit() -> str:
     return head + ("+changes" if dirty else "")
 
 
+def measured(name: str) -> bool:
+    """Whether `results/<name>.json` is there: what `--all` need not run again."""
+    return (RESULTS / f"{name}.json").exists()
+
+
 def save(name: str, seed: int, results: Any, packages: Mapping[str, str] | None = None) -> Path:
     """Write `results/<name>.json`; `results` holds the figures, each with its n and its Monte-Carlo floor.
 

@@ -30,7 +30,7 @@ import xarray as xr
 from conditionals import draw_problems
 from conditionals import reference as conditional_reference
 from networks import kept
-from record import RESULTS, ROOT, save
+from record import ROOT, measured, save
 from references import sbibm_observations
 from tables_sbibm import BUDGETS, KINDS
 
@@ -227,7 +227,7 @@ def main() -> None:
     for seed, variant, budget, task in itertools.product(args.seeds, args.variants, args.budgets, args.tasks):
         if args.train_only:
             trained(task, budget, seed, variant)
-        elif not (RESULTS / f"{name_of(task, budget, seed, variant)}.json").exists():
+        elif not measured(name_of(task, budget, seed, variant)):
             cell(task, budget, seed, variant)
 
 
