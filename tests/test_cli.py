@@ -291,6 +291,13 @@ def test_simulate_writes_what_the_simulator_draws(tmp_path: Path, capsys: pytest
         assert "lognormal noise of sd 0.05" in data["infected"].attrs["comment"]
 
 
+def require_one_line_error(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1
+    assert error.startswith(f"fsimformer {arguments[0]}: error: ") and message in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -310,10 +317,7 @@ def test_an_error_is_one_line_and_exit_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    out, error = capsys.readouterr()
-    assert out == "" and error.count("\n") == 1
-    assert error.startswith(f"fsimformer {arguments[0]}: error: ") and message in error
+    require_one_line_error(arguments, message, capsys)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from test_cli import written
+from test_cli import require_one_line_error, written
 
 import fsimformer
 from fsimformer.archive import Archive
@@ -115,7 +115,4 @@ def test_an_error_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "own.py", OWN)
-    assert main(command) == 2
-    out, error = capsys.readouterr()
-    assert out == "" and error.count("\n") == 1
-    assert error.startswith(f"fsimformer {command[0]}: error: ") and message in error
+    require_one_line_error(command, message, capsys)
