@@ -59,6 +59,12 @@ def later(
     return Recipe(simulator, simulations, config, masks, levels)
 
 
+def whole(simulator: Simulator, simulations: int, steps: int, levels: NoiseLevels) -> Recipe:
+    """All in one: constant rates, and a cool-down in which the network is told its linear baseline."""
+    config = TrainConfig(steps=steps, batch_size=64, n_micro=4, level_tokens=64, cooldown=0.4, seed=1)
+    return Recipe(simulator, simulations, config, MaskConfig(), levels)
+
+
 # Posteriors are what these models are asked for most; the readings of an epidemic need finer noise levels.
 MORE_POSTERIORS = MaskConfig(0.5, 0.16, 0.1, 0.06, 0.05, 0.05, 0.06, 0.02)
 NEAR, WIDE = NoiseLevels(-1.5, 1.4), NoiseLevels(-1.9, 1.7)
@@ -73,10 +79,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
         later(HareLynx(), 150_000, 15_000, MORE_POSTERIORS, NEAR),
         later(HareLynx(), 150_000, 9_000, MORE_POSTERIORS, NEAR, rate=0.3),
     ),
-    "sird": (
-        first(SIRD(), 150_000, 9_000),
-        later(SIRD(), 150_000, 7_500, MaskConfig(), WIDE),
-    ),
+    "sird": (whole(SIRD(), 150_000, 16_000, WIDE),),
 }
 
 

@@ -39,6 +39,7 @@ class SIRD:
             meaning; this is far below one person in a million and reached in the first seconds only.
         grid_points: size of the dense grid on [0, horizon].
         substeps: solver steps per grid interval.
+        reference: knots of the contact rate's reference set; (): none. 17 lie .45 lengthscales apart.
     """
 
     priors: dict[str, Prior] = field(
@@ -55,6 +56,7 @@ class SIRD:
     floor: float = 1e-8
     grid_points: int = 201
     substeps: int = 2
+    reference: tuple[int, ...] = (17,)
 
     def __post_init__(self) -> None:
         require_priors(self.priors, _SCALARS)
@@ -62,7 +64,9 @@ class SIRD:
     @property
     def schema(self) -> Schema:
         parameters = [Variable(k, "parameter", prior=self.priors[k]) for k in _SCALARS]
-        contact = Variable("contact_rate", "parameter", ("time",), LogitNormal(0.0, self.contact_sd))
+        contact = Variable(
+            "contact_rate", "parameter", ("time",), LogitNormal(0.0, self.contact_sd), reference=self.reference
+        )
         noise = Noise("lognormal", self.noise)
         series = [
             Variable(k, "data", ("time",), None, POSITIVE, noise, (*_SCALARS, "contact_rate"))
