@@ -38,7 +38,7 @@ def rows(joint: fsf.Joint, n: int, seed: int) -> TokenBatch:
     store = build_store(simulator.schema, joint.model.whitening, drawn.values, simulator.natural)
     order = [v.name for v in simulator.schema.variables if simulator.schema.is_function(v.name)]
     n_max = tuple(N_BETA if name == "contact_rate" else N_READINGS for name in order)
-    design = Design(n_max, skew=0.0, shared=0.0, regular=0.0, window=0.0)  # u^0 = 1: always n_max points
+    design = Design(n_max, skew=0.0, shared=0.0, regular=0.0, window=0.0, reference=0.0)  # u^0 = 1: always n_max
     return read(store, torch.arange(n), design, generator_at(seed, 8))
 
 

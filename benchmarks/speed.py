@@ -81,7 +81,7 @@ def training_steps() -> dict[str, dict[str, Any]]:
             "config": {"batch_size": 256, "n_micro": 2, "pool": 2, "max_levels": 1, "dial": (("few", 1.0),)},
         },
         "sird, batch 100, 82 tokens, 0.3 M parameters": {
-            "simulator": SIRD(), "simulations": 2_000, "network": fsf.NetworkConfig(),
+            "simulator": SIRD(reference=()), "simulations": 2_000, "network": fsf.NetworkConfig(),
             "design": fsf.Design((19, 20, 20, 20), skew=0.0),
             "config": {"batch_size": 100, "n_micro": 4, "pool": 1, "max_levels": 1},
         },
