@@ -27,6 +27,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#222222"
 SAMPLE_DIMS = ("chain", "draw")
 GROUPS = ("posterior", "posterior_predictive", "predictions", "prior", "prior_predictive")
+FUNCTIONS = "functions"  # the group that functions with a reference set leave
+CURVES = 8  # single draws of a function on a page: more hide the band
 SMALL, SMALLER = 9, 8  # points, on a figure as wide as a page of text
 
 
@@ -66,6 +68,12 @@ def quantiles(tree: xr.DataTree, variable: str, probabilities: Sequence[float]) 
         KeyError: the tree has no draws of the variable.
         ValueError: it is no function of one index dim, or holds several data sets.
     """
+    at, draws = _curves(tree, variable)
+    return at, np.quantile(draws, probabilities, axis=0)
+
+
+def _curves(tree: xr.DataTree, variable: str) -> tuple[xr.DataArray, np.ndarray]:
+    """The index points (N,) in rising order, and every draw there, (n, N)."""
     index, values = [], []
     for part in _draws(tree, variable):
         points = index_of(part)
@@ -77,7 +85,7 @@ def quantiles(tree: xr.DataTree, variable: str, probabilities: Sequence[float]) 
         padding = points.isnull().to_numpy()  # what one of several ragged data sets lacks
         index.append(points[~padding])
         draws = part.transpose(*SAMPLE_DIMS, ...).to_numpy()[..., ~padding]
-        values.append(np.quantile(draws, probabilities, axis=(0, 1)))
+        values.append(draws.reshape(-1, draws.shape[-1]))
     at = np.concatenate([i.to_numpy() for i in index])
     order = np.argsort(at, kind="stable")
     name = str(index[0].name).removesuffix(f"_{variable}")
@@ -89,6 +97,7 @@ def bands(
     variable: str,
     ax: Axes | None = None,
     levels: Sequence[float] = (0.5, 0.9),
+    curves: int = 0,
     observed: bool = True,
     held_out: xr.DataArray | None = None,
     color: str = COLORS[0],
@@ -100,6 +109,8 @@ def bands(
         variable: a function or a series on one index dim.
         ax: where to draw; None: a Figure of its own (`ax.figure`).
         levels: probabilities of the bands.
+        curves: so many single draws are drawn as lines, evenly spread over all: what a band cannot show is which
+            values belong together.
         observed: mark what was conditioned on, if anything.
         held_out: readings the model has not seen, drawn as open circles; NaN is left out.
         color: of the bands.
@@ -111,7 +122,10 @@ def bands(
     if not all(0 < p < 1 for p in widest_first):
         raise ValueError(f"levels: expected probabilities in (0, 1), got {tuple(levels)}.")
     tails = [q for p in widest_first for q in ((1 - p) / 2, (1 + p) / 2)]
-    index, q = quantiles(tree, variable, [0.5, *tails])
+    index, draws = _curves(tree, variable)
+    q = np.quantile(draws, [0.5, *tails], axis=0)
+    if not 0 <= curves <= len(draws):
+        raise ValueError(f"curves: expected 0 to {len(draws)} of the draws, got {curves!r}.")
     ax = Figure(figsize=(5, 2.6), layout="constrained").subplots() if ax is None else ax
     x = _plottable(index.to_numpy())
     seen = _observed(tree, variable) if observed else None
@@ -125,6 +139,8 @@ def bands(
             ax.vlines(x, q[1 + 2 * i], q[2 + 2 * i], color=color, alpha=shade, linewidth=6, label=label)
         else:
             ax.fill_between(x, q[1 + 2 * i], q[2 + 2 * i], color=color, alpha=shade, linewidth=0, label=label)
+    for i, one in enumerate(draws[:: len(draws) // curves][:curves] if curves else ()):
+        ax.plot(x, one, color=color, linewidth=0.5, alpha=0.7, label=None if i else "draws")
     ax.plot(x, q[0], color=color, linewidth=1.4, marker="_" if len(x) == 1 else None, markersize=12, label="median")
     if x.dtype.kind == "M":  # whole dates would run into each other
         locator = AutoDateLocator(maxticks=7)
@@ -201,6 +217,8 @@ def posterior(tree: xr.DataTree, axes: Sequence[Axes] | None = None, level: floa
 def figure(tree: xr.DataTree, held_out: Mapping[Any, xr.DataArray] | None = None) -> Figure:
     """Everything on a page: bands of the functions and series, below them the marginals of the other parameters.
 
+    Of functions with a reference set, whose draws are functions, some draws are drawn as well.
+
     Args:
         tree: what `sample` returned.
         held_out: readings the model has not seen, by variable.
@@ -225,8 +243,10 @@ def figure(tree: xr.DataTree, held_out: Mapping[Any, xr.DataArray] | None = None
     blocks = list(page.subfigures(len(rooms), 1, height_ratios=rooms, squeeze=False)[:, 0])
     if functions:
         unseen = {} if held_out is None else held_out
+        whole = tree[FUNCTIONS].data_vars if FUNCTIONS in tree.children else ()
         for i, (name, ax) in enumerate(zip(functions, _grid(blocks[0], len(functions), columns))):
-            bands(tree, name, ax, held_out=unseen.get(name), color=COLORS[i % len(COLORS)])
+            few = min(CURVES, tree[FUNCTIONS].sizes["chain"] * tree[FUNCTIONS].sizes["draw"]) if name in whole else 0
+            bands(tree, name, ax, curves=few, held_out=unseen.get(name), color=COLORS[i % len(COLORS)])
             _legend_above(ax)
     if scalars:
         posterior(tree, _grid(blocks[-1], len(scalars), 4))

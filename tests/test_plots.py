@@ -49,6 +49,20 @@ def test_band_edges_are_the_quantiles_of_the_draws(level: float) -> None:
     np.testing.assert_allclose(ax.lines[0].get_xydata(), np.stack([TIMES, median], 1))
 
 
+def test_curves_are_draws_evenly_spread_and_functions_have_some() -> None:
+    tree = a_tree()
+    draws = tree["posterior"]["rate"].to_numpy().reshape(-1, 4)
+    ax = plots.bands(tree, "rate", curves=3)
+    *curves, _ = ax.lines  # the median is drawn over them
+    np.testing.assert_array_equal([line.get_ydata() for line in curves], draws[[0, 133, 266]])
+    assert len(plots.bands(tree, "rate", curves=400).lines) == 401
+    with pytest.raises(ValueError, match="curves: expected 0 to 400 of the draws, got 401"):
+        plots.bands(tree, "rate", curves=401)
+    tree["functions"] = xr.DataTree(tree["posterior"].to_dataset()[["rate"]])
+    rate, cases, *_ = plots.figure(tree).axes
+    assert (len(rate.lines), len(cases.lines)) == (1 + plots.CURVES, 1)
+
+
 def test_one_point_is_a_bar_of_its_quantiles() -> None:
     tree = a_tree()
     tree["predictions"] = xr.DataTree(tree["predictions"].to_dataset().isel(time_cases=[0]))
