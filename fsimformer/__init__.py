@@ -1,6 +1,7 @@
 """fsimformer: simulation-based inference with functional parameters and irregular, incomplete observations."""
 
 from fsimformer import simulators
+from fsimformer.constraints import Average, Between, Difference, Integral, Potential
 from fsimformer.convert import ObservationWarning
 from fsimformer.denoise import NoiseLevels
 from fsimformer.explicit import log_likelihood
@@ -19,12 +20,16 @@ from fsimformer.train import Progress, TrainConfig
 __all__ = [
     "POSITIVE",
     "REAL",
+    "Average",
     "Axis",
+    "Between",
     "Budget",
     "Components",
     "Conditional",
     "Design",
+    "Difference",
     "Index",
+    "Integral",
     "Joint",
     "LogNormal",
     "LogitNormal",
@@ -34,6 +39,7 @@ __all__ = [
     "NoiseLevels",
     "Normal",
     "ObservationWarning",
+    "Potential",
     "Progress",
     "Round",
     "SamplerConfig",

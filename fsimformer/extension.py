@@ -27,7 +27,7 @@ from fsimformer.kernels import Kernel
 from fsimformer.noise import SmoothNoise
 from fsimformer.sample import SamplerConfig, sample_active
 from fsimformer.seeds import generator_at
-from fsimformer.stages import Budget, draw
+from fsimformer.stages import Budget, First, draw
 from fsimformer.tokens import Dial, TokenBatch, TokenSet, collate, join, split, take
 
 _SAMPLING, _FUNCTION = 4, 2  # first numbers of the path, seeds.py: (seed, 4, data set, 2, id)
@@ -71,6 +71,7 @@ def draw_functions(
     seed: int,
     n_active_observed: Dial,
     budget: Budget,
+    first: First | None = None,
 ) -> list[Drawn]:
     """Draws of every query given its observation.
 
@@ -79,6 +80,8 @@ def draw_functions(
         references: of the functions that may be asked for; those that a query does not ask for are integrated out.
         is_function, is_scalar_parameter: (n_ids,) bool.
         seed: data set i uses the streams (seed, 4, i, ·); see seeds.py.
+        first: what draws stage 1 of a single data set, which all knots are in; its `kept` is of the query. None = the
+            sampler of `config`.
     """
     by_id = {r.id: r for r in references}
     asked = [[by_id[i] for i in q.variable.unique().tolist() if i in by_id] for q in queries]
@@ -89,7 +92,10 @@ def draw_functions(
     ]
     together = is_function.clone()
     together[list(by_id)] = False  # all knots belong into the first stage
-    drawn = draw(denoiser, observed, stages, together, n_draws, config, seed, n_active_observed, budget)
+    if first is not None:
+        n_knots = len(stages[0]) - int(others[0].sum())
+        first = replace(first, kept=torch.cat([first.kept[others[0]], torch.zeros(n_knots, dtype=torch.bool)]))
+    drawn = draw(denoiser, observed, stages, together, n_draws, config, seed, n_active_observed, budget, first=first)
     out = []
     for i, (q, stage, z, mine) in enumerate(zip(queries, stages, drawn, asked, strict=True)):
         n_others = int(others[i].sum())

@@ -14,13 +14,12 @@ import torch
 import xarray as xr
 from torch import nn
 
+from fsimformer.constrained import NONE, Constraints, draw_constrained
+from fsimformer.constraints import Constraint
 from fsimformer.convert import (
     Observation,
     ObservationWarning,
-    is_parameter,
-    observed_tokens,
     query,
-    query_tokens,
     read_many,
     to_tree,
     to_tree_many,
@@ -28,17 +27,15 @@ from fsimformer.convert import (
 from fsimformer.convert import (
     read as read_observation,
 )
+from fsimformer.draws import Settings, draw_conditional
 from fsimformer.evaluate import evaluate
-from fsimformer.extension import draw_functions
 from fsimformer.function_tree import GROUP, functions_group, functions_group_many
 from fsimformer.model_file import Model, load_model, save_model
-from fsimformer.paths import as_paths, with_noise
 from fsimformer.points import readings_of, same_readings
 from fsimformer.query import nothing_asked
 from fsimformer.refine import NETWORK, LogLikelihood, log_prob, refine
 from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig, quality_named
 from fsimformer.schema import Schema
-from fsimformer.seeds import generator_at
 from fsimformer.stages import Budget
 from fsimformer.tokens import Dial, require_dial
 
@@ -212,6 +209,7 @@ class Conditional:
     labels: xr.DataArray | None
     batch_dim: str | None
     n_active_observed: Dial
+    constraints: Constraints = NONE
 
     def __repr__(self) -> str:
         seen = [
@@ -263,25 +261,19 @@ class Conditional:
             raise ValueError(nothing_asked(schema, self.observations, at))
         if generator is not None:
             seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        is_function = torch.from_numpy(schema.uses_index().any(axis=1))
-        drawn = draw_functions(
-            model.denoiser,
-            [observed_tokens(schema, model.whitening, o) for o in self.observations],
-            [as_paths(schema, query_tokens(schema, q)) for q in queries],
-            model.references(schema.references),
-            is_function,
-            is_parameter(schema) & ~is_function,
-            n,
-            config,
-            seed,
-            self.n_active_observed,
-            budget or Budget(n_joint=model.max_latents),
-        )
-        z = [
-            with_noise(schema, model.whitening, o, q, d.z, generator_at(seed, 4, i, 3))
-            for i, (o, q, d) in enumerate(zip(self.observations, queries, drawn, strict=True))
-        ]
-        stats = {"seed": seed, "evaluations": config.evaluations, "sampler": config.method}
+        settings = Settings(config, self.n_active_observed, budget or Budget(n_joint=model.max_latents))
+        stats: dict[str, Any] = {"seed": seed, "evaluations": config.evaluations, "sampler": config.method}
+        if self.constraints.of:
+            found = [
+                draw_constrained(model, o, q, self.constraints, n, settings, seed, i)
+                for i, (o, q) in enumerate(zip(self.observations, queries, strict=True))
+            ]
+            drawn = [f.drawn for f in found]
+            of_all = {k: np.array([f.stats[k] for f in found]) for k in found[0].stats}
+            stats |= of_all if self.labels is not None else {k: v[0] for k, v in of_all.items()}
+        else:
+            drawn = draw_conditional(model, self.observations, queries, n, settings, seed)
+        z = [d.z for d in drawn]
         groups = [functions_group(schema, model.whitening, d.knots, d.coefficients) for d in drawn]
         if self.labels is None or self.batch_dim is None:
             tree = to_tree(schema, model.whitening, self.observations[0], queries[0], z[0], stats)
@@ -294,6 +286,23 @@ class Conditional:
             tree[GROUP] = xr.DataTree(functions)
         tree.attrs[NETWORK] = model.fingerprint
         return tree
+
+    def constrain(self, *constraints: Constraint, method: str = "auto", max_draws: int = 200_000) -> Conditional:
+        """This conditional under constraints, all of which every draw satisfies.
+
+        Args:
+            constraints: `fsimformer.Between` (of a variable, or of an Integral, Average or Difference) and
+                `fsimformer.Potential` (anything that can be said of a Dataset of draws); those before hold on.
+            method: "rejection" (exact), "smc" (as exact as its particles are many), "guidance" (approximate), or
+                "auto": the first of these that is worth it. `sample_stats` says which it was, its acceptance, effective
+                number of draws, how many are distinct, and the log probability of the constraints.
+            max_draws: that rejection may try for one data set.
+
+        Raises, when draws are asked for:
+            KeyError, TypeError, ValueError: constraints that make no sense, contradict what was observed, or that no
+                draw was found to satisfy.
+        """
+        return replace(self, constraints=Constraints((*self.constraints.of, *constraints), method, max_draws))
 
     def extend(self, draws: xr.DataTree, at: Mapping[str, Any], *, budget: Budget | None = None) -> xr.DataTree:
         """The same draws of functions at other points: what `sample` would have given, had it been asked for them.

@@ -33,6 +33,7 @@ from fsimformer.sample import STOCHASTIC
 from fsimformer.tokens import Dial
 from fsimformer.tree import without_padding
 
+IMPORTANCE = "importance"  # the `method` of draws that were refined
 NETWORK = "network"  # attribute of a tree of draws: fingerprint of the network that drew them
 
 LogLikelihood = Callable[[xr.Dataset], xr.DataArray]
@@ -86,7 +87,7 @@ def refine(
         )
     worth = min(len(likelihood), max(2, 2 * int(weights.ess / 2)))
     chosen = resample(weights.weight, worth if n is None else n, np.random.default_rng(seed))
-    return resampled(draws, chosen, {"method": "importance", "ess": weights.ess, "pareto_k": weights.pareto_k})
+    return resampled(draws, chosen, {"method": IMPORTANCE, "ess": weights.ess, "pareto_k": weights.pareto_k})
 
 
 def parameters(draws: xr.DataTree) -> xr.Dataset:
@@ -136,7 +137,12 @@ def _require_proposals(model: Model, observation: Observation, draws: xr.DataTre
             "Sample with at={}."
         )
     if "sample_stats" in draws.children and "method" in draws["sample_stats"]:
-        raise ValueError("refine: these draws were refined before; weights apply once.")
+        method = str(draws["sample_stats"]["method"].to_numpy())
+        raise ValueError(
+            "refine: these draws were refined before; weights apply once."
+            if method == IMPORTANCE
+            else f"refine: these draws are under constraints ({method}), of which the weights know nothing."
+        )
     require_own_draws(model, observation, draws, "refine")
 
 

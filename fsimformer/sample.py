@@ -114,25 +114,52 @@ def _exponential(
 ) -> Tensor:
     log_ratio = (schedule.sigma(grid) / schedule.alpha(grid)).log()
     y = x / schedule.alpha(grid[0])
-    before: Tensor | None = None
-    slope_before: Tensor | None = None
+    history = History()
     for i in range(len(grid) - 1):
         x_hat = denoise(y * schedule.alpha(grid[i]), grid[i])
-        h = log_ratio[i] - log_ratio[i + 1]
-        gain = -torch.expm1(-rate * h)
-        y = (1 - gain) * y + gain * x_hat
-        if before is not None:
-            h_1 = log_ratio[i - 1] - log_ratio[i]
-            slope, first = (x_hat - before) / h_1, h - gain / rate
-            y = y + first * slope
-            if order == 3 and slope_before is not None:
-                curvature = (slope - slope_before) / (log_ratio[i - 2] - log_ratio[i])
-                y = y + (h * h - 2 / rate * first + h_1 * first) * curvature
-            slope_before = slope
+        y, history = advance(y, x_hat, history, log_ratio, i, rate, order)
         if noise is not None:
-            y = y + log_ratio[i + 1].exp() * (-torch.expm1(-2 * h)).sqrt() * noise(i)
-        before = x_hat
+            y = y + step_sd(log_ratio, i) * noise(i)
     return y
+
+
+@dataclass(frozen=True)
+class History:
+    """What a multistep sampler remembers: the last x̂, and the divided difference of the two before it."""
+
+    x_hat: Tensor | None = None
+    slope: Tensor | None = None
+
+    def take(self, which: Tensor) -> History:
+        """Of the chosen rows."""
+        return History(*(None if v is None else v[which] for v in (self.x_hat, self.slope)))
+
+
+def advance(
+    y: Tensor, x_hat: Tensor, history: History, log_ratio: Tensor, i: int, rate: float, order: int
+) -> tuple[Tensor, History]:
+    """The mean of y after step i of an exponential multistep sampler, from y = x_t/α_t and x̂ there.
+
+    Args:
+        log_ratio: log λ on the grid. rate: 1 for the ODE, 2 for the SDE. order: 2 or 3.
+    """
+    h = log_ratio[i] - log_ratio[i + 1]
+    gain = -torch.expm1(-rate * h)
+    y = (1 - gain) * y + gain * x_hat
+    if history.x_hat is None:
+        return y, History(x_hat)
+    h_1 = log_ratio[i - 1] - log_ratio[i]
+    slope, first = (x_hat - history.x_hat) / h_1, h - gain / rate
+    y = y + first * slope
+    if order == 3 and history.slope is not None:
+        curvature = (slope - history.slope) / (log_ratio[i - 2] - log_ratio[i])
+        y = y + (h * h - 2 / rate * first + h_1 * first) * curvature
+    return y, History(x_hat, slope)
+
+
+def step_sd(log_ratio: Tensor, i: int) -> Tensor:
+    """Standard deviation of the noise that the SDE adds to y in step i: λ_{i+1} √(1 − e^{−2h})."""
+    return log_ratio[i + 1].exp() * (-torch.expm1(-2 * (log_ratio[i] - log_ratio[i + 1]))).sqrt()
 
 
 SAMPLERS: dict[str, Sampler] = {

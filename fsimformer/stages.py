@@ -46,14 +46,30 @@ class Budget:
             raise ValueError(f"Budget: expected n_joint and max_tokens >= 1, got {self}.")
 
 
-def plan(query: TokenSet, is_function: Tensor, n_joint: int) -> list[Tensor]:
+@dataclass(frozen=True)
+class First:
+    """Stage 1 of one data set by another sampler than the plain one.
+
+    Args:
+        draw: (observed, tokens of stage 1) -> (n_draws, ·) their whitened values.
+        kept: (len(query),) bool, the tokens that have to be in stage 1.
+    """
+
+    draw: Callable[[TokenSet, TokenSet], Tensor]
+    kept: Tensor
+
+
+def plan(query: TokenSet, is_function: Tensor, n_joint: int, kept: Tensor | None = None) -> list[Tensor]:
     """Positions of the query's tokens, stage by stage.
 
     Args:
         query: the latents. is_function: (n_ids,) bool.
-        n_joint: tokens of a stage; stage 1 is larger only if there are more scalars than that.
+        n_joint: tokens of a stage; stage 1 is larger only if there are more scalars, and more `kept`, than that.
+        kept: (len(query),) bool, points of functions that have to be in stage 1; None = it may choose.
     """
     function = is_function[query.variable]
+    if kept is not None:
+        function = function & ~kept
     if len(query) <= n_joint:
         return [torch.arange(len(query))] if len(query) else []
     scalars = (~function).nonzero()[:, 0]
@@ -109,6 +125,7 @@ def draw(
     n_active_observed: Dial,
     budget: Budget,
     edges: Sequence[Tensor] | None = None,
+    first: First | None = None,
 ) -> list[Tensor]:
     """Draws of every query given its observation: a list of (n_draws, len(query)) whitened values.
 
@@ -118,14 +135,27 @@ def draw(
         seed: data set i uses the streams (seed, 4, i, ·); see seeds.py.
         n_active_observed: the dial of design.md, D1.
         edges: (n_ids, n_ids) bool one a data set, its own dependency mask beside the denoiser's; None = no such masks.
+        first: what draws stage 1 of a single data set; None = the sampler of `config`, as everywhere else.
     """
     own = [None] * len(queries) if edges is None else edges
+    kept = None if first is None else first.kept
     tasks = [
-        _Task(o, q, plan(q, is_function, budget.n_joint), _Noise(q, n_draws, seed, i), torch.zeros(n_draws, len(q)), e)
+        _Task(
+            o,
+            q,
+            plan(q, is_function, budget.n_joint, kept),
+            _Noise(q, n_draws, seed, i),
+            torch.zeros(n_draws, len(q)),
+            e,
+        )
         for i, (o, q, e) in enumerate(zip(observed, queries, own, strict=True))
     ]
-    for group in _groups([t for t in tasks if t.stages], n_draws, budget):
-        _draw_first(denoiser, group, config, n_active_observed, budget)
+    if first is not None:
+        (task,) = tasks
+        task.out[:, task.stages[0]] = first.draw(task.observed, take(task.query, task.stages[0]))
+    else:
+        for group in _groups([t for t in tasks if t.stages], n_draws, budget):
+            _draw_first(denoiser, group, config, n_active_observed, budget)
     for task in tasks:
         for number in range(1, len(task.stages)):
             _draw_given(denoiser, task, number, config, n_active_observed, budget)

@@ -121,6 +121,20 @@ def to_tree_many(
     return _assemble(groups, sample_stats, n_draws, batch)
 
 
+def to_dataset(schema: Schema, whitening: Whitening, query: Query, z: torch.Tensor) -> xr.Dataset:
+    """Everything that a query asked for in one Dataset, whatever its role, from whitened draws (n, len(query)); n even.
+
+    A dim on which variables stand at different points is each one's own, `time_<variable>`.
+    """
+    entries, first = dict[str, _Entry](), 0
+    for name, points in query.points.items():
+        own = z[:, first : first + len(points)].double()
+        x = whitening.inverse(name, own, points.component).numpy().reshape(2, -1, len(points))
+        entries[name] = _Entry([points], [x])
+        first += len(points)
+    return _group(schema, entries, ("chain", "draw"), None, own=False)
+
+
 def resampled(tree: xr.DataTree, chosen: np.ndarray, stats: Mapping[str, Any]) -> xr.DataTree:
     """The tree with the chosen draws in the place of its own, in every group; `stats` joins `sample_stats`.
 

@@ -1,0 +1,362 @@
+"""Draws under constraints: exact first (design.md, D7), and each result says how it was made.
+
+    rejection   draws without constraints, kept where all hold: exact; log P from the number of trials, unbiased
+                ((n − 1)/(N − 1) where trial N gave draw n; Haldane, Biometrika 1945).
+    smc         twisted.py: as exact as its particles are many; log P, whose exponential is unbiased, and the effective
+                number of draws. Draws repeat where `distinct` is below their number.
+    guidance    approximate: particles bent towards the constraints, never weighed; those that violate one are dropped.
+
+"auto" draws a batch and takes rejection where one draw in a thousand is kept and `max_draws` will do, else smc; where
+smc is left with a handful of effective draws, guidance, with a warning. No draw violates an interval, whatever the
+method: each is checked as it is returned. SMC and guidance need an SDE sampler: beside an ODE they take "sde".
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fsimformer.constraints import Constraint, Interval, Weighing, resolve
+from fsimformer.convert import Observation, ObservationWarning, query_tokens
+from fsimformer.draws import Settings, combine, draw_conditional
+from fsimformer.extension import Drawn
+from fsimformer.functions import ReferenceSet, spline
+from fsimformer.model_file import Model
+from fsimformer.paths import as_paths
+from fsimformer.points import Query
+from fsimformer.sample import QUALITY
+from fsimformer.seeds import generator_at, seed_at
+from fsimformer.stages import First
+from fsimformer.tokens import TokenSet
+from fsimformer.tree import to_dataset
+from fsimformer.twisted import Particles, Term, Twist, draw_twisted, shared_power, systematic
+
+METHODS = ("auto", "rejection", "smc", "guidance")
+_CONSTRAINED = 12  # first number of the path, seeds.py: (seed, 12, data set, purpose, batch)
+_DRAWS, _CHANCE, _PARTICLES, _GUIDED = range(4)
+_BATCH = 1_000  # draws at a time: the same for any number asked for, so that more of them change none of the first
+_WORTH = 1e-3  # acceptance from which on rejection is worth it
+_FEWEST = 20  # effective draws below which smc is not to be used
+_REPEATS = 2  # of a step of guidance
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What has to hold, and how draws are to be had; see `Conditional.constrain`."""
+
+    of: tuple[Constraint, ...] = ()
+    method: str = "auto"
+    max_draws: int = 200_000
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"constrain: unknown method {self.method!r}. Choices: {METHODS}.")
+        if self.max_draws < 1:
+            raise ValueError(f"constrain: expected max_draws >= 1, got {self.max_draws}.")
+
+
+NONE = Constraints()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Draws of one data set: z (n, ·) in the order of what was asked, knots, coefficients, and what is said of them."""
+
+    drawn: Drawn
+    stats: dict[str, float | str]
+
+
+def draw_constrained(
+    model: Model,
+    observation: Observation,
+    asked: Query,
+    constraints: Constraints,
+    n: int,
+    settings: Settings,
+    seed: int,
+    data_set: int = 0,
+) -> Outcome:
+    """n draws of one data set under constraints.
+
+    Raises:
+        KeyError, TypeError, ValueError: constraints that make no sense, contradict what was observed, or that no draw
+            was found to satisfy.
+    """
+    found = [resolve(model.schema, observation, c) for c in constraints.of]
+    plan = _Plan.of(model, observation, asked, [c for c in found if c is not None])
+    seeds = _Seeds(seed, data_set)
+    pilot = plan.draw(_BATCH, settings, seeds.at(_DRAWS, 0))
+    method = constraints.method
+    if method in ("auto", "rejection") and (out := _reject(plan, constraints, n, settings, seeds, pilot)) is not None:
+        return out
+    stochastic = settings if settings.config.stochastic else Settings(QUALITY["sde"], settings.dial, settings.budget)
+    if method in ("auto", "smc"):
+        out = _weigh(plan, n, stochastic, seeds, pilot.z, require=method == "smc")
+        if out is not None:
+            return out
+    return _guide(plan, constraints, n, stochastic, seeds, pilot.z, warn=method == "auto")
+
+
+@dataclass(frozen=True)
+class _Seeds:
+    """Of one data set."""
+
+    seed: int
+    data_set: int
+
+    def at(self, purpose: int, batch: int) -> int:
+        return seed_at(self.seed, _CONSTRAINED, self.data_set, purpose, batch) % 2**32
+
+    def generator(self, purpose: int, batch: int) -> torch.Generator:
+        return generator_at(self.seed, _CONSTRAINED, self.data_set, purpose, batch)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is drawn: what was asked, and what the constraints need, each token once."""
+
+    model: Model
+    observation: Observation
+    query: Query
+    asked: Tensor
+    parts: tuple[tuple[Interval | Weighing, Tensor], ...]
+
+    @classmethod
+    def of(cls, model: Model, observation: Observation, asked: Query, found: list[Interval | Weighing]) -> _Plan:
+        whole, columns = combine(model.schema, [asked, *(c.query for c in found)])
+        return cls(model, observation, whole, columns[0], tuple(zip(found, columns[1:], strict=True)))
+
+    @property
+    def intervals(self) -> list[tuple[Interval, Tensor]]:
+        return [(c, where) for c, where in self.parts if isinstance(c, Interval)]
+
+    @property
+    def bounds(self) -> float:
+        """Sum of the bounds of the potentials that have one."""
+        return sum(c.potential.bound or 0.0 for c, _ in self.parts if isinstance(c, Weighing))
+
+    def draw(self, n: int, settings: Settings, seed: int, first: First | None = None) -> Drawn:
+        return draw_conditional(self.model, [self.observation], [self.query], n, settings, seed, first)[0]
+
+    def log_weight(self, z: Tensor) -> tuple[np.ndarray, bool]:
+        """(n,) the constraints' log weight of whitened draws, less the potentials' bounds; and whether all have one."""
+        out, bounded = np.zeros(len(z)), True
+        for c, where in self.parts:
+            if isinstance(c, Interval):
+                own = c.query.points[c.variable]
+                x = self.model.whitening.inverse(c.variable, z[:, where].double(), own.component).numpy()
+                out[~c.satisfied(x)] = -np.inf
+            else:
+                draws = to_dataset(self.model.schema, self.model.whitening, c.query, z[:, where])
+                value, bound = c.log_weight(draws, len(z))
+                out += value - (bound or 0.0)
+                bounded = bounded and bound is not None
+        return out, bounded
+
+    def taken(self, drawn: Drawn, which: Tensor, stats: dict[str, float | str]) -> Outcome:
+        knots, coefficients = ({k: v[which] for k, v in d.items()} for d in (drawn.knots, drawn.coefficients))
+        return Outcome(Drawn(drawn.z[which][:, self.asked], knots, coefficients), stats)
+
+
+def _reject(
+    plan: _Plan, constraints: Constraints, n: int, settings: Settings, seeds: _Seeds, pilot: Drawn
+) -> Outcome | None:
+    """Draws by rejection; None where "auto" should try something else."""
+    auto, kept, trials, accepted = constraints.method == "auto", list[Drawn](), 0, 0
+    last = 0
+    while accepted < n:
+        if trials >= constraints.max_draws:
+            if auto:
+                return None
+            raise ValueError(_nothing(accepted, trials, n))
+        batch = trials // _BATCH
+        drawn = plan.draw(_BATCH, settings, seeds.at(_DRAWS, batch)) if batch else pilot
+        weight, bounded = plan.log_weight(drawn.z)
+        if not bounded:
+            if auto:
+                return None
+            raise ValueError("constrain: rejection needs an upper bound of every potential, Potential(..., bound=...).")
+        u = torch.rand(_BATCH, generator=seeds.generator(_CHANCE, batch), dtype=torch.float64).log().numpy()
+        good = np.flatnonzero(u < weight)
+        if len(good) + accepted >= n:
+            last = trials + int(good[n - accepted - 1]) + 1
+            good = good[: n - accepted]
+        which = torch.from_numpy(good)
+        kept.append(plan.taken(drawn, which, {}).drawn)
+        trials, accepted = trials + _BATCH, accepted + len(good)
+        worth = accepted >= max(1.0, _WORTH * trials) and n * trials / accepted <= constraints.max_draws
+        if auto and accepted < n and trials == _BATCH and not worth:
+            return None
+    p = (n - 1) / (last - 1) if n > 1 else 1 / last
+    stats: dict[str, float | str] = {
+        "method": "rejection", "acceptance": n / last, "ess": float(n), "distinct": float(n),
+        "constraint_log_prob": math.log(p) + plan.bounds,
+    }  # fmt: skip
+    return Outcome(_joined(kept), stats)
+
+
+def _joined(parts: Sequence[Drawn]) -> Drawn:
+    """Draws of some batches, one after the other."""
+    knots = {k: torch.cat([d.knots[k] for d in parts]) for k in parts[0].knots}
+    coefficients = {k: torch.cat([d.coefficients[k] for d in parts]) for k in parts[0].coefficients}
+    return Drawn(torch.cat([d.z for d in parts]), knots, coefficients)
+
+
+def _nothing(accepted: int, trials: int, n: int) -> str:
+    rare = f" Their probability is below {3 / trials:.1g}, 95 times in 100." if accepted == 0 else ""
+    return (
+        f"constrain: {accepted} of {trials:,} draws satisfied the constraints, {n} were asked for.{rare} They may "
+        "contradict each other, the observation or the prior; else ask for fewer draws, raise max_draws or take "
+        "method='smc'."
+    )
+
+
+def _weigh(plan: _Plan, n: int, settings: Settings, seeds: _Seeds, pilot: Tensor, require: bool) -> Outcome | None:
+    """Draws by twisted SMC; None where too few are left and that is not `require`d."""
+    size = max(2 * n, 500)
+    for attempt in range(2):
+        generator = seeds.generator(_PARTICLES, attempt)
+        drawn, particles = _particles(plan, size, settings, pilot, seeds.at(_PARTICLES, attempt), generator, None)
+        if particles is not None:
+            weight, _ = plan.log_weight(drawn.z)
+            total = particles.log_weight - particles.log_psi + torch.from_numpy(weight)
+            if bool(torch.isfinite(total).any()):
+                w = (total - total.max()).exp()
+                ess = float(w.sum() ** 2 / (w**2).sum())
+                if require or ess >= max(_FEWEST, 0.02 * n):
+                    chosen = systematic(total, n, generator)
+                    chosen = chosen[torch.randperm(n, generator=generator)]  # neighbours descend from one particle
+                    mean = float(total.logsumexp(0)) - math.log(size)
+                    stats: dict[str, float | str] = {
+                        "method": "smc", "acceptance": float(np.isfinite(weight).mean()), "ess": ess,
+                        "distinct": float(len(chosen.unique())),
+                        "constraint_log_prob": particles.log_mean + mean + plan.bounds,
+                    }  # fmt: skip
+                    return plan.taken(drawn, chosen, stats)
+        size *= 4
+    if require:
+        raise ValueError(_nothing(0, size // 4, n).replace("or take method='smc'", "or take method='guidance'"))
+    return None
+
+
+def _guide(
+    plan: _Plan, constraints: Constraints, n: int, settings: Settings, seeds: _Seeds, pilot: Tensor, warn: bool
+) -> Outcome:
+    """Draws by guidance, those that violate a constraint dropped."""
+    kept, trials, accepted = list[Drawn](), 0, 0
+    tries = max(1, min(constraints.max_draws // _BATCH, 10))
+    for batch in range(tries):
+        generator = seeds.generator(_GUIDED, batch)
+        drawn, _ = _particles(plan, _BATCH, settings, pilot, seeds.at(_GUIDED, batch), generator, _REPEATS)
+        weight, bounded = plan.log_weight(drawn.z)
+        if not bounded:
+            raise ValueError("constrain: guidance takes intervals, and potentials with a bound.")
+        u = torch.rand(_BATCH, generator=generator, dtype=torch.float64).log().numpy()
+        good = torch.from_numpy(np.flatnonzero(u < weight)[: n - accepted])
+        kept.append(plan.taken(drawn, good, {}).drawn)
+        trials, accepted = trials + _BATCH, accepted + len(good)
+        if accepted == n:
+            break
+        if accepted == 0 and batch == 1:
+            break
+    if accepted < n:
+        raise ValueError(_nothing(accepted, trials, n))
+    if warn:
+        warnings.warn(
+            "constrain: neither rejection nor sequential Monte Carlo reaches these constraints; the draws are guided "
+            "towards them, which is approximate (sample_stats: method). Ask for wider intervals, or check whether the "
+            "observation allows them at all.",
+            ObservationWarning,
+            stacklevel=5,
+        )
+    stats: dict[str, float | str] = {
+        "method": "guidance", "acceptance": accepted / trials, "ess": math.nan, "distinct": float(n),
+        "constraint_log_prob": math.nan,
+    }  # fmt: skip
+    return Outcome(_joined(kept), stats)
+
+
+def _particles(
+    plan: _Plan,
+    n: int,
+    settings: Settings,
+    pilot: Tensor,
+    seed: int,
+    generator: torch.Generator,
+    repeats: int | None,
+) -> tuple[Drawn, Particles | None]:
+    """Complete draws whose stage 1 are particles, and these; None where their weights vanished."""
+    caught = list[Particles]()
+
+    def draw(observed: TokenSet, stage: TokenSet) -> Tensor:
+        twist = _twist(plan, pilot, stage)
+        denoiser, dial, limit = plan.model.denoiser, settings.dial, settings.budget.max_tokens
+        caught.append(
+            draw_twisted(denoiser, observed, stage, twist, n, settings.config, dial, limit, generator, repeats)
+        )
+        return caught[0].z
+
+    kept = torch.zeros(len(plan.query), dtype=torch.bool)
+    for _, where in plan.intervals:
+        kept[where] = True
+    try:
+        return plan.draw(n, settings, seed, First(draw, kept)), caught[0]
+    except FloatingPointError:
+        return Drawn(torch.zeros(0, len(plan.query)), {}, {}), None
+
+
+def _twist(plan: _Plan, pilot: Tensor, stage: TokenSet) -> Twist:
+    """ψ of the plan's intervals on the tokens of stage 1; spreads and correlations from draws without constraints."""
+    model, terms, numbers = plan.model, list[Term](), list[Tensor]()
+    references = {r.id: r for r in model.references(model.schema.references)}
+    for c, where in plan.intervals:
+        name, points = c.variable, c.query.points[c.variable]
+        tokens = as_paths(model.schema, query_tokens(model.schema, c.query))
+        rows = [_row(stage, int(id), at, references) for id, at in zip(tokens.variable, tokens.index, strict=True)]
+        matrix, spare = torch.stack([r for r, _ in rows]), torch.tensor([s for _, s in rows], dtype=torch.float64)
+        z = pilot[:, where].double()
+        if c.weights is not None:
+            weights, component = torch.from_numpy(c.weights), points.component
+            u = model.whitening.inverse(name, z, component) @ weights
+            inverse = (
+                lambda z, k=name, c=component: model.whitening.inverse(k, z, c),
+                lambda z, k=name, c=component: model.whitening.log_det(k, z, c),
+            )
+            terms.append(Term(matrix, spare, weights, inverse, float(c.lower[0]), float(c.upper[0]), float(u.std())))
+            numbers.append(u)
+            continue
+        for p in range(len(points)):
+            transform = model.whitening.part(name, int(points.component[p]))
+            ends = [float(c.lower[p]), float(c.upper[p])]
+            open_ = [ends[0] <= transform.support.lower, ends[1] >= transform.support.upper]
+            if all(open_):
+                continue
+            lower, upper = (
+                sign * math.inf if free else float(transform.forward(torch.tensor(end, dtype=torch.float64)))
+                for sign, free, end in zip((-1, 1), open_, ends, strict=True)
+            )
+            one = torch.ones(1, dtype=torch.float64)
+            terms.append(Term(matrix[p, None], spare[p, None], one, None, lower, upper, float(z[:, p].std())))
+            numbers.append(z[:, p])
+    power = shared_power(torch.stack(numbers, 1)) if numbers else 1.0
+    return Twist(tuple(terms), power)
+
+
+def _row(stage: TokenSet, id: int, at: Tensor, references: dict[int, ReferenceSet]) -> tuple[Tensor, float]:
+    """A point's whitened value as a row over the tokens of stage 1, and the variance that it leaves open."""
+    row = torch.zeros(len(stage), dtype=torch.float64)
+    mine = stage.variable == id
+    if id in references:
+        reference = references[id]
+        where = at[list(reference.dims)][None]
+        row[mine] = spline(reference.reference, where)[0]
+        return row, float(reference.scale(where)[0]) ** 2
+    column = (mine & (stage.index == at).all(1)).nonzero()[0, 0]
+    row[column] = 1.0
+    return row, 0.0

@@ -1,0 +1,96 @@
+"""Whitened draws of conditionals: what was asked of an observation, answered by the network.
+
+A query may be put together from several, each point drawn once: what a caller asks for and what a constraint needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fsimformer.convert import Observation, is_parameter, observed_tokens, query_tokens
+from fsimformer.extension import Drawn, draw_functions
+from fsimformer.model_file import Model
+from fsimformer.paths import as_paths, with_noise
+from fsimformer.points import Points, Query
+from fsimformer.sample import SamplerConfig
+from fsimformer.schema import Index, Schema
+from fsimformer.seeds import generator_at
+from fsimformer.stages import Budget, First
+from fsimformer.tokens import Dial
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the network is asked: arguments of `Conditional.sample`."""
+
+    config: SamplerConfig
+    dial: Dial
+    budget: Budget
+
+
+def draw_conditional(
+    model: Model,
+    observations: Sequence[Observation],
+    queries: Sequence[Query],
+    n: int,
+    settings: Settings,
+    seed: int,
+    first: First | None = None,
+) -> list[Drawn]:
+    """Whitened draws of every query given its observation, measurement noise where it belongs."""
+    schema, whitening = model.schema, model.whitening
+    is_function = torch.from_numpy(schema.uses_index().any(axis=1))
+    drawn = draw_functions(
+        model.denoiser,
+        [observed_tokens(schema, whitening, o) for o in observations],
+        [as_paths(schema, query_tokens(schema, q)) for q in queries],
+        model.references(schema.references),
+        is_function,
+        is_parameter(schema) & ~is_function,
+        n,
+        settings.config,
+        seed,
+        settings.dial,
+        settings.budget,
+        first,
+    )
+    return [
+        Drawn(with_noise(schema, whitening, o, q, d.z, generator_at(seed, 4, i, 3)), d.knots, d.coefficients)
+        for i, (o, q, d) in enumerate(zip(observations, queries, drawn, strict=True))
+    ]
+
+
+def combine(schema: Schema, queries: Sequence[Query]) -> tuple[Query, list[Tensor]]:
+    """One query of all points, those of the first as they are, of the others what is not yet there; and the columns of
+    each query in it."""
+    points: dict[str, Points] = {}
+    local: list[dict[str, np.ndarray]] = []
+    for q in queries:
+        where = {}
+        for name, own in q.points.items():
+            held = points.get(name)
+            if held is None:
+                points[name], where[name] = own, np.arange(len(own))
+                continue
+            dims = [d for d in map(schema.dim, schema.index_dims(name)) if isinstance(d, Index)]
+            spans = np.array([d.upper - d.lower for d in dims])
+            near = np.abs(held.index[None] - own.index[:, None]) <= 1e-9 * spans
+            same = near.all(-1) & (held.component[None] == own.component[:, None])
+            new = ~same.any(1)
+            where[name] = np.where(new, len(held) + np.cumsum(new) - 1, same.argmax(1))
+            component, index = (np.concatenate([a, b[new]]) for a, b in (
+                (held.component, own.component), (held.index, own.index)))  # fmt: skip
+            points[name] = Points(component, index, {}, None)
+        local.append(where)
+    names = [name for name in schema.names if name in points]
+    offset = dict(zip(names, np.cumsum([0, *(len(points[name]) for name in names)]).tolist(), strict=False))
+    columns = [
+        torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *(offset[k] + w[k] for k in w)])) for w in local
+    ]
+    whole = {name: points[name] for name in names}
+    return Query(whole, {name: np.zeros(len(p), dtype=bool) for name, p in whole.items()}), columns

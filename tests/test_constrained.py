@@ -1,0 +1,270 @@
+"""Constraints on a Gaussian process with an exact network: whatever is linear in it has a truncated normal law."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from gp_network import KERNEL, NOISE, SD, exact_joint
+from scipy.stats import truncnorm
+
+import fsimformer as fsf
+from fsimformer import Average, Between, Difference, Integral, ObservationWarning, Potential
+from fsimformer.joint import Conditional
+
+JOINT = exact_joint()
+SEEN = xr.Dataset({"x": ("time", [1.0, -0.5, np.nan])}, {"time": [2.0, 6.0, 9.0]})
+GRID = np.linspace(0.0, 10.0, 201)
+
+
+def conditional() -> Conditional:
+    return JOINT.condition(SEEN)
+
+
+def linear(at: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """Mean and sd of Σ weights · f(at) given the readings."""
+    t, seen = 2 * at / 10 - 1, 2 * np.array([2.0, 6.0]) / 10 - 1
+    points = torch.from_numpy(np.concatenate([seen, t]))[:, None]
+    k = SD**2 * KERNEL(points, points).numpy()
+    noisy = k[:2, :2] + NOISE**2 * np.eye(2)
+    gain = np.linalg.solve(noisy, k[:2, 2:]).T
+    mean, cov = gain @ np.array([1.0, -0.5]), k[2:, 2:] - gain @ k[:2, 2:]
+    return float(weights @ mean), float((weights @ cov @ weights) ** 0.5)
+
+
+def trapezoid(start: float, stop: float) -> tuple[np.ndarray, np.ndarray]:
+    at = np.linspace(start, stop, 201)
+    w = np.full(201, (stop - start) / 200)
+    w[[0, -1]] /= 2
+    return at, w
+
+
+FUNCTIONALS = {
+    "value": ("f", 4.0, np.array([4.0]), np.ones(1)),
+    "integral": (Integral("f", 3.0, 8.0, 5), None, *trapezoid(3.0, 8.0)),
+    "average": (Average("f", 3.0, 8.0, 5), None, trapezoid(3.0, 8.0)[0], trapezoid(3.0, 8.0)[1] / 5),
+    "difference": (Difference("f", at=7.0, minus=4.5), None, np.array([7.0, 4.5]), np.array([1.0, -1.0])),
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "method"),
+    [("value", "rejection"), ("value", "smc"), ("difference", "smc"), ("average", "rejection"), ("integral", "smc")],
+)
+def test_law_and_probability_are_those_of_the_truncated_normal(what: str, method: str) -> None:
+    of, at, points, weights = FUNCTIONALS[what]
+    mean, sd = linear(points, weights)
+    low, high = (0.5, 2.0) if method == "rejection" else (2.2, 3.5)  # one in 4, one in 70
+    between = Between(of, mean + low * sd, mean + high * sd, at=at)
+    n = 200
+    draws = conditional().constrain(between, method=method).sample(n, {"f": points}, seed=1)
+    u = draws["posterior"]["f"].to_numpy().reshape(n, -1) @ weights
+    stats = draws["sample_stats"].to_dataset()
+    assert str(stats["method"].item()) == method
+    law = truncnorm(low, high)
+    standard = (u - mean) / sd
+    slack = 0.05 if what in ("integral", "average") else 1e-6  # other nodes than those of the constraint
+    assert standard.min() > low - slack and standard.max() < high + slack
+    assert abs(standard.mean() - law.mean()) < 4 * law.std() / float(stats["ess"]) ** 0.5
+    exact = math.log(truncnorm(-np.inf, np.inf).cdf(high) - truncnorm(-np.inf, np.inf).cdf(low))
+    trials = n / float(stats["acceptance"])
+    error = (1 / n - 1 / trials) ** 0.5 if method == "rejection" else 0.15
+    assert abs(float(stats["constraint_log_prob"]) - exact) < 4 * error
+
+
+def test_many_points_at_once_and_the_draws_are_still_functions() -> None:
+    """f < 1.2 on a grid of 8 points: SMC against rejection; a knot's value, a reading and `extend` go along."""
+    at, n = np.linspace(0.5, 9.5, 8), 300
+    base = conditional().constrain(Between("f", upper=1.2, at=at))
+    asked = {"f": at, "x": [8.0]}
+    by = {}
+    for method in ("rejection", "smc"):
+        c = Conditional(base.joint, base.observations, None, None, 0, base.constraints).constrain(method=method)
+        draws = c.sample(n, asked, seed=2)
+        assert float(draws["posterior"]["f"].max()) <= 1.2
+        by[method] = draws
+    f, g = (d["posterior"]["f"].to_numpy().reshape(n, -1) for d in by.values())
+    ess = float(by["smc"]["sample_stats"]["ess"])
+    assert ess > 40
+    assert np.abs((f.mean(0) - g.mean(0)) / f.std(0)).max() < 5 * (1 / n + 1 / ess) ** 0.5
+    x, y = (d["predictions"]["x"].to_numpy().ravel() for d in by.values())
+    assert abs(x.mean() - y.mean()) < 5 * x.std() * (1 / n + 1 / ess) ** 0.5
+    p, q = (float(d["sample_stats"]["constraint_log_prob"]) for d in by.values())
+    assert abs(p - q) < 0.4
+    more = conditional().extend(by["smc"], {"f": GRID})["posterior"]["f"]
+    again = more.sel(time=at, method="nearest").to_numpy().reshape(n, -1)
+    assert np.abs(again - g).max() < 0.2  # the grid's own points lie up to .025 beside
+    assert np.abs(more.diff("time")).max() < 0.2  # paths are continuous
+
+
+def test_a_rare_event_falls_to_smc_by_itself_and_an_impossible_one_ends() -> None:
+    mean, sd = linear(np.array([4.0]), np.ones(1))
+    rare = conditional().constrain(Between("f", lower=mean + 3.72 * sd, at=[4.0])).sample(200, {"f": [4.0]}, seed=0)
+    stats = rare["sample_stats"].to_dataset()
+    assert str(stats["method"].item()) == "smc" and float(stats["ess"]) > 100
+    assert abs(float(stats["constraint_log_prob"]) - math.log(1e-4)) < 0.5
+    assert float(rare["posterior"]["f"].min()) >= mean + 3.72 * sd
+    apart = [Between("f", lower=2.0, at=[4.0]), Between("f", upper=-2.0, at=[4.001])]
+    with pytest.raises(ValueError, match=r"0 of 5,000 draws satisfied .* probability is below 0.0006"):
+        conditional().constrain(*apart, method="rejection", max_draws=5_000).sample(10, {"f": [4.0]})
+    with pytest.raises(ValueError, match="draws satisfied the constraints"):
+        conditional().constrain(*apart, max_draws=1_000).sample(10, {"f": [4.0]})
+
+
+def test_guidance_says_what_it_is() -> None:
+    mean, sd = linear(np.array([4.0]), np.ones(1))
+    c = conditional().constrain(Between("f", mean + 2.5 * sd, mean + 3.5 * sd, at=[4.0]), method="guidance")
+    draws = c.sample(200, {"f": [4.0]}, seed=0)
+    stats = draws["sample_stats"].to_dataset()
+    assert str(stats["method"].item()) == "guidance" and np.isnan(float(stats["constraint_log_prob"]))
+    u = (draws["posterior"]["f"].to_numpy().ravel() - mean) / sd
+    assert u.min() >= 2.5 - 1e-6 and u.max() <= 3.5 + 1e-6
+    assert abs(u.mean() - truncnorm(2.5, 3.5).mean()) < 0.15
+
+
+def test_a_constrained_reading_is_the_one_that_is_returned() -> None:
+    c = conditional().constrain(Between("x", 0.0, 1.0, at=[8.0]))
+    draws = c.sample(400, {"x": [7.0, 8.0], "f": [8.0]}, seed=0)
+    x = draws["predictions"]["x"].sel(time=8.0).to_numpy()
+    assert x.min() >= 0 and x.max() <= 1
+    f = draws["posterior"]["f"].to_numpy()
+    assert f.min() < 0 or f.max() > 1  # the reading is meant, not the path beneath it
+
+
+def test_more_draws_change_none_of_the_first_and_another_seed_all() -> None:
+    c = conditional().constrain(Between("f", lower=0.5, at=[4.0]))
+    few, many = (c.sample(n, {"f": [4.0, 9.0]}, seed=3)["posterior"]["f"].to_numpy() for n in (20, 60))
+    np.testing.assert_array_equal(few.reshape(20, 2), many.reshape(60, 2)[:20])
+    other = c.sample(20, {"f": [4.0, 9.0]}, seed=4)["posterior"]["f"].to_numpy()
+    assert not (other == few).any()
+
+
+def test_potentials_tilt_the_law() -> None:
+    """exp(−½ (f(4) − 2)²/s²), a reading with noise s: the posterior is normal, the evidence known."""
+    mean, sd = linear(np.array([4.0]), np.ones(1))
+    s = 0.4
+
+    def reading(draws: xr.Dataset) -> xr.DataArray:
+        assert set(draws.data_vars) == {"f"} and draws["f"].dims == ("chain", "draw", "time")
+        return -0.5 * ((draws["f"].isel(time=0) - 2.0) / s) ** 2
+
+    total = sd**2 + s**2
+    tilted, spread = mean + sd**2 / total * (2.0 - mean), (sd**2 * s**2 / total) ** 0.5
+    log_p = math.log(s / total**0.5) - 0.5 * (2.0 - mean) ** 2 / total
+    for bound, method in ((0.0, "rejection"), (None, "smc")):
+        c = conditional().constrain(Potential(reading, at={"f": [4.0]}, bound=bound))
+        draws = c.sample(400, {"f": [9.0, 4.0]}, seed=1)
+        stats, f = draws["sample_stats"].to_dataset(), draws["posterior"]["f"].sel(time=4.0).to_numpy().ravel()
+        assert str(stats["method"].item()) == method
+        assert abs(f.mean() - tilted) < 5 * spread / float(stats["distinct"]) ** 0.5
+        assert abs(f.std() / spread - 1) < 5 / (2 * float(stats["distinct"])) ** 0.5
+        assert abs(float(stats["constraint_log_prob"]) - log_p) < 0.3
+
+
+def test_a_bool_potential_is_an_interval() -> None:
+    a = conditional().constrain(Potential(lambda d: d["f"].isel(time=0) > 0.5, at={"f": [4.0]}))
+    b = conditional().constrain(Between("f", lower=0.5, at=[4.0]))
+    left, right = (c.sample(40, {"f": [4.0]}, seed=0)["posterior"]["f"].to_numpy() for c in (a, b))
+    np.testing.assert_array_equal(left, right)
+
+
+def test_every_data_set_of_a_batch_by_itself() -> None:
+    batch = xr.Dataset({"x": (("region", "time"), [[1.0, -0.5], [3.0, 2.0]])}, {"time": [2.0, 6.0]})
+    c = JOINT.condition(batch, batch_dim="region").constrain(Between("f", lower=0.8, at=[4.0]))
+    draws = c.sample(100, {"f": [4.0]}, seed=0)
+    assert float(draws["posterior"]["f"].min()) >= 0.8
+    p = draws["sample_stats"]["constraint_log_prob"]
+    assert p.dims == ("region",) and float(p[1]) > float(p[0])
+    assert [str(m) for m in draws["sample_stats"]["method"].to_numpy()] == ["rejection"] * 2
+
+
+@pytest.mark.parametrize(
+    ("constraint", "error", "message"),
+    [
+        (Between("g", 0, 1), KeyError, "no variable 'g'. Its variables"),
+        (Between("f", 0, 1), ValueError, "'f' is a function: say where with at="),
+        (Between("f", 1, 0, at=[4.0]), ValueError, r"expected lower <= upper, got \[\[1.\], \[0.\]\]"),
+        (Between("f", float("nan"), at=[4.0]), ValueError, "expected lower <= upper"),
+        (Between("f", [0, 1], at=[4.0, 5.0, 6.0]), ValueError, "expected bounds as numbers, one or 3 of them"),
+        (Between("x", lower=1.5, at=[2.0]), ValueError, r"'x' was observed to be 1, not in \[1.5, inf\]"),
+        (Between(Integral("x", 5.0, 4.0)), ValueError, "expected start < stop"),
+        (Between(Average("f", 0.0, 1.0), at=[3.0]), ValueError, "a functional says itself where"),
+        (Between(Integral("nothing", 0.0, 1.0)), ValueError, r"got 'nothing'. Functions: \['f', 'x'\]"),
+        (Between(3, 0, 1), TypeError, "a variable's name or a functional, got int"),
+        ("f < 3", TypeError, "expected Between or Potential, got str"),
+        (Potential(lambda d: 1.0), TypeError, r"of dims \(chain, draw\), got float"),
+        (Potential(lambda d: d["f"] * np.nan, at={"f": [4.0]}), TypeError, "got .*time"),
+        (
+            Potential(lambda d: d["f"].isel(time=0) * 0 + 3, at={"f": [4.0]}, bound=2.0),
+            ValueError,
+            r"at most bound=2.0; got 3",
+        ),
+    ],
+)
+def test_constraints_that_make_no_sense(constraint: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        conditional().constrain(constraint).sample(10, {"f": [4.0]})  # type: ignore[arg-type]
+
+
+def test_outside_of_the_support_and_unknown_methods() -> None:
+    lv = fsf.load("lotka_volterra").condition({"prey": xr.DataArray([1.0], {"time": [1.0]}, "time")})
+    with pytest.raises(ValueError, match=r"'alpha' never lies in \[5, 6\]; its support is"):
+        lv.constrain(Between("alpha", 5, 6)).sample(10, at={})
+    with pytest.raises(ValueError, match="unknown method 'mcmc'. Choices"):
+        conditional().constrain(method="mcmc")
+    with pytest.raises(ValueError, match="max_draws >= 1"):
+        conditional().constrain(max_draws=0)
+
+
+def test_what_was_observed_inside_needs_nothing_more() -> None:
+    free = conditional().sample(20, {"f": [4.0]}, seed=0)
+    settled = conditional().constrain(Between("x", 0.5, 1.5, at=[2.0])).sample(20, {"f": [4.0]}, seed=0)
+    assert float(settled["sample_stats"]["acceptance"]) == 1.0
+    assert free["posterior"]["f"].shape == settled["posterior"]["f"].shape
+
+
+def test_scalars_of_a_shipped_model_by_both_methods() -> None:
+    """Two intervals on parameters of `lotka_volterra`: SMC against rejection on the same network."""
+    rng = np.random.default_rng(0)
+    t = np.linspace(0.5, 14.5, 6)
+    data = {k: xr.DataArray(rng.uniform(0.5, 2.0, 6), {f"t_{k}": t}, f"t_{k}") for k in ("prey", "predator")}
+    data = {k: v.rename({f"t_{k}": f"time_{k}"}) for k, v in data.items()}
+    found = {}
+    for method in ("rejection", "smc"):
+        c = (
+            fsf.load("lotka_volterra")
+            .condition(data)
+            .constrain(Between("alpha", upper=1.9), Between("delta", 1.8, 2.6), method=method)
+        )
+        draws = c.sample(200, at={}, seed=0)
+        stats, group = draws["sample_stats"].to_dataset(), draws["posterior"].to_dataset()
+        assert (
+            float(group["alpha"].max()) <= 1.9
+            and 1.8 <= float(group["delta"].min()) <= float(group["delta"].max()) <= 2.6
+        )
+        found[method] = group, float(stats["constraint_log_prob"]), float(stats["ess"])
+    (a, p, _), (b, q, ess) = found.values()
+    assert abs(p - q) < 0.3
+    for name in ("alpha", "beta", "gamma", "delta"):
+        x, y = a[name].to_numpy(), b[name].to_numpy()
+        assert abs(x.mean() - y.mean()) < 5 * x.std() * (1 / 200 + 1 / ess) ** 0.5
+
+
+def test_refining_constrained_draws_is_refused() -> None:
+    lv = fsf.load("lotka_volterra").condition({"prey": xr.DataArray([1.0], {"time": [1.0]}, "time")})
+    draws = lv.constrain(Between("alpha", upper=2.5)).sample(10, at={})
+    with pytest.raises(ValueError, match=r"under constraints \(rejection\)"):
+        lv.refine(draws, lambda d: d["alpha"])
+
+
+def test_auto_warns_of_guidance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where SMC is left with too few draws. No case of this size needs it: the threshold is raised instead."""
+    monkeypatch.setattr("fsimformer.constrained._FEWEST", 10**9)
+    mean, sd = linear(np.array([4.0]), np.ones(1))
+    c = conditional().constrain(Between("f", mean + 3.6 * sd, mean + 5 * sd, at=[4.0]))
+    with pytest.warns(ObservationWarning, match="guided towards them, which is approximate"):
+        draws = c.sample(20, {"f": [4.0]}, seed=0)
+    assert str(draws["sample_stats"]["method"].item()) == "guidance"
