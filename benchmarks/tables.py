@@ -10,6 +10,7 @@ from typing import Any
 from markdown import table
 from record import RESULTS
 from tables_ablation import ablation
+from tables_constraints import constraints
 from tables_encodings import encodings
 from tables_peers import peers
 from tables_resolution import functional_linear, functions, knots, predator_prey, resolution, space
@@ -163,6 +164,7 @@ def main() -> None:
         (functional_linear.__name__, functional_linear, "functional_linear_*.json"),
         (predator_prey.__name__, predator_prey, "predator_prey.json"),
         (space.__name__, space, "space_*.json"),
+        (constraints.__name__, constraints, "constraints.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]
         records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(pattern))]
