@@ -10,7 +10,7 @@ from typing import Any
 from markdown import table
 from record import RESULTS
 from tables_ablation import ablation
-from tables_constraints import constraints
+from tables_constraints import constraints, hodgkin_huxley
 from tables_encodings import encodings
 from tables_peers import peers
 from tables_resolution import functional_linear, functions, knots, predator_prey, resolution, space
@@ -165,6 +165,7 @@ def main() -> None:
         (predator_prey.__name__, predator_prey, "predator_prey.json"),
         (space.__name__, space, "space_*.json"),
         (constraints.__name__, constraints, "constraints.json"),
+        (hodgkin_huxley.__name__, hodgkin_huxley, "hodgkin_huxley.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]
         records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(pattern))]

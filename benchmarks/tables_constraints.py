@@ -49,3 +49,24 @@ def _ratio(x: dict[str, Any]) -> str:
     if x["method"] == "guidance":
         return "–"
     return f"{x['probability_ratio']:.3f} ± {x['probability_ratio_error']:.3f}"
+
+
+def hodgkin_huxley(records: list[dict[str, Any]]) -> list[str]:
+    """The figures of `hodgkin_huxley.py`."""
+    (r,) = records
+    head = ["neuron", "spikes", "energy, nC/cm²", "bound", "method", "predicted", "simulated again", "without the bound",
+            "features apart (sd), with", "without", "CPU s"]  # fmt: skip
+    rows = [
+        [
+            *(i + 1, f"{x['observed']['spikes']:.0f}", f"{x['energy']:.0f}", f"{x['bound']:.0f}", x["method"]),
+            *(f"{100 * x[k]:.1f} %" for k in ("predicted", "held_satisfied", "free_satisfied")),
+            *(f"{x['held_apart']:.3f}", f"{x['free_apart']:.3f}", f"{x['cpu_seconds']:.0f}"),
+        ]
+        for i, x in enumerate(r["rows"])
+    ]
+    share = sum(x["held_satisfied"] for x in r["rows"]) / len(r["rows"])
+    return [
+        f"{r['simulations']} simulations, {r['steps']} steps, {r['train_cpu_seconds']} CPU s of training; n = {r['n']}. "
+        f"Simulated again, {100 * share:.1f} % of all draws satisfy the bound. Goal 97 %.\n",
+        *table(head, rows),
+    ]

@@ -3,6 +3,7 @@
 from fsimformer.simulators.darcy import DarcyFlow
 from fsimformer.simulators.gaussian_process import GaussianProcess, GaussianProcessPosterior
 from fsimformer.simulators.hare_lynx import HareLynx, hudson_bay
+from fsimformer.simulators.hodgkin_huxley import HodgkinHuxley
 from fsimformer.simulators.lotka_volterra import LotkaVolterra
 from fsimformer.simulators.predator_prey import PredatorPrey
 from fsimformer.simulators.protocol import FunctionSimulator, Simulator, check
@@ -17,6 +18,7 @@ __all__ = [
     "GaussianProcess",
     "GaussianProcessPosterior",
     "HareLynx",
+    "HodgkinHuxley",
     "LotkaVolterra",
     "PredatorPrey",
     "Simulator",
