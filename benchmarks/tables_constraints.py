@@ -54,8 +54,10 @@ def _ratio(x: dict[str, Any]) -> str:
 def hodgkin_huxley(records: list[dict[str, Any]]) -> list[str]:
     """The figures of `hodgkin_huxley.py`."""
     (r,) = records
-    head = ["neuron", "spikes", "energy, nC/cm²", "bound", "method", "predicted", "simulated again", "without the bound",
-            "features apart (sd), with", "without", "CPU s"]  # fmt: skip
+    head = [
+        *("neuron", "spikes", "energy, nC/cm²", "bound", "method", "predicted", "simulated again"),
+        *("without the bound", "features apart (sd), with", "without", "CPU s"),
+    ]
     rows = [
         [
             *(i + 1, f"{x['observed']['spikes']:.0f}", f"{x['energy']:.0f}", f"{x['bound']:.0f}", x["method"]),
@@ -66,7 +68,7 @@ def hodgkin_huxley(records: list[dict[str, Any]]) -> list[str]:
     ]
     share = sum(x["held_satisfied"] for x in r["rows"]) / len(r["rows"])
     return [
-        f"{r['simulations']} simulations, {r['steps']} steps, {r['train_cpu_seconds']} CPU s of training; n = {r['n']}. "
-        f"Simulated again, {100 * share:.1f} % of all draws satisfy the bound. Goal 97 %.\n",
+        f"{r['simulations']} simulations, {r['steps']} steps, {r['train_cpu_seconds']} CPU s of training; "
+        f"n = {r['n']}. Simulated again, {100 * share:.1f} % of all draws satisfy the bound. Goal 97 %.\n",
         *table(head, rows),
     ]

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fsimformer.priors import POSITIVE, Prior, Uniform
+from fsimformer.priors import POSITIVE, REAL, Prior, Uniform
 from fsimformer.schema import Schema, Variable
 from fsimformer.simulators.lotka_volterra import require_priors
 from fsimformer.simulators.protocol import draw_priors
@@ -82,8 +82,7 @@ class HodgkinHuxley:
         parameters = [Variable(k, "parameter", prior=self.priors[k]) for k in _PARAMETERS]
         positive = ("rest_sd", "variance", "kurtosis", "energy")
         features = [
-            Variable(k, "data", parents=_PARAMETERS, **({"support": POSITIVE} if k in positive else {}))
-            for k in _FEATURES
+            Variable(k, "data", support=POSITIVE if k in positive else REAL, parents=_PARAMETERS) for k in _FEATURES
         ]
         return Schema((*parameters, *features))
 
