@@ -153,7 +153,7 @@ def require_own_draws(model: Model, observation: Observation, draws: xr.DataTree
         ValueError: another's, or given another observation, or several; `what` is who asks.
     """
     _require_one(model, parameters(draws), what)
-    _require_same_observation(observation, draws, what)
+    _require_same_observation(model, observation, draws, what)
     found, expected = draws.attrs.get(NETWORK), model.fingerprint
     if found is not None and found != expected:
         raise ValueError(
@@ -173,16 +173,31 @@ def _require_one(model: Model, group: xr.Dataset, what: str) -> None:
             )
 
 
-def _require_same_observation(observation: Observation, draws: xr.DataTree, what: str) -> None:
+def _require_same_observation(model: Model, observation: Observation, draws: xr.DataTree, what: str) -> None:
     held = draws["observed_data"].to_dataset() if "observed_data" in draws.children else xr.Dataset()
     held = without_padding(held)
     for name, channel in observation.channels.items():
         values = channel.value[np.isfinite(channel.value)]
-        if len(values) and not (name in held and np.array_equal(held[name].to_numpy().reshape(-1), values)):
+        if not len(values):
+            continue
+        if not (name in held and np.array_equal(held[name].to_numpy().reshape(-1), values)):
             raise ValueError(f"{what}: the draws were not conditioned on these readings of {name!r}.")
+        labels = channel.points.take(np.isfinite(channel.value)).labels
+        for d in model.schema.index_dims(name):
+            coord = next((held.coords[k] for k in (f"{d}_{name}", d) if k in held.coords), None)
+            if coord is not None and not _same_places(coord.broadcast_like(held[name]).to_numpy(), labels[d]):
+                raise ValueError(f"{what}: the draws were conditioned on {name!r} at other places along {d!r}.")
     observed = {name for name, channel in observation.channels.items() if np.isfinite(channel.value).any()}
     if more := [str(k) for k, x in held.data_vars.items() if k not in observed and np.isfinite(x.to_numpy()).any()]:
         raise ValueError(f"{what}: the draws were conditioned on {more} as well; condition on the same observation.")
+
+
+def _same_places(a: np.ndarray, b: np.ndarray) -> bool:
+    """Labels of the same points; of another kind (dates on one side, numbers on the other) they cannot be compared."""
+    a = a.reshape(-1)
+    if a.dtype.kind == b.dtype.kind == "f":
+        return len(a) == len(b) and np.allclose(a, b, rtol=1e-9, atol=0)
+    return a.dtype.kind != b.dtype.kind or np.array_equal(a, b)
 
 
 def _likelihoods(value: xr.DataArray, shape: tuple[int, int]) -> np.ndarray:
