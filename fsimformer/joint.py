@@ -27,13 +27,14 @@ from fsimformer.convert import (
 from fsimformer.convert import (
     read as read_observation,
 )
+from fsimformer.density import log_density
 from fsimformer.draws import Settings, draw_conditional
 from fsimformer.evaluate import evaluate
 from fsimformer.function_tree import GROUP, functions_group, functions_group_many
 from fsimformer.model_file import Model, load_model, save_model
 from fsimformer.points import readings_of, same_readings
 from fsimformer.query import nothing_asked
-from fsimformer.refine import NETWORK, LogLikelihood, log_prob, refine
+from fsimformer.refine import NETWORK, LogLikelihood, parameters, refine
 from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig, quality_named
 from fsimformer.schema import Schema
 from fsimformer.stages import Budget
@@ -124,6 +125,10 @@ class Joint:
     def save(self, path: str | Path) -> None:
         """Write the model's directory (weights.safetensors, model.json)."""
         save_model(self.model, path)
+
+    def log_prob(self, values: xr.Dataset, *, tolerance: float = 0.02) -> xr.DataArray:
+        """Joint log density of values of any variables, as `Conditional.log_prob` of nothing observed."""
+        return self.condition(None).log_prob(values, tolerance=tolerance)
 
     def condition(
         self,
@@ -323,24 +328,25 @@ class Conditional:
         """
         return evaluate(self.joint.model, self.observations, self.labels, draws, at, budget)
 
-    def log_prob(self, draws: xr.DataTree) -> xr.DataArray:
-        """Log density of the parameters of draws given the observation, on the original scale.
-
-        The joint density of everything in the group `posterior` (or `prior`), functions at the points drawn there. Data
-        variables that were drawn beside are integrated out. The flow's divergence is exact, its solver good to about a
-        tenth of a nat, nearly the same for all draws.
+    def log_prob(self, values: xr.DataTree | xr.Dataset, *, tolerance: float = 0.02) -> xr.DataArray:
+        """Joint log density of values of what was not observed, on the original scale; all else is integrated out.
 
         Args:
-            draws: a DataTree that `sample` returned for one data set.
+            values: draws of one data set, their parameters meant (functions at the points drawn), or a Dataset
+                of any variables, functions at its coordinates; dims besides the variables' own are samples.
+            tolerance: of the solver, nats a value. The divergence is exact, of blocks of values (density.py).
 
         Returns:
-            (chain, draw).
+            (chain, draw), or the Dataset's sample dims; attributes say how many values, blocks and steps it took.
 
         Raises:
-            KeyError, ValueError: draws of other parameters, of several data sets, or of so many values that `sample`
-                draws them in stages.
+            KeyError, ValueError: values of unknown variables, of what was observed, off their support, NaN.
+
+        Warns:
+            ObservationWarning: the tolerance was not reached.
         """
-        return log_prob(self.joint.model, self._only(), self.n_active_observed, draws)
+        group = values if isinstance(values, xr.Dataset) else parameters(values)
+        return log_density(self.joint.model, self._only(), self.n_active_observed, group, tolerance)
 
     def refine(
         self,

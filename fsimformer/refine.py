@@ -39,15 +39,6 @@ NETWORK = "network"  # attribute of a tree of draws: fingerprint of the network 
 LogLikelihood = Callable[[xr.Dataset], xr.DataArray]
 
 
-def log_prob(model: Model, observation: Observation, dial: Dial, draws: xr.DataTree) -> xr.DataArray:
-    """Log density of the group of parameters, (chain, draw); see `Conditional.log_prob`."""
-    group = parameters(draws)
-    _require_one(model, group, "log_prob")
-    query, z, log_det = _asked(model, observation, group)
-    value = _density(model, observation, dial, query, z) - log_det.numpy()
-    return xr.DataArray(value.reshape(_shape(group)), dims=("chain", "draw"), coords=_labels(group), name="log_prob")
-
-
 def refine(
     model: Model,
     observation: Observation,
@@ -112,12 +103,12 @@ def _asked(model: Model, observation: Observation, group: xr.Dataset) -> tuple[Q
         query = drawn_query(model.schema, observation, group)
     if by_knots := [name for name in model.schema.references if name in query.points]:
         raise ValueError(
-            f"log_prob: {by_knots} are drawn through their reference sets, which has no joint density at other points; "
+            f"refine: {by_knots} are drawn through their reference sets, which has no joint density at other points; "
             "sample with at={} for the scalars alone."
         )
     if len(query) > model.max_latents:
         raise ValueError(
-            f"log_prob: {len(query)} values a draw; beyond {model.max_latents} the network draws in stages, and their "
+            f"refine: {len(query)} values a draw; beyond {model.max_latents} the network draws in stages, and their "
             "joint density is not to be had from one solve."
         )
     return query, *drawn_values(model.schema, model.whitening, query, group)

@@ -66,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "importance": set(),
     "truncate": set(),
     "explicit": {"schema", "convert", "readings", "simulators"},
+    "density": {"tokens", "points", "query", "convert", "schema", "stages", "likelihood", "model_file"},
     "refine": {"tokens", "points", "tree", "convert", "sample", "likelihood", "importance", "model_file"},
     "checkpoint": set(),
     "batches": {"tokens", "masks"},
@@ -88,7 +89,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": {"masks", "denoise", "checkpoint", "train"},
     "joint": {
         *("schema", "tokens", "points", "query", "convert", "sample", "stages", "function_tree", "evaluate"),
-        *("refine", "constraints", "draws", "constrained", "model_file"),
+        *("refine", "constraints", "draws", "constrained", "density", "model_file"),
     },
     "learn": {
         *("schema", "graph", "tokens", "whiten", "nn", "seeds", "convert", "masks", "readings", "moments"),
@@ -116,6 +117,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 XARRAY = {
     "constraints",
+    "density",
     "evaluate",
     "function_tree",
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),

@@ -126,5 +126,5 @@ def test_draws_of_another_observation_or_without_their_noise_are_refused() -> No
     del draws["functions"]["noise_f"]
     with pytest.raises(KeyError, match="holds 'f' but not 'noise_f'"):
         asked.extend(draws, {"f": [2.0]})
-    with pytest.raises(ValueError, match=r"are drawn through their reference sets"):
-        asked.log_prob(draws)
+    with pytest.raises(ValueError, match=r"refine: \['f'\] are drawn through their reference sets"):
+        asked.refine(asked.sample(2, {"f": [1.0]}, quality="exact"), lambda d: d["f"].sum("time"))
