@@ -16,6 +16,7 @@ any more.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,6 +72,7 @@ class Recorded:
             array = x.transpose(*dims).to_numpy()
             array = np.array(array, np.float32 if array.dtype == np.float32 else np.float64)  # torch wants its own
             values[name] = torch.from_numpy(array)
+        _warn_outside(schema, values)
         kept, n_dropped = finite_rows(schema, values, data.sizes[dim])
         order = torch.randperm(data.sizes[dim] - n_dropped, generator=torch.Generator().manual_seed(seed))
         found = Simulations({k: x[order] for k, x in kept.items()}, n_dropped, grid)
@@ -151,6 +153,22 @@ def about(schema: Schema, name: str) -> dict[str, str]:
     """Attributes of a variable's draws."""
     noise = schema[name].noise
     return {} if noise is None else {"comment": f"clean path; a reading has {noise.kind} noise of sd {noise.sd}"}
+
+
+def _warn_outside(schema: Schema, values: Mapping[str, Tensor]) -> None:
+    """Says which simulations will be left out though they are finite: a zero is no value of a positive series."""
+    for name, x in values.items():
+        lower, upper = schema[name].support.lower, schema[name].support.upper
+        rows = x.reshape(len(x), -1)
+        off = torch.isfinite(rows) & ((rows <= lower) | (rows >= upper))
+        if n := int(off.any(1).sum()):
+            warnings.warn(
+                f"{n} of {len(x)} simulations are left out: {name!r} leaves its support {schema[name].support} in "
+                f"them, the first value {float(rows[off][0]):g}. What is learnt is the joint of the others. Give it "
+                "another support, or floor the series just inside.",
+                UserWarning,
+                stacklevel=3,
+            )
 
 
 def _grid(data: xr.Dataset, index: Index) -> Tensor:

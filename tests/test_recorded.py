@@ -194,3 +194,16 @@ def test_one_draw_is_a_row_or_an_error() -> None:
             assert found["level"][0] == ("time",) and "lognormal noise of sd 0.1" in found["level"][2]["comment"]
             outcomes.add("drawn")
     assert outcomes == {"failed", "drawn"}
+
+
+def test_simulations_off_their_support_are_left_out_aloud() -> None:
+    """A level of 0 is none of a positive series; one that could not be computed is left out in silence."""
+    drawn = SIMULATOR.simulate(40, torch.Generator().manual_seed(0))
+    level, rate = drawn["level"].numpy().copy(), drawn["rate"].numpy()
+    failed = np.isnan(level).any(1)
+    whole = np.flatnonzero(~failed)
+    level[whole[:3], -1] = 0.0
+    data = xr.Dataset({"rate": ("simulation", rate), "level": (("simulation", "time"), level)}, {"time": HOURS.numpy()})
+    with pytest.warns(UserWarning, match=r"3 of 40 simulations are left out: 'level' leaves its support .* value 0\."):
+        recorded = Recorded.of(data, SCHEMA)
+    assert len(recorded.simulations) == 40 - int(failed.sum()) - 3
