@@ -63,7 +63,11 @@ class NetworkConfig:
         if small := [name for name in sizes if getattr(self, name) < 1]:
             raise ValueError(f"NetworkConfig: expected {small} >= 1, got {self}.")
         if self.width % self.n_heads:
-            raise ValueError(f"NetworkConfig: width {self.width} is not a multiple of n_heads {self.n_heads}.")
+            fit = [h for h in range(1, 1 + self.width // 4) if self.width % h == 0 and self.width // h % 2 == 0]
+            near = max((h for h in fit if h <= self.n_heads), default=1)
+            raise ValueError(
+                f"NetworkConfig: width {self.width} is not a multiple of n_heads {self.n_heads}. Pass n_heads={near}."
+            )
         if not (self.rotary_frequency == 0 or 0.25 <= self.rotary_frequency < math.inf):
             raise ValueError(f"NetworkConfig: expected rotary_frequency 0 or >= 0.25, got {self.rotary_frequency}.")
         if self.rotary_frequency > 0 and self.width // self.n_heads % 2:

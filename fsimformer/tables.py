@@ -78,6 +78,7 @@ def read_tables(
         raise ValueError(
             "observed: expected a Dataset, a DataArray, a mapping of name -> DataArray, a pandas frame in long form or "
             f"None, got {type(observed).__name__}."
+            + (" A Series goes in as .to_xarray()." if isinstance(observed, pd.Series) else "")
         )
     _known(schema, arrays)
     labels = None if batch_dim is None else _batch_labels({**arrays, **coords}, batch_dim)

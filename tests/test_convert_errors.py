@@ -56,6 +56,7 @@ def test_unknown_variables(observed: Any, message: str) -> None:
     ("observed", "message"),
     [
         (3.0, r"expected a Dataset, a DataArray, a mapping .* got float"),
+        (pd.Series([1.0], [2.0], name="f"), r"got Series. A Series goes in as .to_xarray\(\)"),
         (xr.DataArray([1.0]), r"no name; \.rename it to one of \['alpha'"),
         (xr.Dataset(coords={"alpha": 1.0}), r"\['alpha'\] are variables .* reset_coords"),
         (

@@ -274,6 +274,6 @@ def test_a_fresh_network_answers_zero_and_a_config_is_checked() -> None:
     s = streams_of([4], [3])
     net = Network(NetworkConfig(USES, width=16, depth=2, n_heads=2)).double()
     assert not run(net, s, *inputs(s))[0].any()
-    with pytest.raises(ValueError, match="width 16 is not a multiple of n_heads 3"):
+    with pytest.raises(ValueError, match="width 16 is not a multiple of n_heads 3. Pass n_heads=2"):
         NetworkConfig(USES, width=16, n_heads=3)
     assert 0.25e6 < Network(NetworkConfig(USES)).n_parameters < 0.4e6
