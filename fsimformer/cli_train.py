@@ -61,6 +61,7 @@ def add_command(commands: Any, name: str, run: Any, text: str) -> argparse.Argum
 def _train(args: argparse.Namespace) -> None:
     check_folder(args.out)
     import fsimformer
+    from fsimformer.devices import joined
     from fsimformer.folder import require_free
     from fsimformer.train import TrainConfig
 
@@ -71,15 +72,18 @@ def _train(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.simulator} has array variables {arrays}; train it in Python: train(embeddings=...).")
     config = TrainConfig(seed=args.seed) if args.steps is None else TrainConfig(steps=args.steps, seed=args.seed)
     simulations = recorded.simulations if recorded is not None else None if args.fresh else args.simulations
-    with _progress_bar(config.steps, "step") as show:
+    with joined(args.device) as group, _progress_bar(config.steps, "step", shown=group.first) as show:
         joint = fsimformer.train(
             simulator,
             simulations=simulations,
             config=config,
             checkpoint=args.checkpoint,
             callback=lambda at: show(at.step, None if at.validation is None else f"validation={at.validation:.4f}"),
-            device=args.device,
+            device=group.device,
+            group=group,
         )
+    if not group.first:
+        return
     joint.save(args.out)
     loss, best = joint.provenance["best_validation_loss"], joint.provenance["best_step"]
     print(f"{args.out}: {joint.n_parameters:,} parameters, validation loss {loss:.4f} (step {best})")
@@ -184,11 +188,11 @@ def check_folder(path: Path | None) -> None:
 
 
 @contextmanager
-def _progress_bar(total: int, unit: str) -> Iterator[Callable[[int, str | None], None]]:
+def _progress_bar(total: int, unit: str, shown: bool = True) -> Iterator[Callable[[int, str | None], None]]:
     """A callback (how many are done, a remark) that moves a bar; the bar shows on a terminal only."""
     from tqdm import tqdm
 
-    with tqdm(total=total, unit=unit, disable=None) as bar:
+    with tqdm(total=total, unit=unit, disable=None if shown else True) as bar:
 
         def show(done: int, remark: str | None) -> None:
             bar.update(done - bar.n)  # a resumed run starts in the middle

@@ -16,6 +16,7 @@ from torch import nn
 from fsimformer.batches import Rows
 from fsimformer.convert import is_parameter, is_residual
 from fsimformer.denoise import NoiseLevels
+from fsimformer.devices import Group
 from fsimformer.digest import digest
 from fsimformer.graph import require_connected
 from fsimformer.joint import DEFAULT_DIAL, Joint, require_device
@@ -73,6 +74,7 @@ def train(
     callback: Callable[[Progress], None] | None = None,
     device: str = "cpu",
     provenance: Mapping[str, Any] | None = None,
+    group: Group | None = None,
 ) -> Joint:
     """Train on a simulator's joint distribution.
 
@@ -101,6 +103,8 @@ def train(
         callback: called after every step with a `Progress`.
         device: where the network trains; rows are read and masked on the CPU, so that equal seeds give equal rows.
         provenance: extra entries for the model's card; they replace none of its own.
+        group: the processes that share the work, `fsimformer.devices.joined()`; all get the Joint, the first alone
+            writes the checkpoint and calls back. By default this process is alone.
 
     Returns:
         A `Joint` with the averaged weights of the lowest validation loss.
@@ -114,8 +118,9 @@ def train(
             observation, or whose training may have seen what would be held out here, which of given simulations
             nobody knows.
         FloatingPointError: the loss is not finite.
+        ConnectionError: another process of the group ended.
     """
-    config, started = config or TrainConfig(), time.process_time()
+    config, started, group = config or TrainConfig(), time.process_time(), group or Group()
     given = simulations if isinstance(simulations, Simulations) else None
     n_given: int | None = len(simulations) if isinstance(simulations, Simulations) else simulations
     if n_given is not None and n_given < 100:
@@ -211,7 +216,7 @@ def train(
     rows: Rows = fresh if n_given is None else stored
     masks, levels = masks or MaskConfig(), levels or NoiseLevels()
     ranges = value_ranges(schema, whitening, plausible, rows(2_000, generator_at(config.seed, 0, 0, 0)))
-    before = time.process_time() - started
+    before = group.sum(time.process_time() - started)
     run = fit(
         denoiser,
         rows,
@@ -227,6 +232,7 @@ def train(
         checkpoint=None if checkpoint is None else Path(checkpoint),
         about=about | initial_weights,
         callback=callback,
+        group=group,
     )
     card = {
         **(provenance or {}),
@@ -235,6 +241,7 @@ def train(
         "generation": generation,
         "simulations_dropped": n_dropped,
         "simulations_held_out": n_held_out,
+        **({"processes": group.size} if group.size > 1 else {}),
         **run_card(run, denoiser, masks, levels, config, device, before),
     }
     max_readings = dict.fromkeys(functions, 0)

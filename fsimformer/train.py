@@ -1,7 +1,8 @@
 """The training loop: rows in batches of similar length, AdamW and Muon, EMA, validation, early stopping, exact resume.
 
 Every step draws from a generator seeded by (seed, step), so that the state of a run is its step, weights and moments:
-a run that is stopped and resumed equals the uninterrupted one bit for bit on a CPU.
+a run that is stopped and resumed equals the uninterrupted one bit for bit on a CPU. Several processes share the rows of
+a step; see devices.py.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from torch import Tensor
 from fsimformer.batches import Rows, deal, micro_batches, observed_rows
 from fsimformer.checkpoint import Run, load_checkpoint, save_checkpoint
 from fsimformer.denoise import Denoiser, NoiseLevels
+from fsimformer.devices import Group
+from fsimformer.digest import digest
 from fsimformer.masks import MaskConfig
 from fsimformer.muon import Muon
 from fsimformer.seeds import generator_at
-from fsimformer.tokens import Dial, TokenBatch, require_dial, split
+from fsimformer.tokens import Dial, Streams, TokenBatch, require_dial, split
 
 
 @dataclass(frozen=True)
@@ -151,23 +154,71 @@ class Progress:
     validation: float | None
 
 
-def batch_loss(
+@dataclass(frozen=True)
+class Noised:
+    """A micro-batch as the loss takes it: streams, log λ (B, R) and standard normals (B, R, n_a)."""
+
+    streams: Streams
+    log_ratio: Tensor
+    epsilon: Tensor
+
+    @classmethod
+    def draw(cls, batch: TokenBatch, levels: NoiseLevels, config: TrainConfig, generator: torch.Generator) -> Noised:
+        """Dial, riders, noise levels and noise drawn from the generator."""
+        choice = torch.multinomial(torch.tensor([p for _, p in config.dial]), 1, generator=generator)
+        streams = split(batch, config.dial[int(choice)][0], generator)
+        b, n_a = streams.active.shape
+        n_levels = max(1, min(config.max_levels, config.level_tokens // max(1, n_a)))
+        log_ratio = levels.draw((b, n_levels), generator)
+        return cls(streams, log_ratio, torch.randn(b, n_levels, n_a, generator=generator))
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.log_ratio)
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens that the network sees of one row."""
+        return self.streams.frozen.shape[1] + self.epsilon[0].numel()
+
+    def rows(self, which: slice) -> Noised:
+        """Some of its rows."""
+        s = self.streams
+        return Noised(
+            replace(s, frozen=s.frozen.rows(which), active=s.active.rows(which), position=s.position[which]),
+            self.log_ratio[which],
+            self.epsilon[which],
+        )
+
+    def loss(self, denoiser: Denoiser, told: bool) -> Tensor:
+        """Mean over its rows."""
+        weight = denoiser.network.out.weight  # noise comes in its precision, on its device
+        return denoiser.loss(self.streams.to(weight.device), self.log_ratio.to(weight), self.epsilon.to(weight), told)
+
+
+def mean_loss(
     denoiser: Denoiser,
-    batch: TokenBatch,
+    batches: Sequence[TokenBatch],
     levels: NoiseLevels,
     config: TrainConfig,
     generator: torch.Generator,
     told: bool = True,
-) -> Tensor:
-    """The loss of one micro-batch: dial, riders, noise levels and noise drawn from the generator."""
-    choice = torch.multinomial(torch.tensor([p for _, p in config.dial]), 1, generator=generator)
-    device = denoiser.device
-    streams = split(batch, config.dial[int(choice)][0], generator).to(device)
-    b, n_a = streams.active.shape
-    n_levels = max(1, min(config.max_levels, config.level_tokens // max(1, n_a)))
-    log_ratio = levels.draw((b, n_levels), generator)
-    epsilon = torch.randn(b, n_levels, n_a, generator=generator)
-    return denoiser.loss(streams, log_ratio.to(device), epsilon.to(device), told)
+    group: Group = Group(),  # noqa: B008 (frozen)
+    backward: bool = False,
+) -> float:
+    """The mean loss over the rows of all batches; `backward`: this process's share of its gradient is left behind."""
+    parts = [Noised.draw(batch, levels, config, generator) for batch in batches]
+    n, total = sum(part.n_rows for part in parts), 0.0
+    shares = group.shares([part.n_rows for part in parts], [part.row_tokens for part in parts])
+    for part, share in zip(parts, shares):
+        if share.start == share.stop:
+            continue
+        mine = part if share.stop - share.start == part.n_rows else part.rows(share)
+        loss = mine.loss(denoiser, told) * (mine.n_rows / n)
+        if backward:
+            loss.backward()
+        total += float(loss.detach())
+    return group.sum(total)
 
 
 def fit(
@@ -186,8 +237,9 @@ def fit(
     checkpoint: Path | None = None,
     about: Mapping[str, Any] | None = None,
     callback: Callable[[Progress], None] | None = None,
+    group: Group = Group(),  # noqa: B008 (frozen)
 ) -> Run:
-    """Train in place; the denoiser ends with the best averaged weights.
+    """Train in place; the denoiser ends with the best averaged weights, on every process of the group.
 
     Args:
         rows, validation_rows: draw n rows of tokens from a generator; the two must not share simulations.
@@ -197,13 +249,15 @@ def fit(
         is_residual: (n_ids,) bool, ids of what lies between the knots of reference sets; None = there are none.
         generation: how many trainings these weights have behind them. Each draws its own rows and noise; from the
             second on the weights that come in compete with those of later validations.
-        checkpoint: file to write to and, if it exists, to resume from.
+        checkpoint: file that the first process writes to; all resume from it if it exists.
         about: what else makes the run (simulator, design), as JSON types; a checkpoint made under another is refused.
-        callback: called after every step.
+        callback: called after every step, by the first process.
+        group: the processes that share the work.
 
     Raises:
         FloatingPointError: the loss is not finite.
-        ValueError: the checkpoint belongs to another configuration.
+        ValueError: the checkpoint belongs to another configuration; processes that set out from different rows.
+        ConnectionError: another process of the group ended.
     """
     parameters = dict(denoiser.named_parameters())
     optimizers = build_optimizers(denoiser, config)
@@ -227,8 +281,15 @@ def fit(
         return observed_rows(source, n, is_parameter, masks, config.max_latents, generator, keep, limits, is_residual)
 
     held_out = draw_rows(validation_rows, config.n_validation, 1, 0)
+    if group.size > 1:
+        setting_out = json.dumps([settings, run.step]).encode()
+        group.require_equal({
+            "settings and step": digest({}, setting_out),
+            "weights": digest(run.ema),
+            "held-out simulations": digest({"value": held_out.value}),
+        })  # fmt: skip
     if generation and run.step == 0:
-        run.best_loss = validate(denoiser, parameters, run, held_out, levels, config)
+        run.best_loss = validate(denoiser, parameters, run, held_out, levels, config, group=group)
         run.best = {k: v.clone() for k, v in run.ema.items()}
         run.gain_loss = run.best_loss
     salt = (generation,) if generation else ()
@@ -242,16 +303,13 @@ def fit(
             steps = deal(micro_batches(batch, config.pool * config.n_micro), config.pool)
         generator = generator_at(config.seed, 3, run.step, *salt)
         for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = optimizer.defaults["lr"] * config.rate_at(run.step, run.turn)
+            for own in optimizer.param_groups:
+                own["lr"] = optimizer.defaults["lr"] * config.rate_at(run.step, run.turn)
             optimizer.zero_grad(set_to_none=True)
-        total, n_rows = 0.0, sum(part.shape[0] for part in steps[place])
-        for part in steps[place]:
-            loss = batch_loss(denoiser, part, levels, config, generator, told) * (part.shape[0] / n_rows)
-            loss.backward()
-            total += float(loss.detach())
+        total = mean_loss(denoiser, steps[place], levels, config, generator, told, group, backward=True)
         if not math.isfinite(total):
             raise FloatingPointError(f"The training loss is {total} at step {run.step}: lower the learning rate.")
+        group.sum_gradients(parameters.values())
         torch.nn.utils.clip_grad_norm_(parameters.values(), config.clip)
         for optimizer in optimizers:
             optimizer.step()
@@ -262,7 +320,7 @@ def fit(
         run.recent.append(total)
         validation = None
         if run.step % config.validate_every == 0 or run.step == config.end(run.turn):
-            validation = validate(denoiser, parameters, run, held_out, levels, config, told)
+            validation = validate(denoiser, parameters, run, held_out, levels, config, told, group)
             run.history.append((run.step, sum(run.recent) / len(run.recent), validation))
             run.recent = []
             if validation < run.best_loss:
@@ -270,16 +328,17 @@ def fit(
                 run.best = {k: v.clone() for k, v in run.ema.items()}
             if validation < run.gain_loss * (1 - config.min_gain):
                 run.gain_loss, run.gain_step = validation, run.step
-        if callback is not None:
+        if callback is not None and group.first:
             callback(Progress(run.step, total, validation))
-        run.cpu_seconds = earlier + time.process_time() - started
         to_be_told = generation == 0 and denoiser.baseline is not None
         if not config.late(run.step, run.turn) and (config.cooldown or to_be_told) and _out_of_patience(run, config):
             run.turn = run.step
         if to_be_told and config.late(run.step, run.turn) and not config.late(run.step - 1, run.turn):
             run.gain_step = run.step  # what it is told now may gain: patience begins anew
-        if checkpoint is not None and (_ended(run, config) or run.step % config.checkpoint_every == 0):
-            save_checkpoint(checkpoint, run, parameters, optimizers, settings)
+        if _ended(run, config) or run.step % config.checkpoint_every == 0:
+            run.cpu_seconds = earlier + group.sum(time.process_time() - started)
+            if checkpoint is not None and group.first:
+                save_checkpoint(checkpoint, run, parameters, optimizers, settings)
     with torch.no_grad():
         for k, p in parameters.items():
             p.copy_(run.best.get(k, run.ema[k]))
@@ -316,17 +375,16 @@ def validate(
     levels: NoiseLevels,
     config: TrainConfig,
     told: bool = True,
+    group: Group = Group(),  # noqa: B008 (frozen)
 ) -> float:
     """Loss of the averaged weights on held-out rows; the same riders, levels and noise every time."""
     generator = generator_at(config.seed, 1, 1)
     trained = {k: p.detach().clone() for k, p in parameters.items()}
-    n = held_out.shape[0]
     with torch.no_grad():
         for k, p in parameters.items():
             p.copy_(run.ema[k])
-        parts = micro_batches(held_out, 2 * -(-n // 64))
-        each = [float(batch_loss(denoiser, part, levels, config, generator, told)) for part in parts]
-        loss = sum(x * part.shape[0] / n for x, part in zip(each, parts, strict=True))
+        parts = micro_batches(held_out, 2 * -(-held_out.shape[0] // 64))
+        loss = mean_loss(denoiser, parts, levels, config, generator, told, group)
         for k, p in parameters.items():
             p.copy_(trained[k])
     if not math.isfinite(loss):

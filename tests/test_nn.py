@@ -11,6 +11,7 @@ from tiny import USES, batch, cast, denoiser, network, run, seeded, streams_of
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, silu
 
+from fsimformer import nn
 from fsimformer.masks import attention
 from fsimformer.nn import Network, NetworkConfig, Rotary, _fourier, _queries_keys_values
 from fsimformer.tokens import Streams, TokenBatch, split
@@ -103,6 +104,20 @@ def test_rotary_logits_depend_on_distances_only() -> None:
     torch.testing.assert_close(logits([0] * 5, index), q @ k.mT)  # scalars do not turn
     assert len(rotary.turns.flatten(0, 1).unique(dim=0)) == 17  # half the pairs; the rest are still
     assert Rotary(NetworkConfig(uses_index=USES, rotary_frequency=0)).phases(torch.zeros(1, 5), index) is None
+
+
+def test_pairs_turn_alike_in_complex_and_in_real_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.compile` sees real numbers, all else complex ones; values and gradients are one."""
+    x = torch.randn(3, 5, 2, 4, 16, generator=seeded(1), requires_grad=True)
+    angle = 9 * torch.randn(3, 5, 1, 4, 8, generator=seeded(2))
+    phases, found = torch.stack([angle.cos(), angle.sin()], -1), []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        out = nn.turned(x, phases)
+        (gradient,) = torch.autograd.grad(out.square().sum() + out[..., 3].sum(), x)
+        torch.testing.assert_close(out, turned(x, angle), rtol=0, atol=1e-6)
+        found.append((out, gradient))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("dependency", [None, DEPENDENCY])

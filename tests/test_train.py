@@ -16,6 +16,7 @@ from torch import Tensor
 from fsimformer.batches import Rows, micro_batches, observed_rows
 from fsimformer.checkpoint import Run
 from fsimformer.denoise import Denoiser, NoiseLevels
+from fsimformer.devices import Group
 from fsimformer.masks import MaskConfig
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.sample import quality_named, sample_active
@@ -56,11 +57,13 @@ def run_fit(
     held_out: Rows = gaussian_rows,
     checkpoint: Path | None = None,
     callback: Callable[[Progress], None] | None = None,
+    group: Group = Group(),  # noqa: B008
 ) -> Run:
-    levels = NoiseLevels()
+    masks, levels = MaskConfig(), NoiseLevels()
     return fit(
-        denoiser, rows, held_out, IS_PARAMETER, MaskConfig(), levels, config, checkpoint=checkpoint, callback=callback
-    )
+        denoiser, rows, held_out, IS_PARAMETER, masks, levels, config,
+        checkpoint=checkpoint, callback=callback, group=group,
+    )  # fmt: skip
 
 
 def weights(denoiser: Denoiser) -> dict[str, Tensor]:
