@@ -69,7 +69,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "child": set(),
     "reservoir": set(),
     "blocks": {"child"},
-    "archive": {"schema", "child", "blocks", "files"},
+    "beside": set(),
+    "archive": {"schema", "child", "beside", "blocks", "files"},
     "recorded": {"schema", "points", "simulators", "simulations", "archive", "files"},
     "campaign": {"seeds", "simulators", "child", "archive", "recorded"},
     "model_file": {
