@@ -72,6 +72,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "beside": set(),
     "archive": {"schema", "child", "beside", "blocks", "files"},
     "recorded": {"schema", "points", "simulators", "simulations", "archive", "files"},
+    "stock": {"readings", "reservoir", "tokens"},
+    "arriving": {"schema", "archive", "recorded", "simulations", "simulators"},
+    "online": {"schema", "simulators", "arriving", "campaign"},
     "campaign": {"seeds", "simulators", "child", "archive", "recorded"},
     "model_file": {
         *("schema", "graph", "tokens", "whiten", "nn", "functions", "folder", "embeddings", "gaussian"),
@@ -86,7 +89,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "learn": {
         *("schema", "graph", "tokens", "whiten", "nn", "seeds", "convert", "masks", "readings", "moments"),
         *("denoise", "batches", "digest", "train", "simulators", "simulations", "model_file", "ranges"),
-        *("provenance", "joint"),
+        *("provenance", "joint", "stock", "arriving"),
     },
     "pool": {"schema", "whiten", "truncate", "simulators", "simulations", "learn"},
     "sequential": {
@@ -100,7 +103,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "plots": set(),
     "files": set(),
-    "cli_train": {"fsimformer", "schema", "folder", "train", "simulators", "recorded", "campaign", "files"},
+    "cli_train": {
+        *("fsimformer", "schema", "folder", "train", "simulators", "recorded", "arriving", "campaign", "files"),
+    },
     "cli": {"schema", "model_file", "joint", "plots", "files", "cli_train"},
     "sbi": {
         *("tokens", "whiten", "nn", "seeds", "convert", "folder", "denoise", "sample", "stages", "likelihood"),
