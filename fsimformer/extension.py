@@ -71,6 +71,7 @@ def draw_functions(
     seed: int,
     n_active_observed: Dial,
     budget: Budget,
+    first: int = 0,
 ) -> list[Drawn]:
     """Draws of every query given its observation.
 
@@ -78,7 +79,8 @@ def draw_functions(
         observed, queries: one TokenSet a data set.
         references: of the functions that may be asked for; those that a query does not ask for are integrated out.
         is_function, is_scalar_parameter: (n_ids,) bool.
-        seed: data set i uses the streams (seed, 4, i, ·); see seeds.py.
+        seed: data set i uses the streams (seed, 4, first + i, ·); see seeds.py.
+        first: number of the first data set among all that are asked for.
     """
     by_id = {r.id: r for r in references}
     asked = [[by_id[i] for i in q.variable.unique().tolist() if i in by_id] for q in queries]
@@ -89,13 +91,14 @@ def draw_functions(
     ]
     together = is_function.clone()
     together[list(by_id)] = False  # all knots belong into the first stage
-    drawn = draw(denoiser, observed, stages, together, n_draws, config, seed, n_active_observed, budget)
+    limits = n_active_observed, budget, None, first
+    drawn = draw(denoiser, observed, stages, together, n_draws, config, seed, *limits)
     out = []
     for i, (q, stage, z, mine) in enumerate(zip(queries, stages, drawn, asked, strict=True)):
         n_others = int(others[i].sum())
         knots = dict(zip([r.id for r in mine], z[:, n_others:].split([r.n_knots for r in mine], 1), strict=True))
         coefficients = {
-            r.id: noise_function(r).coefficients(n_draws, generator_at(seed, _SAMPLING, i, _FUNCTION, r.id))
+            r.id: noise_function(r).coefficients(n_draws, generator_at(seed, _SAMPLING, first + i, _FUNCTION, r.id))
             for r in mine
         }
         is_known = is_scalar_parameter[stage.variable]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,6 @@ from torch import nn
 from fsimformer.convert import (
     Observation,
     ObservationWarning,
-    is_parameter,
-    observed_tokens,
-    query,
-    query_tokens,
     read_many,
     to_tree,
     to_tree_many,
@@ -29,16 +25,13 @@ from fsimformer.convert import (
     read as read_observation,
 )
 from fsimformer.evaluate import evaluate
-from fsimformer.extension import draw_functions
 from fsimformer.function_tree import GROUP, functions_group, functions_group_many
 from fsimformer.model_file import Model, load_model, save_model
-from fsimformer.paths import as_paths, with_noise
 from fsimformer.points import readings_of, same_readings
-from fsimformer.query import nothing_asked
 from fsimformer.refine import NETWORK, LogLikelihood, log_prob, refine
-from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig, quality_named
+from fsimformer.request import Request
+from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig
 from fsimformer.schema import Schema
-from fsimformer.seeds import generator_at
 from fsimformer.stages import Budget
 from fsimformer.tokens import Dial, require_dial
 
@@ -251,49 +244,63 @@ class Conditional:
         Raises:
             ValueError: odd or too small n, nothing left to sample, unknown quality, points that make no sense.
         """
-        if not isinstance(n, int | np.integer) or n < 2 or n % 2:
-            raise ValueError(f"sample: expected an even number of draws >= 2 (two chains), got {n!r}.")
-        if not isinstance(budget, Budget | None):
-            raise ValueError(f"sample: expected budget=fsimformer.Budget(n_joint, max_tokens) or None, got {budget!r}.")
-        config, model, schema = quality_named(quality), self.joint.model, self.joint.schema
-        queries = []
-        for o in self.observations:  # no comprehension: warnings count the frames up to the caller
-            queries.append(query(schema, o, at))
-        if not any(len(q) for q in queries):
-            raise ValueError(nothing_asked(schema, self.observations, at))
-        if generator is not None:
-            seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        is_function = torch.from_numpy(schema.uses_index().any(axis=1))
-        drawn = draw_functions(
-            model.denoiser,
-            [observed_tokens(schema, model.whitening, o) for o in self.observations],
-            [as_paths(schema, query_tokens(schema, q)) for q in queries],
-            model.references(schema.references),
-            is_function,
-            is_parameter(schema) & ~is_function,
-            n,
-            config,
-            seed,
-            self.n_active_observed,
-            budget or Budget(n_joint=model.max_latents),
-        )
-        z = [
-            with_noise(schema, model.whitening, o, q, d.z, generator_at(seed, 4, i, 3))
-            for i, (o, q, d) in enumerate(zip(self.observations, queries, drawn, strict=True))
-        ]
-        stats = {"seed": seed, "evaluations": config.evaluations, "sampler": config.method}
+        asked = n, at, seed, generator, quality, self.n_active_observed, budget
+        request = Request.of(self.joint.model, self.observations, *asked)
+        model, schema, drawn = self.joint.model, self.joint.schema, request.draw(range(len(request)))
         groups = [functions_group(schema, model.whitening, d.knots, d.coefficients) for d in drawn]
         if self.labels is None or self.batch_dim is None:
-            tree = to_tree(schema, model.whitening, self.observations[0], queries[0], z[0], stats)
+            only = self.observations[0], request.queries[0], drawn[0].z
+            tree = to_tree(schema, model.whitening, *only, request.stats)
             functions = groups[0]
         else:
-            many = self.batch_dim, list(self.observations), queries, z
-            tree = to_tree_many(schema, model.whitening, self.labels, *many, stats)
+            many = self.batch_dim, list(self.observations), list(request.queries), [d.z for d in drawn]
+            tree = to_tree_many(schema, model.whitening, self.labels, *many, request.stats)
             functions = functions_group_many(groups, self.labels)
         if functions.data_vars:
             tree[GROUP] = xr.DataTree(functions)
         tree.attrs[NETWORK] = model.fingerprint
         return tree
+
+    def sample_to(
+        self,
+        path: str | Path,
+        n: int = 1_000,
+        at: Mapping[str, Any] | None = None,
+        *,
+        seed: int = 0,
+        quality: str | SamplerConfig = DEFAULT_QUALITY,
+        budget: Budget | None = None,
+        batch: int | None = None,
+        callback: Callable[[int, int], None] | None = None,
+    ) -> xr.DataTree:
+        """As `sample`, for more data sets than fit into memory: some at a time, into a Zarr store (streamed.py).
+
+        The same call goes on where one was interrupted, killed or cut off; the store is there as soon as it is whole.
+
+        Args:
+            path: the store's directory; what is not finished lies beside it, in `.<name>.writing`.
+            n, at, seed, quality, budget: as for `sample`; so are the draws, up to rounding.
+            batch: data sets that are drawn and written together, what memory must hold; None = by their size.
+            callback: called with how many data sets are done, and of how many.
+
+        Returns:
+            The tree that `sample` gives, opened from the store: draws are read when they are asked for. Its attribute
+            `request` says what was asked.
+
+        Raises:
+            ValueError: one data set without a batch dim; a store of another request (network, observations, points, n,
+                seed, quality, batch); as `sample`. FileExistsError: something else is there. BlockingIOError: another
+                process writes it. ImportError: without the extra `archive`.
+        """
+        if self.labels is None:
+            raise ValueError(
+                "sample_to: expected many data sets, condition(..., batch_dim=...); for one there is sample."
+            )
+        from fsimformer.streamed import stream  # needs an extra
+
+        asked = n, at, seed, None, quality, self.n_active_observed, budget
+        request = Request.of(self.joint.model, self.observations, *asked)
+        return stream(request, self.labels, Path(path), batch, callback)
 
     def extend(self, draws: xr.DataTree, at: Mapping[str, Any], *, budget: Budget | None = None) -> xr.DataTree:
         """The same draws of functions at other points: what `sample` would have given, had it been asked for them.

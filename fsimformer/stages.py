@@ -109,19 +109,28 @@ def draw(
     n_active_observed: Dial,
     budget: Budget,
     edges: Sequence[Tensor] | None = None,
+    first: int = 0,
 ) -> list[Tensor]:
     """Draws of every query given its observation: a list of (n_draws, len(query)) whitened values.
 
     Args:
         observed, queries: one TokenSet a data set.
         is_function: (n_ids,) bool, True for ids that live on an index.
-        seed: data set i uses the streams (seed, 4, i, ·); see seeds.py.
+        seed: data set i uses the streams (seed, 4, first + i, ·); see seeds.py.
         n_active_observed: the dial of design.md, D1.
         edges: (n_ids, n_ids) bool one a data set, its own dependency mask beside the denoiser's; None = no such masks.
+        first: number of the first data set among all that are asked for.
     """
     own = [None] * len(queries) if edges is None else edges
     tasks = [
-        _Task(o, q, plan(q, is_function, budget.n_joint), _Noise(q, n_draws, seed, i), torch.zeros(n_draws, len(q)), e)
+        _Task(
+            o,
+            q,
+            plan(q, is_function, budget.n_joint),
+            _Noise(q, n_draws, seed, first + i),
+            torch.zeros(n_draws, len(q)),
+            e,
+        )
         for i, (o, q, e) in enumerate(zip(observed, queries, own, strict=True))
     ]
     for group in _groups([t for t in tasks if t.stages], n_draws, budget):

@@ -82,9 +82,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "ranges": {"schema", "tokens", "whiten"},
     "provenance": {"masks", "denoise", "checkpoint", "train"},
+    "request": {
+        *("tokens", "seeds", "query", "convert", "sample", "stages", "extension", "paths", "model_file"),
+    },
+    "streamed": {"convert", "tree", "extension", "function_tree", "refine", "request", "beside"},
     "joint": {
-        *("schema", "tokens", "seeds", "points", "query", "convert", "sample", "stages", "extension"),
-        *("function_tree", "paths", "evaluate", "refine", "model_file"),
+        *("schema", "tokens", "points", "convert", "sample", "stages", "function_tree", "evaluate"),
+        *("refine", "model_file", "request", "streamed"),
     },
     "learn": {
         *("schema", "graph", "tokens", "whiten", "nn", "seeds", "convert", "masks", "readings", "moments"),
@@ -117,7 +121,7 @@ XARRAY = {
     "evaluate",
     "function_tree",
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
-    *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded"),
+    *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded", "streamed"),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}
@@ -230,7 +234,7 @@ def test_declared_dependencies_are_those_that_are_imported() -> None:
             found.setdefault(name.split(".")[0], set()).add(room(path))
     third_party = {k: v for k, v in found.items() if k not in sys.stdlib_module_names | {"fsimformer"}}
     assert declared <= third_party.keys(), f"declared and never imported: {declared - third_party.keys()}"
-    rim = {"diagnostics", "plots", "files", "cli", "cli_train", "sbi", "archive", "campaign"}
+    rim = {"diagnostics", "plots", "files", "cli", "cli_train", "sbi", "archive", "campaign", "streamed"}
     for name, rooms in third_party.items():
         assert name in declared or (name in extras and rooms <= rim), (name, rooms)
 

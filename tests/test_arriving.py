@@ -244,7 +244,7 @@ def test_online_training_reaches_the_exact_posterior_as_training_afterwards_does
         for numbers in archive.missing(8_000):
             writer.write({k: fields_of(gaussian(seed_at(3, 7, k))) for k in numbers})
     config = fsf.TrainConfig(
-        steps=600, batch_size=128, n_micro=1, pool=1, max_levels=4, validate_every=100, warmup=50, n_validation=256,
+        steps=1_500, batch_size=128, n_micro=1, pool=1, max_levels=4, validate_every=100, warmup=50, n_validation=256,
         ema=0.99, dial=((None, 1.0),),
     )  # fmt: skip
     masks = fsf.MaskConfig(1, 0, 0, 0, 0, 0, 0, 0, 0)  # x observed, θ latent
