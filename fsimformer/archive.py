@@ -11,7 +11,7 @@
 
 A chunk is written beside the archive, synced to the disk and then renamed into it: the rename is the commit, and the
 name is its record: which simulations, and a digest of every byte of the chunk. Whoever is killed, at any instant,
-leaves the archive with the chunks it had; the next writer sweeps the rest away. Readers need no lock.
+leaves the archive with the chunks it had; the next writer sweeps the rest away (`beside.py`). Readers need no lock.
 
 The number of a simulation is its key: its seed follows from it (`seeds.py`), and so does the chunk it belongs to. What
 is missing can therefore be listed (`missing`), and an archive that was interrupted, resumed and extended holds what one
@@ -23,14 +23,12 @@ row; `Archive.failures` tells them. Needs a POSIX system, and the extra `archive
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -39,7 +37,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from fsimformer.blocks import SIMULATION, join, meaning_of, row, structure_of
+from fsimformer.beside import commit, locked, remove, sweep
+from fsimformer.blocks import SIMULATION, join, meaning_of, only, row, structure_of
 from fsimformer.child import Field
 from fsimformer.files import require_zarr
 from fsimformer.schema import Schema
@@ -113,7 +112,7 @@ class Archive:
             part = beside / "archive"
             part.mkdir()
             (part / "zarr.json").write_text(json.dumps(card, indent=1) + "\n")
-            _commit(part, archive.path)
+            commit(part, archive.path)
         return archive
 
     @classmethod
@@ -176,11 +175,17 @@ class Archive:
                     gaps.append(range(int(run[0]), int(run[-1]) + 1))
         return gaps
 
-    def read(self, variables: Collection[str] | None = None) -> xr.Dataset:
+    def holds(self, numbers: range) -> bool:
+        """Whether all of these consecutive simulations are in it, failed ones included."""
+        here = sum(len(_overlap(c, numbers)) for c in self.chunks())  # chunks never hold the same
+        return here == len(numbers)
+
+    def read(self, variables: Collection[str] | None = None, numbers: range | None = None) -> xr.Dataset:
         """Every simulation that succeeded so far, in the order of the numbers, its bytes checked.
 
         Args:
             variables: those wanted; None = all. Their coordinates come with them.
+            numbers: consecutive ones wanted; None = all. Other chunks are not opened.
 
         Returns:
             Dataset with the dim and coordinate `simulation` (the number); attributes `seed`, `n_failed`.
@@ -188,10 +193,14 @@ class Archive:
         Raises:
             ValueError: a damaged chunk. KeyError: no such variable.
         """
-        found, parts, n_failed = self.chunks(), [], 0
-        for c in found:
+        parts, n_failed = [], 0
+        for c in self.chunks():
+            wanted = range(c.first, c.last + 1) if numbers is None else _overlap(c, numbers)
+            if not wanted:
+                continue
             part, failures = _read(c)
-            n_failed += len(failures)
+            n_failed += sum(failure["number"] in wanted for failure in failures)
+            part = part if len(wanted) == c.last - c.first + 1 else only(part, wanted)
             if len(part[SIMULATION].values):
                 parts.append(part)
         attrs = {"seed": self.seed, "n_failed": n_failed}
@@ -224,27 +233,12 @@ class Archive:
     @contextmanager
     def _beside(self) -> Iterator[Path]:
         """A locked directory on the same disk; it is swept before and after."""
-        import fcntl
-
-        target = self.path.absolute()
-        beside = target.with_name(f".{target.name}.writing")
-        beside.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
+        with locked(self.path, "archive") as beside:
             try:
-                lock = stack.enter_context(open(beside / "lock", "a"))
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
-                mine = os.fstat(lock.fileno()).st_ino == os.stat(beside / "lock").st_ino
-            except (BlockingIOError, FileNotFoundError):
-                mine = False
-            if not mine:  # somebody holds it, or has removed it just now
-                raise BlockingIOError(f"{self.path}: another process is writing to this archive.")
-            try:
-                for entry in beside.iterdir():
-                    if entry.is_dir():
-                        shutil.rmtree(entry)
+                sweep(beside)
                 yield beside
             finally:
-                _remove(beside)
+                remove(beside)
 
 
 @dataclass(frozen=True)
@@ -292,13 +286,18 @@ class Writer:
         data = _dataset(bare, {_KEY: about})
         whole = {str(name): {"chunks": x.shape} for name, x in data.variables.items() if x.size}
         data.to_zarr(part, mode="w-", zarr_format=3, consolidated=False, encoding=whole)
-        _commit(part, self.archive.path / f"chunk-{first:09d}-{last:09d}-{_digest(part)}")
+        commit(part, self.archive.path / f"chunk-{first:09d}-{last:09d}-{_digest(part)}")
 
 
 def is_archive(path: Path) -> bool:
     """Whether an archive stands there, a damaged one included."""
     card = path / "zarr.json"
     return card.is_file() and _KEY.encode() in card.read_bytes()
+
+
+def _overlap(chunk: Chunk, numbers: range) -> range:
+    """Those of the numbers that are in the chunk."""
+    return range(max(chunk.first, numbers.start), min(chunk.last + 1, numbers.stop))
 
 
 def _dataset(fields: Mapping[str, Field], attrs: Mapping[str, Any]) -> xr.Dataset:
@@ -350,28 +349,3 @@ def _digest(folder: Path) -> str:
 
 def _digest_of_json(entry: Any) -> str:
     return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _commit(part: Path, target: Path) -> None:
-    """Moves a finished directory to its place, after all of it has reached the disk."""
-    for entry in [*part.rglob("*"), part]:
-        _sync(entry)
-    os.rename(part, target)
-    _sync(target.absolute().parent)
-
-
-def _remove(beside: Path) -> None:
-    """Unless the next writer, who came as soon as the lock was gone, has made it its own."""
-    try:
-        shutil.rmtree(beside)
-    except OSError as error:
-        if error.errno != errno.ENOTEMPTY:
-            raise
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

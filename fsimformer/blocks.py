@@ -52,6 +52,12 @@ def join(blocks: Sequence[Mapping[str, Field]]) -> dict[str, Field]:
     return out
 
 
+def only(block: Mapping[str, Field], numbers: range) -> dict[str, Field]:
+    """Those of its simulations whose numbers are among these; padding stays."""
+    here = np.isin(block[SIMULATION].values, np.asarray(numbers))
+    return {k: f._replace(values=f.values[here]) if f.dims[0] == SIMULATION else f for k, f in block.items()}
+
+
 def structure_of(block: Mapping[str, Field]) -> dict[str, list[str]]:
     """Variable -> its dims within a simulation; a coordinate that is shared looks like one that is not."""
     return {name: [d for d in block[name].dims if d != SIMULATION] for name in block if name != SIMULATION}

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -39,15 +39,23 @@ class Run:
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Stateful(Protocol):
+    """Rows that remember which they have given."""
+
+    def tensors(self) -> dict[str, Tensor]: ...
+    def load(self, tensors: Mapping[str, Tensor], /) -> None: ...
+
+
 def save_checkpoint(
     path: Path,
     run: Run,
     parameters: dict[str, torch.nn.Parameter],
     optimizers: Sequence[torch.optim.Optimizer],
     settings: Mapping[str, Any],
+    rows: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Weights, averages, best weights and the optimizers' moments; atomic."""
-    tensors: dict[str, Tensor] = {}
+    """Weights, averages, best weights, the optimizers' moments and the state of the rows; atomic."""
+    tensors: dict[str, Tensor] = {f"rows/{k}": x for k, x in (rows or {}).items()}
     for k, p in parameters.items():
         tensors[f"model/{k}"], tensors[f"ema/{k}"] = p.detach(), run.ema[k]
         if run.best:
@@ -69,8 +77,9 @@ def load_checkpoint(
     parameters: dict[str, torch.nn.Parameter],
     optimizers: Sequence[torch.optim.Optimizer],
     settings: Mapping[str, Any],
+    rows: Stateful | None = None,
 ) -> None:
-    """Fill run, parameters and optimizers from a checkpoint.
+    """Fill run, parameters, optimizers and the state of the rows from a checkpoint.
 
     Raises:
         ValueError: it was written under other settings.
@@ -95,6 +104,8 @@ def load_checkpoint(
                 state = {s: tensors[n] for n, s in names.items() if n in tensors}
                 if state:
                     optimizer.state[p] = {s: (v if s == "step" else v.to(p.device)) for s, v in state.items()}
+    if rows is not None:
+        rows.load({k.removeprefix("rows/"): x for k, x in tensors.items() if k.startswith("rows/")})
     for k in _NUMBERS:
         setattr(run, k, meta["run"][k])
     run.history = [tuple(h) for h in meta["run"]["history"]]

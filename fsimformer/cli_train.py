@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fsimformer.files import ZARR, require_netcdf
 
 if TYPE_CHECKING:
+    from fsimformer.arriving import Arriving
     from fsimformer.recorded import Recorded
     from fsimformer.simulators import Simulator
 
@@ -31,6 +32,9 @@ def add_train(commands: Any) -> None:
     source.add_argument("--simulations", type=int, default=100_000, help="fixed budget (default: %(default)s)")
     source.add_argument("--fresh", action="store_true", help="new simulations at every step, no fixed budget")
     source.add_argument("--archive", type=Path, metavar="FILE", help="these simulations: an archive, .nc or .zarr")
+    train.add_argument(
+        "--online", type=int, metavar="N", help="the archive is still being written: train as its N simulations arrive"
+    )
     train.add_argument("--steps", type=int, help="optimiser steps (default: the library's)")
     train.add_argument("--checkpoint", type=Path, metavar="FILE", help="written as it runs; resumed from if it exists")
     train.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
@@ -63,15 +67,20 @@ def _train(args: argparse.Namespace) -> None:
     import fsimformer
     from fsimformer.devices import joined
     from fsimformer.folder import require_free
+    from fsimformer.recorded import Recorded
     from fsimformer.train import TrainConfig
 
     require_free(args.out)  # not after hours of training
+    if args.online is not None and args.archive is None:
+        raise ValueError("--online: expected --archive FILE, an archive that is being written.")
     recorded = None if args.archive is None else _recorded(args)
     simulator = find_simulator(args.simulator) if recorded is None else recorded
     if arrays := list(simulator.schema.arrays):
         raise ValueError(f"{args.simulator} has array variables {arrays}; train it in Python: train(embeddings=...).")
     config = TrainConfig(seed=args.seed) if args.steps is None else TrainConfig(steps=args.steps, seed=args.seed)
-    simulations = recorded.simulations if recorded is not None else None if args.fresh else args.simulations
+    simulations: Any = None if args.fresh else args.simulations
+    if recorded is not None:
+        simulations = recorded.simulations if isinstance(recorded, Recorded) else recorded
     with joined(args.device) as group, _progress_bar(config.steps, "step", shown=group.first) as show:
         joint = fsimformer.train(
             simulator,
@@ -89,8 +98,8 @@ def _train(args: argparse.Namespace) -> None:
     print(f"{args.out}: {joint.n_parameters:,} parameters, validation loss {loss:.4f} (step {best})")
 
 
-def _recorded(args: argparse.Namespace) -> Recorded:
-    """The archive's simulations. Who has a black box has no Simulator, so a Schema of its variables will do."""
+def _recorded(args: argparse.Namespace) -> Recorded | Arriving:
+    """The archive's simulations, or those that it will have. Who has a black box has no Simulator: a Schema will do."""
     from fsimformer.recorded import Recorded
     from fsimformer.schema import Schema
     from fsimformer.simulators import Simulator
@@ -98,7 +107,11 @@ def _recorded(args: argparse.Namespace) -> Recorded:
     own = _find(args.simulator)
     if not isinstance(own, Schema | Simulator):
         raise ValueError(f"{args.simulator} is a {type(own).__name__}; --archive needs a Schema or a Simulator.")
-    return Recorded.read(args.archive, own)
+    if args.online is None:
+        return Recorded.read(args.archive, own)
+    from fsimformer.arriving import Arriving
+
+    return Arriving.open(args.archive, own, args.online)
 
 
 def _simulate(args: argparse.Namespace) -> None:

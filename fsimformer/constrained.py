@@ -17,6 +17,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from fsimformer.functions import ReferenceSet, spline
 from fsimformer.model_file import Model
 from fsimformer.paths import as_paths
 from fsimformer.points import Query
+from fsimformer.request import Request
 from fsimformer.sample import QUALITY
 from fsimformer.seeds import generator_at, seed_at
 from fsimformer.stages import First
@@ -70,6 +72,22 @@ class Outcome:
 
     drawn: Drawn
     stats: dict[str, float | str]
+
+
+def draw_request(request: Request, constraints: Constraints, many: bool) -> tuple[list[Drawn], dict[str, Any]]:
+    """All draws of a request, under constraints if there are any, and what is said of them.
+
+    `many`: what is said is an array with an entry for each data set.
+    """
+    if not constraints.of:
+        return request.draw(range(len(request))), request.stats
+    found = [
+        draw_constrained(request.model, o, q, constraints, request.n, request.settings, request.seed, i)
+        for i, (o, q) in enumerate(zip(request.observations, request.queries, strict=True))
+    ]
+    of_all = {k: np.array([f.stats[k] for f in found]) for k in found[0].stats}
+    own = of_all if many else {k: v[0] for k, v in of_all.items()}
+    return [f.drawn for f in found], request.stats | own
 
 
 def draw_constrained(

@@ -161,3 +161,17 @@ def _together(group: Group) -> Iterator[None]:
             f"process {group.rank} of {group.size}: another one ended or did not answer in time "
             f"({str(error).splitlines()[0]})."
         ) from error
+
+
+def require_device(device: str) -> None:
+    """Refuses a device that torch does not find.
+
+    Raises:
+        ValueError: what was asked for.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device: expected a torch device such as 'cpu' or 'cuda', got {device!r}.") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: {device!r} asked for, but torch finds no GPU here.")

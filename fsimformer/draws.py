@@ -41,8 +41,12 @@ def draw_conditional(
     settings: Settings,
     seed: int,
     first: First | None = None,
+    number: int = 0,
 ) -> list[Drawn]:
-    """Whitened draws of every query given its observation, measurement noise where it belongs."""
+    """Whitened draws of every query given its observation, measurement noise where it belongs.
+
+    `number`: of the first data set among all that are asked for.
+    """
     schema, whitening = model.schema, model.whitening
     is_function = torch.from_numpy(schema.uses_index().any(axis=1))
     drawn = draw_functions(
@@ -58,10 +62,11 @@ def draw_conditional(
         settings.dial,
         settings.budget,
         first,
+        number,
     )
     return [
         Drawn(with_noise(schema, whitening, o, q, d.z, generator_at(seed, 4, i, 3)), d.knots, d.coefficients)
-        for i, (o, q, d) in enumerate(zip(observations, queries, drawn, strict=True))
+        for i, (o, q, d) in enumerate(zip(observations, queries, drawn, strict=True), start=number)
     ]
 
 

@@ -72,6 +72,7 @@ def draw_functions(
     n_active_observed: Dial,
     budget: Budget,
     first: First | None = None,
+    number: int = 0,
 ) -> list[Drawn]:
     """Draws of every query given its observation.
 
@@ -79,9 +80,10 @@ def draw_functions(
         observed, queries: one TokenSet a data set.
         references: of the functions that may be asked for; those that a query does not ask for are integrated out.
         is_function, is_scalar_parameter: (n_ids,) bool.
-        seed: data set i uses the streams (seed, 4, i, ·); see seeds.py.
+        seed: data set i uses the streams (seed, 4, number + i, ·); see seeds.py.
         first: what draws stage 1 of a single data set, which all knots are in; its `kept` is of the query. None = the
             sampler of `config`.
+        number: of the first data set among all that are asked for.
     """
     by_id = {r.id: r for r in references}
     asked = [[by_id[i] for i in q.variable.unique().tolist() if i in by_id] for q in queries]
@@ -95,13 +97,14 @@ def draw_functions(
     if first is not None:
         n_knots = len(stages[0]) - int(others[0].sum())
         first = replace(first, kept=torch.cat([first.kept[others[0]], torch.zeros(n_knots, dtype=torch.bool)]))
-    drawn = draw(denoiser, observed, stages, together, n_draws, config, seed, n_active_observed, budget, first=first)
+    limits = n_active_observed, budget, None, first, number
+    drawn = draw(denoiser, observed, stages, together, n_draws, config, seed, *limits)
     out = []
     for i, (q, stage, z, mine) in enumerate(zip(queries, stages, drawn, asked, strict=True)):
         n_others = int(others[i].sum())
         knots = dict(zip([r.id for r in mine], z[:, n_others:].split([r.n_knots for r in mine], 1), strict=True))
         coefficients = {
-            r.id: noise_function(r).coefficients(n_draws, generator_at(seed, _SAMPLING, i, _FUNCTION, r.id))
+            r.id: noise_function(r).coefficients(n_draws, generator_at(seed, _SAMPLING, number + i, _FUNCTION, r.id))
             for r in mine
         }
         is_known = is_scalar_parameter[stage.variable]

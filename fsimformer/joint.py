@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,11 @@ import torch
 import xarray as xr
 from torch import nn
 
-from fsimformer.constrained import NONE, Constraints, draw_constrained
+from fsimformer.constrained import NONE, Constraints, draw_request
 from fsimformer.constraints import Constraint
 from fsimformer.convert import (
     Observation,
     ObservationWarning,
-    query,
     read_many,
     to_tree,
     to_tree_many,
@@ -28,34 +27,20 @@ from fsimformer.convert import (
     read as read_observation,
 )
 from fsimformer.density import log_density
-from fsimformer.draws import Settings, draw_conditional
+from fsimformer.devices import require_device
 from fsimformer.evaluate import evaluate
 from fsimformer.function_tree import GROUP, functions_group, functions_group_many
 from fsimformer.model_file import Model, load_model, save_model
 from fsimformer.points import readings_of, same_readings
-from fsimformer.query import nothing_asked
 from fsimformer.refine import NETWORK, LogLikelihood, parameters, refine
-from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig, quality_named
+from fsimformer.request import Request
+from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig
 from fsimformer.schema import Schema
 from fsimformer.stages import Budget
 from fsimformer.tokens import Dial, require_dial
 
 DEFAULT_DIAL = "default"
 MODELS = Path(__file__).parent / "models"
-
-
-def require_device(device: str) -> None:
-    """Refuses a device that torch does not find.
-
-    Raises:
-        ValueError: what was asked for.
-    """
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device: expected a torch device such as 'cpu' or 'cuda', got {device!r}.") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: {device!r} asked for, but torch finds no GPU here.")
 
 
 def find_model(name: str | Path) -> Path:
@@ -254,37 +239,17 @@ class Conditional:
         Raises:
             ValueError: odd or too small n, nothing left to sample, unknown quality, points that make no sense.
         """
-        if not isinstance(n, int | np.integer) or n < 2 or n % 2:
-            raise ValueError(f"sample: expected an even number of draws >= 2 (two chains), got {n!r}.")
-        if not isinstance(budget, Budget | None):
-            raise ValueError(f"sample: expected budget=fsimformer.Budget(n_joint, max_tokens) or None, got {budget!r}.")
-        config, model, schema = quality_named(quality), self.joint.model, self.joint.schema
-        queries = []
-        for o in self.observations:  # no comprehension: warnings count the frames up to the caller
-            queries.append(query(schema, o, at))
-        if not any(len(q) for q in queries):
-            raise ValueError(nothing_asked(schema, self.observations, at))
-        if generator is not None:
-            seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        settings = Settings(config, self.n_active_observed, budget or Budget(n_joint=model.max_latents))
-        stats: dict[str, Any] = {"seed": seed, "evaluations": config.evaluations, "sampler": config.method}
-        if self.constraints.of:
-            found = [
-                draw_constrained(model, o, q, self.constraints, n, settings, seed, i)
-                for i, (o, q) in enumerate(zip(self.observations, queries, strict=True))
-            ]
-            drawn = [f.drawn for f in found]
-            of_all = {k: np.array([f.stats[k] for f in found]) for k in found[0].stats}
-            stats |= of_all if self.labels is not None else {k: v[0] for k, v in of_all.items()}
-        else:
-            drawn = draw_conditional(model, self.observations, queries, n, settings, seed)
-        z = [d.z for d in drawn]
+        asked = n, at, seed, generator, quality, self.n_active_observed, budget
+        request = Request.of(self.joint.model, self.observations, *asked)
+        model, schema = self.joint.model, self.joint.schema
+        drawn, stats = draw_request(request, self.constraints, self.labels is not None)
         groups = [functions_group(schema, model.whitening, d.knots, d.coefficients) for d in drawn]
         if self.labels is None or self.batch_dim is None:
-            tree = to_tree(schema, model.whitening, self.observations[0], queries[0], z[0], stats)
+            only = self.observations[0], request.queries[0], drawn[0].z
+            tree = to_tree(schema, model.whitening, *only, stats)
             functions = groups[0]
         else:
-            many = self.batch_dim, list(self.observations), queries, z
+            many = self.batch_dim, list(self.observations), list(request.queries), [d.z for d in drawn]
             tree = to_tree_many(schema, model.whitening, self.labels, *many, stats)
             functions = functions_group_many(groups, self.labels)
         if functions.data_vars:
@@ -308,6 +273,49 @@ class Conditional:
                 draw was found to satisfy.
         """
         return replace(self, constraints=Constraints((*self.constraints.of, *constraints), method, max_draws))
+
+    def sample_to(
+        self,
+        path: str | Path,
+        n: int = 1_000,
+        at: Mapping[str, Any] | None = None,
+        *,
+        seed: int = 0,
+        quality: str | SamplerConfig = DEFAULT_QUALITY,
+        budget: Budget | None = None,
+        batch: int | None = None,
+        callback: Callable[[int, int], None] | None = None,
+    ) -> xr.DataTree:
+        """As `sample`, for more data sets than fit into memory: some at a time, into a Zarr store (streamed.py).
+
+        The same call goes on where one was interrupted, killed or cut off; the store is there as soon as it is whole.
+
+        Args:
+            path: the store's directory; what is not finished lies beside it, in `.<name>.writing`.
+            n, at, seed, quality, budget: as for `sample`; so are the draws, up to rounding.
+            batch: data sets that are drawn and written together, what memory must hold; None = by their size.
+            callback: called with how many data sets are done, and of how many.
+
+        Returns:
+            The tree that `sample` gives, opened from the store: draws are read when they are asked for. Its attribute
+            `request` says what was asked.
+
+        Raises:
+            ValueError: one data set without a batch dim; a store of another request (network, observations, points, n,
+                seed, quality, batch); as `sample`. FileExistsError: something else is there. BlockingIOError: another
+                process writes it. ImportError: without the extra `archive`.
+        """
+        if self.labels is None:
+            raise ValueError(
+                "sample_to: expected many data sets, condition(..., batch_dim=...); for one there is sample."
+            )
+        if self.constraints.of:
+            raise ValueError("sample_to: draws under constraints are had by `sample`.")
+        from fsimformer.streamed import stream  # needs an extra
+
+        asked = n, at, seed, None, quality, self.n_active_observed, budget
+        request = Request.of(self.joint.model, self.observations, *asked)
+        return stream(request, self.labels, Path(path), batch, callback)
 
     def extend(self, draws: xr.DataTree, at: Mapping[str, Any], *, budget: Budget | None = None) -> xr.DataTree:
         """The same draws of functions at other points: what `sample` would have given, had it been asked for them.

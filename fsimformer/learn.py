@@ -7,19 +7,21 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from fsimformer.arriving import Arriving
 from fsimformer.batches import Rows
 from fsimformer.convert import is_parameter, is_residual
 from fsimformer.denoise import NoiseLevels
-from fsimformer.devices import Group
+from fsimformer.devices import Group, require_device
 from fsimformer.digest import digest
 from fsimformer.graph import require_connected
-from fsimformer.joint import DEFAULT_DIAL, Joint, require_device
+from fsimformer.joint import DEFAULT_DIAL, Joint
 from fsimformer.masks import MaskConfig
 from fsimformer.model_file import Model, build_denoiser, plain
 from fsimformer.moments import MAX_DIMS, fit_factors
@@ -31,6 +33,7 @@ from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import Simulations, build_store, default_design, require_same_grid, simulate
 from fsimformer.simulators.protocol import Simulator, check, natural_functions, plausible_ranges
+from fsimformer.stock import Stock
 from fsimformer.tokens import Dial, TokenBatch, require_dial
 from fsimformer.train import Progress, TrainConfig, fit
 from fsimformer.whiten import Whitening
@@ -58,7 +61,7 @@ def _require_room(schema: Schema, scalar: torch.Tensor, max_latents: int) -> Non
 def train(
     simulator: Simulator,
     *,
-    simulations: int | Simulations | None = 100_000,
+    simulations: int | Simulations | Arriving | None = 100_000,
     config: TrainConfig | None = None,
     network: NetworkConfig | None = None,
     design: Design | None = None,
@@ -82,6 +85,7 @@ def train(
         simulator: draws parameters, functions and clean observations; see `fsimformer.simulators.Simulator`.
         simulations: fixed budget, held-out ones included; reading places and noise are drawn anew at every use. None:
             fresh simulations at every step. `fsimformer.simulations.Simulations`: these, the last tenth held out.
+            `fsimformer.arriving.Arriving`: those of an archive that is still being written.
         config: optimiser, batches, seed; `TrainConfig()` by default.
         network: sizes of the network; its `uses_index` comes from the schema.
         design: how many readings a function has in a row, and where; by default 0 to 60 a data channel, 0 to 40 a
@@ -117,15 +121,17 @@ def train(
             out beside an `initial`; an `initial` of another schema, network or schedule, or refined for one
             observation, or whose training may have seen what would be held out here, which of given simulations
             nobody knows.
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: the loss is not finite. TimeoutError: simulations stopped arriving.
         ConnectionError: another process of the group ended.
     """
     config, started, group = config or TrainConfig(), time.process_time(), group or Group()
     given = simulations if isinstance(simulations, Simulations) else None
-    n_given: int | None = len(simulations) if isinstance(simulations, Simulations) else simulations
+    arriving = simulations if isinstance(simulations, Arriving) else None
+    whole = simulations.n if isinstance(simulations, Arriving) else simulations
+    n_given = len(whole) if isinstance(whole, Simulations) else whole
     if n_given is not None and n_given < 100:
         raise ValueError(f"train: expected simulations >= 100 or None, got {n_given}.")
-    if given is not None and initial is not None:
+    if (given is not None or arriving is not None) and initial is not None:
         raise ValueError("train: given simulations with an initial Joint: it may have seen those to be held out.")
     if initial is not None and initial.model.refined_for is not None:
         raise ValueError(
@@ -136,6 +142,8 @@ def train(
     check(simulator)
     if given is not None:
         require_same_grid(given, simulator)
+    if arriving is not None and arriving.schema != simulator.schema:
+        raise ValueError("train: the arriving simulations have another schema than the simulator; pass them as both.")
     schema = simulator.schema
     design = design or default_design(schema)
     functions = [v.name for v in schema.variables if schema.is_function(v.name) for _ in schema.ids(v.name)]
@@ -168,9 +176,13 @@ def train(
             torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reseed the GPU's as well
             denoiser = build_denoiser(schema, network, schedule, dependency, embeddings, baseline=baseline).to(device)
     require_connected(schema, dependency)
-    n_simulations = 20_000 if n_given is None else n_given
-    n_held_out = held_out_of(n_simulations)
-    pilot = given or simulate(simulator, n_simulations, generator_at(config.seed, 2, 0))
+    if arriving is not None:
+        pilot, n_held_out = arriving.pilot()
+        require_same_grid(pilot, simulator)
+    else:
+        n_simulations = 20_000 if n_given is None else n_given
+        n_held_out = held_out_of(n_simulations)
+        pilot = given or simulate(simulator, n_simulations, generator_at(config.seed, 2, 0))
     whitening = Whitening.fit(schema, pilot.values) if initial is None else initial.model.whitening
     natural, plausible = natural_functions(simulator), plausible_ranges(simulator)
     store = build_store(schema, whitening, pilot.values, natural, None if initial is None else initial.model.spread)
@@ -179,6 +191,7 @@ def train(
         shown = len(store) - n_held_out
         denoiser.baseline = fit_factors(store, shown, schema.n_ids, generator_at(config.seed, 6)).to(device)
     n_train, n_dropped = len(store) - n_held_out, pilot.n_dropped
+    whose = None if n_given is None or isinstance(simulations, int) else digest(pilot.values)
     del pilot
 
     def stored(n: int, generator: torch.Generator) -> TokenBatch:
@@ -198,28 +211,34 @@ def train(
 
     about = {
         "simulator": type(simulator).__name__,
-        "simulator_config": plain(simulator),
+        "simulator_config": {} if simulator is arriving else plain(simulator),  # see "arriving" below
         "simulations": n_given,
         "design": asdict(design),
         "natural": list(natural),
         "plausible": {k: list(ends) for k, ends in plausible.items()},
         "dependency": dependency,
     }
-    if given is not None:  # a checkpoint must not go on with others: those held out would have been seen
-        about["simulations_digest"] = digest(given.values)
+    if whose is not None:  # a checkpoint must not go on with others: those held out would have been seen
+        about["simulations_digest"] = whose
+    stock = None
+    if arriving is not None:
+        about["arriving"] = arriving.about
+        n_draws, n_planned = config.steps * config.batch_size, arriving.n_to_train(arriving.n_blocks)
+        build = partial(build_store, schema, whitening, natural=natural, spread=spread)
+        stock = Stock(arriving, build, design, n_draws, n_planned, arriving.reserve)
     if denoiser.baseline is not None:
         about["baseline"] = True
     if embeddings:
         about["embeddings"] = plain({k: str(m) for k, m in embeddings.items()})
     start_from = None if initial is None else dict(initial.model.denoiser.named_parameters())
     initial_weights = {} if start_from is None else {"initial_weights": digest(start_from)}
-    rows: Rows = fresh if n_given is None else stored
+    seen: Rows = fresh if n_given is None else stored
     masks, levels = masks or MaskConfig(), levels or NoiseLevels()
-    ranges = value_ranges(schema, whitening, plausible, rows(2_000, generator_at(config.seed, 0, 0, 0)))
+    ranges = value_ranges(schema, whitening, plausible, seen(2_000, generator_at(config.seed, 0, 0, 0)))
     before = group.sum(time.process_time() - started)
     run = fit(
         denoiser,
-        rows,
+        stock or seen,
         held_out,
         is_parameter(schema),
         masks,
@@ -229,11 +248,15 @@ def train(
         limits=whitened_limits(schema, whitening, plausible),
         is_residual=is_residual(schema) if schema.references else None,
         generation=generation,
+        state=stock,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         about=about | initial_weights,
         callback=callback,
         group=group,
     )
+    if stock is not None and arriving is not None:
+        n_dropped = arriving.n_dropped(len(stock.sizes), len(stock.urn.left), n_held_out)
+        about["arriving"] = {**arriving.about, **stock.card()}
     card = {
         **(provenance or {}),
         **about,

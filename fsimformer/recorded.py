@@ -60,18 +60,8 @@ class Recorded:
         """
         if dim not in data.dims:
             raise ValueError(f"The Dataset has no dim {dim!r} of simulations; its dims: {list(map(str, data.dims))}.")
-        grid = {index.name: _grid(data, index) for index in schema.indexes}
-        returned = [name for name in schema.names if name not in schema.paths]
-        if absent := [name for name in returned if name not in data]:
-            raise KeyError(f"The Dataset lacks the variables {absent}; it has {list(map(str, data.data_vars))}.")
-        values = {}
-        for name in returned:
-            x, dims = data[name], (dim, *schema[name].dims)
-            if set(x.dims) != set(dims):
-                raise ValueError(f"{name!r}: expected the dims {dims}, got {tuple(map(str, x.dims))}.")
-            array = x.transpose(*dims).to_numpy()
-            array = np.array(array, np.float32 if array.dtype == np.float32 else np.float64)  # torch wants its own
-            values[name] = torch.from_numpy(array)
+        grid = {index.name: grid_of(data, index) for index in schema.indexes}
+        values = tensors_of(data, schema, dim)
         _warn_outside(schema, values)
         kept, n_dropped = finite_rows(schema, values, data.sizes[dim])
         order = torch.randperm(data.sizes[dim] - n_dropped, generator=torch.Generator().manual_seed(seed))
@@ -171,7 +161,27 @@ def _warn_outside(schema: Schema, values: Mapping[str, Tensor]) -> None:
             )
 
 
-def _grid(data: xr.Dataset, index: Index) -> Tensor:
+def tensors_of(data: xr.Dataset, schema: Schema, dim: str) -> dict[str, Tensor]:
+    """The schema's variables, `dim` first; float32 stays float32, all else becomes float64.
+
+    Raises:
+        KeyError: a variable is missing. ValueError: other dims than the schema's.
+    """
+    returned = [name for name in schema.names if name not in schema.paths]
+    if absent := [name for name in returned if name not in data]:
+        raise KeyError(f"The Dataset lacks the variables {absent}; it has {list(map(str, data.data_vars))}.")
+    values = {}
+    for name in returned:
+        x, dims = data[name], (dim, *schema[name].dims)
+        if set(x.dims) != set(dims):
+            raise ValueError(f"{name!r}: expected the dims {dims}, got {tuple(map(str, x.dims))}.")
+        array = x.transpose(*dims).to_numpy()
+        array = np.array(array, np.float32 if array.dtype == np.float32 else np.float64)  # torch wants its own
+        values[name] = torch.from_numpy(array)
+    return values
+
+
+def grid_of(data: xr.Dataset, index: Index) -> Tensor:
     """In the index's units; dates and durations as an observation's are read (points.py)."""
     if index.name not in data.coords:
         raise KeyError(

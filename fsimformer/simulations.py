@@ -102,6 +102,16 @@ def finite_rows(schema: Schema, draws: Mapping[str, Tensor], n: int) -> tuple[di
     Raises:
         ValueError: a variable has another number of rows.
     """
+    draws, ok = finite(schema, draws, n)
+    return {k: x[ok] for k, x in draws.items()}, int((~ok).sum())
+
+
+def finite(schema: Schema, draws: Mapping[str, Tensor], n: int) -> tuple[dict[str, Tensor], Tensor]:
+    """The n draws, noise-free paths added, and which of them (n,) are finite and inside their supports.
+
+    Raises:
+        ValueError: a variable has another number of rows.
+    """
     draws = {**draws, **{path: draws[series] for path, series in schema.paths.items()}}
     ok = torch.ones(n, dtype=torch.bool)
     for name, x in draws.items():
@@ -109,7 +119,7 @@ def finite_rows(schema: Schema, draws: Mapping[str, Tensor], n: int) -> tuple[di
             raise ValueError(f"simulate: {name!r} has {x.shape[0]} rows, expected {n}.")
         inside = (x > schema[name].support.lower) & (x < schema[name].support.upper)
         ok &= (torch.isfinite(x) & inside).reshape(n, -1).all(1)
-    return {k: x[ok] for k, x in draws.items()}, int((~ok).sum())
+    return draws, ok
 
 
 def build_store(

@@ -126,16 +126,18 @@ def draw(
     budget: Budget,
     edges: Sequence[Tensor] | None = None,
     first: First | None = None,
+    number: int = 0,
 ) -> list[Tensor]:
     """Draws of every query given its observation: a list of (n_draws, len(query)) whitened values.
 
     Args:
         observed, queries: one TokenSet a data set.
         is_function: (n_ids,) bool, True for ids that live on an index.
-        seed: data set i uses the streams (seed, 4, i, ·); see seeds.py.
+        seed: data set i uses the streams (seed, 4, number + i, ·); see seeds.py.
         n_active_observed: the dial of design.md, D1.
         edges: (n_ids, n_ids) bool one a data set, its own dependency mask beside the denoiser's; None = no such masks.
         first: what draws stage 1 of a single data set; None = the sampler of `config`, as everywhere else.
+        number: of the first data set among all that are asked for.
     """
     own = [None] * len(queries) if edges is None else edges
     kept = None if first is None else first.kept
@@ -144,7 +146,7 @@ def draw(
             o,
             q,
             plan(q, is_function, budget.n_joint, kept),
-            _Noise(q, n_draws, seed, i),
+            _Noise(q, n_draws, seed, number + i),
             torch.zeros(n_draws, len(q)),
             e,
         )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fsimformer.batches import Rows, deal, micro_batches, observed_rows
-from fsimformer.checkpoint import Run, load_checkpoint, save_checkpoint
+from fsimformer.checkpoint import Run, Stateful, load_checkpoint, save_checkpoint
 from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.devices import Group
 from fsimformer.digest import digest
@@ -234,6 +234,7 @@ def fit(
     limits: Tensor | None = None,
     is_residual: Tensor | None = None,
     generation: int = 0,
+    state: Stateful | None = None,
     checkpoint: Path | None = None,
     about: Mapping[str, Any] | None = None,
     callback: Callable[[Progress], None] | None = None,
@@ -249,6 +250,7 @@ def fit(
         is_residual: (n_ids,) bool, ids of what lies between the knots of reference sets; None = there are none.
         generation: how many trainings these weights have behind them. Each draws its own rows and noise; from the
             second on the weights that come in compete with those of later validations.
+        state: of `rows` that remember which they have given; a checkpoint holds it.
         checkpoint: file that the first process writes to; all resume from it if it exists.
         about: what else makes the run (simulator, design), as JSON types; a checkpoint made under another is refused.
         callback: called after every step, by the first process.
@@ -273,7 +275,7 @@ def fit(
     settings = json.loads(json.dumps(settings))  # what is no JSON fails here, not at the first checkpoint
     run = Run(ema={k: p.detach().clone() for k, p in parameters.items()})
     if checkpoint is not None and checkpoint.exists():
-        load_checkpoint(checkpoint, run, parameters, optimizers, settings)
+        load_checkpoint(checkpoint, run, parameters, optimizers, settings, state)
     earlier, started = run.cpu_seconds, time.process_time()
 
     def draw_rows(source: Rows, n: int, *path: int) -> TokenBatch:
@@ -294,11 +296,13 @@ def fit(
         run.gain_loss = run.best_loss
     salt = (generation,) if generation else ()
     steps: list[list[TokenBatch]] = []
+    given: dict[str, Tensor] | None = None
     while not _ended(run, config):
         # a baseline that is at hand from the start keeps a network from learning what is not linear
         told = generation > 0 or config.late(run.step, run.turn)
         place = run.step % config.pool
         if place == 0 or not steps:
+            given = None if state is None else state.tensors()  # who resumes within the pool draws it again
             batch = draw_rows(rows, config.pool * config.batch_size, 0, run.step // config.pool, *salt)
             steps = deal(micro_batches(batch, config.pool * config.n_micro), config.pool)
         generator = generator_at(config.seed, 3, run.step, *salt)
@@ -338,7 +342,9 @@ def fit(
         if _ended(run, config) or run.step % config.checkpoint_every == 0:
             run.cpu_seconds = earlier + group.sum(time.process_time() - started)
             if checkpoint is not None and group.first:
-                save_checkpoint(checkpoint, run, parameters, optimizers, settings)
+                if state is not None and run.step % config.pool == 0:
+                    given = state.tensors()
+                save_checkpoint(checkpoint, run, parameters, optimizers, settings, given)
     with torch.no_grad():
         for k, p in parameters.items():
             p.copy_(run.best.get(k, run.ema[k]))

@@ -14,7 +14,7 @@ coordinates `time_<variable>` (batch, point).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,6 +135,39 @@ def to_dataset(schema: Schema, whitening: Whitening, query: Query, z: torch.Tens
     return _group(schema, entries, ("chain", "draw"), None, own=False)
 
 
+def drawn_rows(
+    schema: Schema,
+    whitening: Whitening,
+    queries: Sequence[Query],
+    zs: Sequence[torch.Tensor | np.ndarray],
+    whole: xr.DataTree,
+    batch_dim: str,
+) -> dict[str, dict[str, xr.Variable]]:
+    """Draws of some data sets, laid out as those of all are in a tree of `to_tree_many`: by group and variable.
+
+    Args:
+        queries, zs: of the data sets that are wanted.
+        whole: a tree of all of them; its values are not read.
+        batch_dim: its dim of data sets.
+    """
+    n, parameters = len(queries), "prior" if "prior" in whole.children else "posterior"
+    flat: dict[str, dict[str, np.ndarray]] = {}
+    for group in (g for g in ("posterior", "prior", "posterior_predictive", "predictions") if g in whole.children):
+        for name, v in whole[group].data_vars.items():
+            size = int(np.prod(v.shape[3:]))
+            flat.setdefault(group, {})[str(name)] = np.full((2, v.sizes["draw"], n, size), np.nan)
+    for r, (query, z) in enumerate(zip(queries, zs, strict=True)):
+        for group, name, _, x in _parts(schema, whitening, query, z, parameters):
+            flat[group][name][:, :, r, : x.shape[-1]] = x
+    out: dict[str, dict[str, xr.Variable]] = {}
+    for group, own in flat.items():
+        for name, x in own.items():
+            v = whole[group].to_dataset()[name]
+            assert v.dims[:3] == ("chain", "draw", batch_dim)
+            out.setdefault(group, {})[name] = xr.Variable(v.dims, x.reshape(*x.shape[:3], *v.shape[3:]))
+    return out
+
+
 def resampled(tree: xr.DataTree, chosen: np.ndarray, stats: Mapping[str, Any]) -> xr.DataTree:
     """The tree with the chosen draws in the place of its own, in every group; `stats` joins `sample_stats`.
 
@@ -208,20 +241,9 @@ def _draw_groups(
         return group.setdefault(name, _Entry([None] * n, [None] * n, attrs))
 
     for r, (observation, query, z) in enumerate(zip(observations, queries, zs, strict=True)):
-        first, draws = 0, torch.as_tensor(z).detach().to("cpu", torch.float64)
-        for name, points in query.points.items():
-            own = draws[:, first : first + len(points)]
-            x = whitening.inverse(name, own, points.component).numpy().reshape(2, -1, len(points))
-            first += len(points)
-            again = query.replicate[name]
-            if schema[name].role == "parameter":
-                parts = {parameters: np.ones(len(points), dtype=bool)}
-            else:
-                parts = {"posterior_predictive": again, "predictions": ~again}
-            for group, which in parts.items():
-                if which.any():
-                    e = entry(entries[group], name)
-                    e.points[r], e.values[r] = (points, x) if which.all() else (points.take(which), x[..., which])
+        for group, name, points, x in _parts(schema, whitening, query, z, parameters):
+            e = entry(entries[group], name)
+            e.points[r], e.values[r] = points, x
         for name, channel in observation.channels.items():
             finite = np.isfinite(channel.value)
             if finite.any():
@@ -236,6 +258,26 @@ def _draw_groups(
         if constant := _indexes(schema, groups["observed_data"]):
             groups["constant_data"] = xr.Dataset(constant)
     return groups
+
+
+def _parts(
+    schema: Schema, whitening: Whitening, query: Query, z: torch.Tensor | np.ndarray, parameters: str
+) -> Iterator[tuple[str, str, Points, np.ndarray]]:
+    """Group, variable, points and values (2, n_draws/2, n) of one data set's draws; `parameters`: their group."""
+    first, draws = 0, torch.as_tensor(z).detach().to("cpu", torch.float64)
+    for name, points in query.points.items():
+        own = draws[:, first : first + len(points)]
+        x = whitening.inverse(name, own, points.component).numpy().reshape(2, -1, len(points))
+        first += len(points)
+        again = query.replicate[name]
+        if schema[name].role == "parameter":
+            yield parameters, name, points, x
+            continue
+        for group, which in (("posterior_predictive", again), ("predictions", ~again)):
+            if which.all():
+                yield group, name, points, x
+            elif which.any():
+                yield group, name, points.take(which), x[..., which]
 
 
 def _indexes(schema: Schema, observed: xr.Dataset) -> dict[str, xr.DataArray]:

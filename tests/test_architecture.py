@@ -67,7 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "constrained": {
         *("tokens", "seeds", "points", "convert", "functions", "tree", "sample", "stages", "extension", "paths"),
-        *("model_file", "twisted", "constraints", "draws"),
+        *("model_file", "twisted", "constraints", "draws", "request"),
     },
     "likelihood": {"tokens", "noise", "denoise"},
     "importance": set(),
@@ -86,8 +86,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "child": set(),
     "reservoir": set(),
     "blocks": {"child"},
-    "archive": {"schema", "child", "blocks", "files"},
+    "beside": set(),
+    "archive": {"schema", "child", "beside", "blocks", "files"},
     "recorded": {"schema", "points", "simulators", "simulations", "archive", "files"},
+    "stock": {"readings", "reservoir", "tokens"},
+    "arriving": {"schema", "archive", "recorded", "simulations", "simulators"},
+    "online": {"schema", "simulators", "arriving", "campaign"},
     "campaign": {"seeds", "simulators", "child", "archive", "recorded"},
     "model_file": {
         *("schema", "graph", "tokens", "whiten", "nn", "functions", "folder", "embeddings", "gaussian"),
@@ -95,14 +99,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "ranges": {"schema", "tokens", "whiten"},
     "provenance": {"masks", "denoise", "checkpoint", "train"},
+    "request": {
+        *("tokens", "query", "convert", "sample", "stages", "extension", "paths", "model_file", "draws"),
+    },
+    "streamed": {"convert", "tree", "extension", "function_tree", "refine", "request", "beside"},
     "joint": {
-        *("schema", "tokens", "points", "query", "convert", "sample", "stages", "function_tree", "evaluate"),
-        *("refine", "constraints", "draws", "constrained", "density", "model_file"),
+        *("schema", "tokens", "points", "convert", "sample", "stages", "function_tree", "evaluate"),
+        *("refine", "constraints", "constrained", "density", "devices", "model_file", "request", "streamed"),
     },
     "learn": {
         *("schema", "graph", "tokens", "whiten", "nn", "seeds", "convert", "masks", "readings", "moments"),
         *("denoise", "batches", "digest", "devices", "train", "simulators", "simulations", "model_file", "ranges"),
-        *("provenance", "joint"),
+        *("provenance", "joint", "stock", "arriving"),
     },
     "pool": {"schema", "whiten", "truncate", "simulators", "simulations", "learn"},
     "sequential": {
@@ -116,12 +124,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "plots": set(),
     "files": set(),
-    "cli_train": {"fsimformer", "schema", "folder", "devices", "train", "simulators", "recorded", "campaign", "files"},
+    "cli_train": {
+        *("fsimformer", "schema", "folder", "devices", "train", "simulators", "recorded", "arriving", "campaign"),
+        *("files",),
+    },
     "cli": {"schema", "model_file", "joint", "plots", "files", "cli_train"},
     "__main__": {"cli"},
     "sbi": {
         *("tokens", "whiten", "nn", "seeds", "convert", "folder", "denoise", "sample", "stages", "likelihood"),
-        *("batches", "train", "model_file", "joint"),
+        *("batches", "devices", "train", "model_file"),
     },
 }
 XARRAY = {
@@ -130,7 +141,7 @@ XARRAY = {
     "evaluate",
     "function_tree",
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
-    *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded"),
+    *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded", "streamed"),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}
@@ -243,7 +254,9 @@ def test_declared_dependencies_are_those_that_are_imported() -> None:
             found.setdefault(name.split(".")[0], set()).add(room(path))
     third_party = {k: v for k, v in found.items() if k not in sys.stdlib_module_names | {"fsimformer"}}
     assert declared <= third_party.keys(), f"declared and never imported: {declared - third_party.keys()}"
-    rim = {"diagnostics", "lc2st", "plots", "files", "cli", "cli_train", "sbi", "archive", "campaign"}
+    rim = {
+        *("diagnostics", "lc2st", "plots", "files", "cli", "cli_train", "sbi", "archive", "campaign", "streamed"),
+    }
     for name, rooms in third_party.items():
         assert name in declared or (name in extras and rooms <= rim), (name, rooms)
 

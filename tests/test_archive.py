@@ -116,6 +116,19 @@ def test_a_chunk_of_failures_alone_and_no_chunk_at_all(tmp_path: Path) -> None:
     require_holds(archive.read(), [3])
 
 
+@pytest.mark.parametrize("numbers", [range(5), range(10, 20), range(7, 22), range(4, 5), range(30, 40)])
+def test_a_part_is_the_whole_s(tmp_path: Path, numbers: range) -> None:
+    """Chunks that nobody asks for are not opened: a damaged one does not count."""
+    archive = filled(tmp_path / "a.zarr")
+    for c in archive.chunks():
+        if c.last < numbers.start or c.first >= numbers.stop:
+            (c.path / "junk").touch()
+    part = archive.read(numbers=numbers)
+    assert part.attrs["n_failed"] == sum(k % 5 == 4 for k in numbers if k < 23)
+    require_holds(part, [k for k in numbers if k < 23])
+    assert archive.holds(numbers) == (numbers.stop <= 23)
+
+
 def test_other_tools_read_a_chunk_and_the_whole(tmp_path: Path) -> None:
     archive = filled(tmp_path / "a.zarr")
     with xr.open_zarr(archive.chunks()[0].path, consolidated=False) as data:

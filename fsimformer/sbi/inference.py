@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fsimformer.batches import Rows
 from fsimformer.denoise import Denoiser, NoiseLevels
-from fsimformer.joint import require_device
+from fsimformer.devices import require_device
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.sbi.arguments import OF_APPEND, OF_BUILD, OF_INIT, OF_TRAIN, refuse, require_positive, require_whole
 from fsimformer.sbi.conditional import FlatConditional

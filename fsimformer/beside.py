@@ -1,0 +1,84 @@
+"""Whole or not at all: what is written lies beside its place, locked, until it is moved there.
+
+::
+
+    runs.zarr/                    what readers see
+    .runs.zarr.writing/           beside it, on the same disk, while somebody writes: the lock, and what is not finished
+
+A rename is the commit. The lock belongs to a process and ends with it, however it ends. Needs a POSIX system.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def locked(target: Path, what: str) -> Iterator[Path]:
+    """The directory beside `target`, made if it is not there; one process at a time has it.
+
+    Args:
+        target: what is written.
+        what: what it is, for the message.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    import fcntl
+
+    beside = place(target)
+    beside.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context(open(beside / "lock", "a"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
+            mine = os.fstat(lock.fileno()).st_ino == os.stat(beside / "lock").st_ino
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        if not mine:  # somebody holds it, or has removed it just now
+            raise BlockingIOError(f"{target}: another process is writing to this {what}.")
+        yield beside
+
+
+def place(target: Path) -> Path:
+    """Where that directory is."""
+    whole = target.absolute()
+    return whole.with_name(f".{whole.name}.writing")
+
+
+def sweep(beside: Path) -> None:
+    """Removes what somebody left there who was killed; the lock stays."""
+    for entry in beside.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+
+
+def remove(beside: Path) -> None:
+    """With all that is in it, unless the next writer, who came as soon as the lock was gone, has made it its own."""
+    try:
+        shutil.rmtree(beside)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+
+
+def commit(part: Path, target: Path) -> None:
+    """Moves a finished file or directory to its place, after all of it has reached the disk."""
+    for entry in [*part.rglob("*"), part]:
+        sync(entry)
+    os.rename(part, target)
+    sync(target.absolute().parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or a directory's list of names, is on the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

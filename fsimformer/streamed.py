@@ -1,0 +1,248 @@
+"""Draws of many data sets, some at a time, into a Zarr store: 10,000 data sets with a thousand draws each do not fit
+into memory, and take their time.
+
+::
+
+    draws.zarr/                     the DataTree that `sample` would have given; there as soon as it is whole
+    .draws.zarr.writing/            beside it until then (beside.py)
+        request.json                whose draws these are; a call that asks for others is refused
+        draws/                      the store: coordinates and observations first, then the draws, batch after batch
+        done-000000, …              batches that are on the disk
+
+How the draws lie in the tree hangs on the points of all data sets together (tree.py). So the tree is made once with
+two draws of nothing, a template of known dims and coordinates; its drawn variables are then laid out with n draws and
+filled, batch after batch. A batch is a fixed range of data sets, whose draws are those of any other batch (request.py),
+and a whole number of Zarr chunks: no two batches share a file. Its mark is made when its files have reached the disk,
+and who was killed draws anew what has no mark: nothing is lost or doubled, and the store is the same byte for byte.
+
+In memory are one batch and what is held of the observations. Needs the extra `archive`.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from fsimformer.beside import commit, locked, place, remove, sweep, sync
+from fsimformer.convert import to_tree_many
+from fsimformer.extension import Drawn, noise_function
+from fsimformer.function_tree import GROUP, functions_group, functions_group_many
+from fsimformer.refine import NETWORK
+from fsimformer.request import Request
+from fsimformer.tree import drawn_rows
+
+try:
+    import dask.array
+    import zarr
+except ImportError as error:
+    raise ImportError("Streaming draws needs zarr and dask: pip install 'fsimformer[archive]'.") from error
+
+REQUEST = "request"
+_BATCH_VALUES = 2**23  # drawn values of a batch, by default: 64 MiB, and some times that on the way
+_CHUNK_VALUES = 2**20  # of a variable in a chunk, at most, unless one data set has more
+
+
+def stream(
+    request: Request,
+    labels: xr.DataArray,
+    path: Path,
+    batch: int | None = None,
+    callback: Callable[[int, int], None] | None = None,
+) -> xr.DataTree:
+    """Draw what was asked for into a store, or go on where somebody was interrupted.
+
+    Args:
+        request: what is asked for.
+        labels: (n_sets,) coordinate along the batch dim.
+        path: the store's directory, not there yet; or one that this request has filled: then nothing is done.
+        batch: data sets that are drawn and written together; None = by their size, or as the call before.
+        callback: called with how many data sets are done, and of how many, at first and after every batch.
+
+    Returns:
+        The tree, opened: draws are read when they are asked for.
+
+    Raises:
+        ValueError: a batch of none; a store, or a part of one, of another request. FileExistsError: something else is
+            there. BlockingIOError: another process writes it.
+    """
+    if batch is not None and (not isinstance(batch, int) or batch < 1):
+        raise ValueError(f"sample_to: expected batch >= 1 data sets or None, got {batch!r}.")
+    about = request.identity() | {"labels": [str(x) for x in labels.values], "batch_dim": str(labels.dims[0])}
+    if path.exists():
+        _require_same(_held(path), about, path)
+        return _opened(path)
+    with locked(path, "store of draws") as beside:
+        if (beside / "request.json").exists():
+            held = json.loads((beside / "request.json").read_text())
+            size = held.pop("batch")
+            _require_same(held, about, place(path))
+            if batch is not None and batch != size:
+                raise ValueError(f"sample_to: {path} was begun with batch={size}, not {batch}; pass that or None.")
+        else:
+            sweep(beside)
+            for mark in beside.glob("done-*"):
+                mark.unlink()
+            size = min(batch or _batch_size(request), len(request))
+            _lay_out(request, labels, beside / "layout", size, about)
+            commit(beside / "layout", beside / "draws")
+            (beside / "request").write_text(json.dumps(about | {"batch": size}))
+            commit(beside / "request", beside / "request.json")
+        n = len(request)
+        batches = [range(start, min(n, start + size)) for start in range(0, n, size)]
+        marks = [beside / f"done-{k:06d}" for k in range(len(batches))]
+        done = sum(len(numbers) for numbers, mark in zip(batches, marks, strict=True) if mark.exists())
+        if callback is not None:
+            callback(done, n)
+        for numbers, mark in [(b, m) for b, m in zip(batches, marks, strict=True) if not m.exists()]:
+            _write(request, labels, beside / "draws", numbers)
+            mark.touch()
+            sync(beside)
+            done += len(numbers)
+            if callback is not None:
+                callback(done, n)
+        with warnings.catch_warnings():  # Zarr 3 calls it no part of its standard; without it xarray warns who opens
+            warnings.filterwarnings("ignore", "Consolidated metadata")
+            zarr.consolidate_metadata(str(beside / "draws"), zarr_format=3)
+        commit(beside / "draws", path)
+        remove(beside)
+    return _opened(path)
+
+
+def _opened(path: Path) -> xr.DataTree:
+    """The tree, its texts as numpy has them, its draws still on the disk."""
+    tree = xr.open_datatree(path, engine="zarr", chunks=None)
+    return tree.map_over_datasets(lambda data: data.assign(_texts(data, "T", np.str_)))
+
+
+def _texts(data: xr.Dataset, kind: str, dtype: Any) -> dict[Hashable, xr.Variable]:
+    """The variables of one kind of dtype ("U", or "T" of any length) in another."""
+    found = {k: v for k, v in data.variables.items() if v.dtype.kind == kind}
+    return {k: v.copy(data=np.array(v.values.tolist(), dtype)) for k, v in found.items()}
+
+
+def _held(path: Path) -> dict[str, Any]:
+    """The request that a store answers.
+
+    Raises:
+        FileExistsError: it is no such store.
+    """
+    try:
+        found: dict[str, Any] = json.loads(json.loads((path / "zarr.json").read_text())["attributes"][REQUEST])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileExistsError(f"{path} exists and holds no draws of sample_to; choose another path.") from error
+    return found
+
+
+def _require_same(held: dict[str, Any], about: dict[str, Any], path: Path) -> None:
+    if other := [k for k in about if held.get(k) != json.loads(json.dumps(about[k]))]:
+        told = ", ".join(f"{k} {held.get(k)!r}" if k in ("n", "seed", "data_sets", "batch_dim") else k for k in other)
+        raise ValueError(
+            f"sample_to: {path} holds draws of another request: it differs in {told}. Ask for the same, choose another "
+            "path, or remove it."
+        )
+
+
+def _batch_size(request: Request) -> int:
+    """A power of two of data sets, of a typical size, with about `_BATCH_VALUES` values."""
+    values = max(1, sum(map(len, request.queries)) * request.n // len(request))
+    return 2 ** max(0, int(np.log2(max(1, _BATCH_VALUES / values))))
+
+
+def _template(request: Request, labels: xr.DataArray) -> xr.DataTree:
+    """The tree of two draws of nothing: dims and coordinates, observations, stats."""
+    model, dim = request.model, str(labels.dims[0])
+    zs = [torch.zeros(2, len(q)) for q in request.queries]
+    many = dim, list(request.observations), list(request.queries), zs
+    tree = to_tree_many(model.schema, model.whitening, labels, *many, request.stats)
+    references = {r.id: r for r in model.references(model.schema.references)}
+    made: dict[tuple[int, ...], xr.Dataset] = {}
+    groups = []
+    for i in range(len(request)):
+        ids = tuple(id for id in request.latents(i).variable.unique().tolist() if id in references)
+        if ids not in made:
+            mine = {id: references[id] for id in ids}
+            knots = {id: torch.zeros(2, r.n_knots) for id, r in mine.items()}
+            features = {id: torch.zeros(2, 2 * noise_function(r).n_features) for id, r in mine.items()}
+            made[ids] = functions_group(model.schema, model.whitening, knots, features)
+        groups.append(made[ids])
+    functions = functions_group_many(groups, labels)
+    if functions.data_vars:
+        tree[GROUP] = xr.DataTree(functions)
+    tree.attrs[NETWORK] = model.fingerprint
+    return tree
+
+
+def _lay_out(request: Request, labels: xr.DataArray, store: Path, batch: int, about: dict[str, Any]) -> None:
+    """The store without its draws."""
+    tree, dim, draws = _template(request, labels), str(labels.dims[0]), request.n // 2
+    root = xr.Dataset(attrs=tree.attrs | {REQUEST: json.dumps(about)})
+    root.to_zarr(store, mode="w", zarr_format=3, consolidated=False)
+    for name, node in tree.children.items():
+        data, encoding = node.to_dataset(), {}
+        drawn = {k: v for k, v in data.variables.items() if k in data.data_vars and "draw" in v.dims}
+        rest = data.drop_vars([*drawn, *(["draw"] if "draw" in data.coords else [])])
+        new = {}
+        for key, v in drawn.items():
+            shape = tuple(draws if d == "draw" else size for d, size in v.sizes.items())
+            per_set = int(np.prod([size for d, size in zip(v.dims, shape, strict=True) if d != dim]))
+            along = next(k for k in range(batch, 0, -1) if batch % k == 0 and (k == 1 or k * per_set <= _CHUNK_VALUES))
+            chunks = tuple(along if d == dim else size for d, size in zip(v.dims, shape, strict=True))
+            new[key] = (v.dims, dask.array.full(shape, np.nan, chunks=chunks), v.attrs)
+            encoding[key] = {"chunks": chunks}
+        if drawn:
+            rest = rest.assign(new).assign_coords(draw=np.arange(draws))
+        rest = rest.assign(_texts(rest, "U", object))  # Zarr 3 knows texts of any length only
+        rest[list(data.data_vars)].assign_attrs(data.attrs).to_zarr(
+            store, group=str(name), mode="a", compute=False, zarr_format=3, consolidated=False, encoding=encoding
+        )
+
+
+def _write(request: Request, labels: xr.DataArray, store: Path, numbers: range) -> None:
+    """Draw some data sets into their place; their files are on the disk afterwards."""
+    dim, drawn = str(labels.dims[0]), request.draw(numbers)
+    region = {dim: slice(numbers.start, numbers.stop)}
+    with xr.open_datatree(store, engine="zarr", consolidated=False, chunks=None) as tree:
+        values = _laid_out(request, labels, tree, numbers, drawn)
+    for group, variables in values.items():
+        xr.Dataset(variables).to_zarr(store, group=group, region=region, consolidated=False)
+        for name in variables:
+            _sync_rows(store / group / name, numbers)
+
+
+def _laid_out(
+    request: Request, labels: xr.DataArray, tree: xr.DataTree, numbers: range, drawn: list[Drawn]
+) -> dict[str, dict[str, xr.Variable]]:
+    """Every drawn variable of the tree, by group, for these data sets alone; NaN where one has no draws of it."""
+    schema, whitening, dim = request.model.schema, request.model.whitening, str(labels.dims[0])
+    queries = [request.queries[i] for i in numbers]
+    values = drawn_rows(schema, whitening, queries, [d.z for d in drawn], tree, dim)
+    if GROUP in tree.children:
+        groups = [functions_group(schema, whitening, d.knots, d.coefficients) for d in drawn]
+        found = functions_group_many(groups, labels[numbers.start : numbers.stop])
+        values[GROUP] = {
+            str(name): found[name].variable if name in found else _nothing(v, dim, len(numbers))
+            for name, v in tree[GROUP].to_dataset().data_vars.items()
+        }
+    return values
+
+
+def _nothing(like: xr.DataArray, dim: str, n: int) -> xr.Variable:
+    sizes = [n if d == dim else size for d, size in like.sizes.items()]
+    return xr.Variable(like.dims, np.full(sizes, np.nan))
+
+
+def _sync_rows(array: Path, numbers: range) -> None:
+    """The files of a variable's chunks of these data sets; the batch dim is the third, `c/0/0/<chunk>/...`."""
+    about = json.loads((array / "zarr.json").read_text())
+    along = about["chunk_grid"]["configuration"]["chunk_shape"][2]
+    for k in range(numbers.start // along, -(-numbers.stop // along)):
+        chunk = array / "c" / "0" / "0" / str(k)
+        for entry in (*chunk.rglob("*"), chunk, chunk.parent) if chunk.exists() else ():
+            sync(entry)
