@@ -78,8 +78,8 @@ def test_features_are_those_of_the_voltage() -> None:
 
 def test_it_is_a_simulator_and_rows_are_independent_draws() -> None:
     check(HodgkinHuxley())
-    draws = HodgkinHuxley().simulate(200, generator())
-    assert all(bool(x.isfinite().all()) and x.shape == (200,) for x in draws.values())
+    draws = HodgkinHuxley().simulate(100, generator())
+    assert all(bool(x.isfinite().all()) and x.shape == (100,) for x in draws.values())
     assert 0.2 < float((draws["spikes"] == 0).double().mean()) < 0.7
     assert bool((draws["kurtosis"] >= 1 + draws["skewness"] ** 2 - 1e-6).all())  # Pearson's inequality
 
