@@ -71,7 +71,7 @@ def _train(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.simulator} has array variables {arrays}; train it in Python: train(embeddings=...).")
     config = TrainConfig(seed=args.seed) if args.steps is None else TrainConfig(steps=args.steps, seed=args.seed)
     simulations = recorded.simulations if recorded is not None else None if args.fresh else args.simulations
-    with _progress_bar(config.steps, "step") as show:
+    with progress_bar(config.steps, "step") as show:
         joint = fsimformer.train(
             simulator,
             simulations=simulations,
@@ -104,7 +104,7 @@ def _simulate(args: argparse.Namespace) -> None:
     if args.out.suffix in ZARR:
         from fsimformer.campaign import simulate_to
 
-        with _progress_bar(args.n, "simulation") as show:
+        with progress_bar(args.n, "simulation") as show:
             archive = simulate_to(
                 args.out,
                 _find(args.simulator),
@@ -184,7 +184,7 @@ def check_folder(path: Path | None) -> None:
 
 
 @contextmanager
-def _progress_bar(total: int, unit: str) -> Iterator[Callable[[int, str | None], None]]:
+def progress_bar(total: int, unit: str) -> Iterator[Callable[[int, str | None], None]]:
     """A callback (how many are done, a remark) that moves a bar; the bar shows on a terminal only."""
     from tqdm import tqdm
 

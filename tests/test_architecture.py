@@ -85,8 +85,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "ranges": {"schema", "tokens", "whiten"},
     "provenance": {"masks", "denoise", "checkpoint", "train"},
+    "trials": {
+        *("schema", "tokens", "seeds", "points", "convert", "readings", "paths", "sample", "stages"),
+        *("extension", "likelihood", "simulators", "simulations", "model_file"),
+    },
+    "check": {
+        *("schema", "sample", "simulators", "model_file", "diagnostics", "uniformity", "sbc", "functionals"),
+        *("scores", "tarp", "lc2st", "predictive", "trials"),
+    },
     "joint": {
-        *("schema", "tokens", "seeds", "points", "query", "convert", "sample", "stages", "extension"),
+        *("check", "schema", "tokens", "seeds", "points", "query", "convert", "sample", "stages", "extension"),
         *("function_tree", "paths", "evaluate", "refine", "model_file"),
     },
     "learn": {
@@ -105,9 +113,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("train", "simulators", "joint", "learn", "sequential"),
     },
     "plots": set(),
+    "plots_check": {"plots"},
+    "report": {"plots_check"},
     "files": set(),
     "cli_train": {"fsimformer", "schema", "folder", "train", "simulators", "recorded", "campaign", "files"},
-    "cli": {"schema", "model_file", "joint", "plots", "files", "cli_train"},
+    "cli_check": {"schema", "simulators", "model_file", "joint", "files", "report", "cli_train"},
+    "cli": {"cli_check", "schema", "model_file", "joint", "plots", "files", "cli_train"},
     "sbi": {
         *("tokens", "whiten", "nn", "seeds", "convert", "folder", "denoise", "sample", "stages", "likelihood"),
         *("batches", "train", "model_file", "joint"),
@@ -118,7 +129,7 @@ XARRAY = {
     "evaluate",
     "function_tree",
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
-    *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded"),
+    *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded", "check", "plots_check", "report"),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}
@@ -231,7 +242,7 @@ def test_declared_dependencies_are_those_that_are_imported() -> None:
             found.setdefault(name.split(".")[0], set()).add(room(path))
     third_party = {k: v for k, v in found.items() if k not in sys.stdlib_module_names | {"fsimformer"}}
     assert declared <= third_party.keys(), f"declared and never imported: {declared - third_party.keys()}"
-    rim = {"diagnostics", "lc2st", "plots", "files", "cli", "cli_train", "sbi", "archive", "campaign"}
+    rim = {"diagnostics", "lc2st", "plots", "plots_check", "files", "cli", "cli_train", "sbi", "archive", "campaign"}
     for name, rooms in third_party.items():
         assert name in declared or (name in extras and rooms <= rim), (name, rooms)
 
@@ -261,7 +272,7 @@ def test_nothing_unpickles_or_evaluates(path: Path) -> None:
 def test_the_library_is_silent_and_takes_its_generator(path: Path) -> None:
     source = path.read_text()
     assert global_random(source) == SEEDED.get(room(path), set())
-    if room(path) not in {"cli", "cli_train"}:
+    if room(path) not in {"cli", "cli_train", "cli_check"}:
         assert "print" not in {name for name, _ in calls(source)}
 
 
