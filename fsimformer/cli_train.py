@@ -81,7 +81,7 @@ def _train(args: argparse.Namespace) -> None:
     simulations: Any = None if args.fresh else args.simulations
     if recorded is not None:
         simulations = recorded.simulations if isinstance(recorded, Recorded) else recorded
-    with joined(args.device) as group, _progress_bar(config.steps, "step", shown=group.first) as show:
+    with joined(args.device) as group, progress_bar(config.steps, "step", shown=group.first) as show:
         joint = fsimformer.train(
             simulator,
             simulations=simulations,
@@ -121,7 +121,7 @@ def _simulate(args: argparse.Namespace) -> None:
     if args.out.suffix in ZARR:
         from fsimformer.campaign import simulate_to
 
-        with _progress_bar(args.n, "simulation") as show:
+        with progress_bar(args.n, "simulation") as show:
             archive = simulate_to(
                 args.out,
                 _find(args.simulator),
@@ -201,7 +201,7 @@ def check_folder(path: Path | None) -> None:
 
 
 @contextmanager
-def _progress_bar(total: int, unit: str, shown: bool = True) -> Iterator[Callable[[int, str | None], None]]:
+def progress_bar(total: int, unit: str, shown: bool = True) -> Iterator[Callable[[int, str | None], None]]:
     """A callback (how many are done, a remark) that moves a bar; the bar shows on a terminal only."""
     from tqdm import tqdm
 

@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 from torch import nn
 
+from fsimformer.check import check as check_joint
 from fsimformer.constrained import NONE, Constraints, draw_request
 from fsimformer.constraints import Constraint
 from fsimformer.convert import (
@@ -23,9 +24,7 @@ from fsimformer.convert import (
     to_tree,
     to_tree_many,
 )
-from fsimformer.convert import (
-    read as read_observation,
-)
+from fsimformer.convert import read as read_observation
 from fsimformer.density import log_density
 from fsimformer.devices import require_device
 from fsimformer.evaluate import evaluate
@@ -149,6 +148,8 @@ class Joint:
         self._warn_many(observations, labels)
         dial = self.model.n_active_observed if n_active_observed == DEFAULT_DIAL else n_active_observed
         return Conditional(self, tuple(observations), labels, batch_dim, require_dial(dial))
+
+    check = check_joint  # is it to be believed?
 
     def _warn_many(self, observations: list[Observation], labels: xr.DataArray | None) -> None:
         refined_for = self.model.refined_for

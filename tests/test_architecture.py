@@ -99,12 +99,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "ranges": {"schema", "tokens", "whiten"},
     "provenance": {"masks", "denoise", "checkpoint", "train"},
+    "trials": {
+        *("schema", "tokens", "seeds", "points", "convert", "readings", "paths", "sample", "stages"),
+        *("extension", "likelihood", "simulators", "simulations", "model_file"),
+    },
+    "check": {
+        *("schema", "sample", "simulators", "model_file", "diagnostics", "uniformity", "sbc", "functionals"),
+        *("scores", "tarp", "lc2st", "predictive", "trials"),
+    },
     "request": {
         *("tokens", "query", "convert", "sample", "stages", "extension", "paths", "model_file", "draws"),
     },
     "streamed": {"convert", "tree", "extension", "function_tree", "refine", "request", "beside"},
     "joint": {
-        *("schema", "tokens", "points", "convert", "sample", "stages", "function_tree", "evaluate"),
+        *("check", "schema", "tokens", "points", "convert", "sample", "stages", "function_tree", "evaluate"),
         *("refine", "constraints", "constrained", "density", "devices", "model_file", "request", "streamed"),
     },
     "learn": {
@@ -123,12 +131,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("constraints", "train", "simulators", "joint", "learn", "sequential"),
     },
     "plots": set(),
+    "plots_check": {"plots"},
+    "report": {"plots_check"},
     "files": set(),
     "cli_train": {
         *("fsimformer", "schema", "folder", "devices", "train", "simulators", "recorded", "arriving", "campaign"),
         *("files",),
     },
-    "cli": {"schema", "model_file", "joint", "plots", "files", "cli_train"},
+    "cli_check": {"schema", "simulators", "model_file", "joint", "files", "report", "cli_train"},
+    "cli": {"cli_check", "schema", "model_file", "joint", "plots", "files", "cli_train"},
     "__main__": {"cli"},
     "sbi": {
         *("tokens", "whiten", "nn", "seeds", "convert", "folder", "denoise", "sample", "stages", "likelihood"),
@@ -141,7 +152,8 @@ XARRAY = {
     "evaluate",
     "function_tree",
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
-    *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded", "streamed"),
+    *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded", "streamed", "check"),
+    *("plots_check", "report"),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}
@@ -255,7 +267,8 @@ def test_declared_dependencies_are_those_that_are_imported() -> None:
     third_party = {k: v for k, v in found.items() if k not in sys.stdlib_module_names | {"fsimformer"}}
     assert declared <= third_party.keys(), f"declared and never imported: {declared - third_party.keys()}"
     rim = {
-        *("diagnostics", "lc2st", "plots", "files", "cli", "cli_train", "sbi", "archive", "campaign", "streamed"),
+        *("diagnostics", "lc2st", "plots", "plots_check", "files", "cli", "cli_train", "sbi", "archive", "campaign"),
+        *("streamed",),
     }
     for name, rooms in third_party.items():
         assert name in declared or (name in extras and rooms <= rim), (name, rooms)
@@ -286,7 +299,7 @@ def test_nothing_unpickles_or_evaluates(path: Path) -> None:
 def test_the_library_is_silent_and_takes_its_generator(path: Path) -> None:
     source = path.read_text()
     assert global_random(source) == SEEDED.get(room(path), set())
-    if room(path) not in {"cli", "cli_train"}:
+    if room(path) not in {"cli", "cli_train", "cli_check"}:
         assert "print" not in {name for name, _ in calls(source)}
 
 

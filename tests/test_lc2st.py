@@ -25,6 +25,7 @@ def test_wrong_posteriors_are_rejected(wrong: str) -> None:
     assert local(400, *WRONG[wrong]).p_value.max() <= 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [None, *WRONG])
 def test_a_network_tells_as_well(wrong: str | None) -> None:
     spread, shift = (1.0, 0.0) if wrong is None else WRONG[wrong]
