@@ -89,12 +89,27 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("schema", "tokens", "seeds", "points", "convert", "readings", "paths", "sample", "stages"),
         *("extension", "likelihood", "simulators", "simulations", "model_file"),
     },
+    "surprise": {
+        *("schema", "tokens", "seeds", "convert", "readings", "simulators", "model_file", "trials"),
+    },
     "check": {
         *("schema", "sample", "simulators", "model_file", "diagnostics", "uniformity", "sbc", "functionals"),
         *("scores", "tarp", "lc2st", "predictive", "trials"),
     },
     "joint": {
-        *("check", "schema", "tokens", "seeds", "points", "query", "convert", "sample", "stages", "extension"),
+        *(
+            "check",
+            "surprise",
+            "schema",
+            "tokens",
+            "seeds",
+            "points",
+            "query",
+            "convert",
+            "sample",
+            "stages",
+            "extension",
+        ),
         *("function_tree", "paths", "evaluate", "refine", "model_file"),
     },
     "learn": {
@@ -129,7 +144,20 @@ XARRAY = {
     "evaluate",
     "function_tree",
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
-    *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded", "check", "plots_check", "report"),
+    *(
+        "joint",
+        "explicit",
+        "refine",
+        "files",
+        "plots",
+        "cli",
+        "sbi",
+        "recorded",
+        "check",
+        "surprise",
+        "plots_check",
+        "report",
+    ),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}
