@@ -88,6 +88,7 @@ def simulator_of(schema: Schema, provenance: Mapping[str, Any], model: str) -> S
     kind: Any = getattr(simulators, str(name), None) if name in SIMULATORS.values() else None
     if kind is None or not is_dataclass(kind):
         raise ValueError(f"{model}: its card names the simulator {name!r}, which does not ship; pass --simulator.")
+    build: Any = kind
     config = provenance.get("simulator_config", {})
     settings: dict[str, Any] = {}
     for field in fields(kind):
@@ -98,8 +99,7 @@ def simulator_of(schema: Schema, provenance: Mapping[str, Any], model: str) -> S
             settings[field.name] = held
         elif isinstance(held, list) and all(isinstance(x, int | float) for x in held):
             settings[field.name] = tuple(held)
-    make: Any = kind
-    simulator: Simulator = make(**settings)
+    simulator: Simulator = build(**settings)
     if simulator.schema != schema:
         raise ValueError(f"{model}: {name} with the settings of its card has other variables; pass --simulator.")
     return simulator

@@ -36,6 +36,7 @@ from fsimformer.request import Request
 from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig
 from fsimformer.schema import Schema
 from fsimformer.stages import Budget
+from fsimformer.surprise import surprise as joint_surprise
 from fsimformer.tokens import Dial, require_dial
 
 DEFAULT_DIAL = "default"
@@ -150,6 +151,7 @@ class Joint:
         return Conditional(self, tuple(observations), labels, batch_dim, require_dial(dial))
 
     check = check_joint  # is it to be believed?
+    surprise = joint_surprise  # is an observation unlike all simulated ones?
 
     def _warn_many(self, observations: list[Observation], labels: xr.DataArray | None) -> None:
         refined_for = self.model.refined_for

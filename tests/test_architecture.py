@@ -103,6 +103,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("schema", "tokens", "seeds", "points", "convert", "readings", "paths", "sample", "stages"),
         *("extension", "likelihood", "simulators", "simulations", "model_file"),
     },
+    "surprise": {
+        *("schema", "tokens", "seeds", "convert", "readings", "simulators", "model_file", "trials"),
+    },
     "check": {
         *("schema", "sample", "simulators", "model_file", "diagnostics", "uniformity", "sbc", "functionals"),
         *("scores", "tarp", "lc2st", "predictive", "trials"),
@@ -112,7 +115,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "streamed": {"convert", "tree", "extension", "function_tree", "refine", "request", "beside"},
     "joint": {
-        *("check", "schema", "tokens", "points", "convert", "sample", "stages", "function_tree", "evaluate"),
+        *("check", "surprise", "schema", "tokens", "points", "convert", "sample", "stages", "function_tree", "evaluate"),
         *("refine", "constraints", "constrained", "density", "devices", "model_file", "request", "streamed"),
     },
     "learn": {
@@ -152,7 +155,7 @@ XARRAY = {
     "evaluate",
     "function_tree",
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
-    *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded", "streamed", "check"),
+    *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded", "streamed", "check", "surprise"),
     *("plots_check", "report"),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

@@ -143,6 +143,7 @@ def test_names_from_elsewhere_bring_no_markup(right: xr.DataTree) -> None:
     assert "<script" not in page and page.count("&lt;script&gt;") == 5
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, held = tmp_path / "report.html", tmp_path / "check.nc"
     few = ["--n", "20", "--draws", "20", "--quality", "fast"]

@@ -88,7 +88,7 @@ def test_functions_by_reference_set_and_series_by_their_paths() -> None:
         one.append(run_trials(joint.model, row, plan))
     truth = np.concatenate([t.truth["f"][:1] for t in one])
     assert truth.shape == (24, 7) and (truth == truth[0]).all()  # each is row 0 of its own trial
-    predicted = [(y, x) for t in one for y, x in t.held_out["x"]]
+    predicted = [(y, x) for t in one for y, x in t.held_out.get("x", ())]
     u = np.concatenate([ranks(y, x.T, 7) for y, x in predicted])
     assert len(u) > 40 and np.ptp(u) > 10
     residual = np.concatenate([(y - x.mean(0)) / x.std(0) for y, x in predicted])

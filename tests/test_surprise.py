@@ -1,0 +1,131 @@
+"""Surprise: false alarms at the stated rate whatever the network; alarms at noise, units, channels, single readings."""
+
+from __future__ import annotations
+
+import linear
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+import xarray as xr
+
+import fsimformer as fsf
+from fsimformer.convert import ObservationWarning
+from fsimformer.joint import Joint
+from fsimformer.simulators import SIRD, LotkaVolterra
+from fsimformer.surprise import rank_p, robust
+
+TIMES = np.linspace(0.5, 9.5, 12)
+
+
+def observed(seed: int, noise: float = linear.NOISE, times: np.ndarray = TIMES) -> xr.Dataset:
+    """Twelve readings of x and one of y, of the linear model."""
+    generator = torch.Generator().manual_seed(10_000 + seed)
+    drawn = linear.simulate(1, generator)
+    x = np.interp(times, linear.GRID.numpy(), drawn["x"][0].numpy())
+    x = x + noise * torch.randn(len(times), generator=generator, dtype=torch.float64).numpy()
+    return xr.Dataset({"x": ("time", x), "y": float(drawn["y"][0])}, {"time": times})
+
+
+def p_of(joint: Joint, data: xr.Dataset, n: int = 99) -> float:
+    return float(joint.surprise(data, linear.SIMULATOR, n)["p_value"])
+
+
+@pytest.mark.parametrize("noise", [1.0, 3.0], ids=["exact network", "wrong network"])
+def test_false_alarms_come_at_the_stated_rate(noise: float) -> None:
+    """The network chooses where to look; the level rests on exchangeability alone."""
+    joint = linear.joint(noise)
+    trees = [joint.surprise(observed(s), linear.SIMULATOR, 19, seed=s) for s in range(120)]
+    for name in ("p_value", "p_odd"):
+        p = np.array([float(t[name]) for t in trees])
+        for level in (0.1, 0.3):
+            assert abs((p <= level + 1e-9).mean() - level) < 3.3 * np.sqrt(level * (1 - level) / 120)
+    p = np.stack([t["p_variable"] for t in trees])
+    assert (np.abs((p <= 0.2 + 1e-9).mean(0) - 0.2) < 3.3 * np.sqrt(0.16 / 120)).all()
+
+
+@pytest.mark.filterwarnings("ignore::fsimformer.convert.ObservationWarning")
+def test_alarms_at_noise_and_units_of_the_linear_model() -> None:
+    joint, many = linear.joint(), np.linspace(0.1, 9.9, 40)
+    for seed in range(3):  # with few readings the series between them hides how large the noise is
+        assert p_of(joint, observed(seed, 3 * linear.NOISE, many)) == 0.01
+        assert p_of(joint, observed(seed, 0.0, many)) <= 0.02  # too smooth is unusual, too
+        data = observed(seed)
+        assert p_of(joint, 100 * data) == 0.01
+        assert p_of(joint, data.assign(x=100 * data["x"])) == 0.01
+
+
+def test_the_odd_reading_is_found_and_named() -> None:
+    data = observed(1)
+    data["x"][5] += 4.0
+    with pytest.warns(
+        ObservationWarning, match=r"unlike simulated ones .* shows in 'x'.* reading is 'x' at time 4\.59"
+    ):
+        found = linear.joint().surprise(data, linear.SIMULATOR, 99)
+    assert found.attrs["alarm"] == 1 and float(found["p_odd"]) == 0.01
+    assert int(np.abs(found["x"]["z"]).to_numpy().argmax()) == 5 and found["x"]["z"][5] > 4
+    np.testing.assert_array_equal(found["x"]["value"], data["x"])
+    np.testing.assert_array_equal(found["x"]["time"], TIMES)
+
+
+def series(simulator: fsf.simulators.Simulator, seed: int, n: int = 15) -> xr.Dataset:
+    """All series of a shipped simulator at common random times, with its noise."""
+    rng, grid = np.random.default_rng(seed), simulator.grid["time"].numpy()
+    drawn = simulator.simulate(1, torch.Generator().manual_seed(10_000 + seed))
+    times, out = np.sort(rng.uniform(grid[0] + 1, grid[-1], n)), {}
+    for name in simulator.schema.data:
+        noise, clean = simulator.schema[name].noise, np.interp(times, grid, drawn[name][0].numpy())
+        assert noise is not None
+        e = float(noise.sd) * rng.standard_normal(n)
+        out[name] = ("time", clean + e if noise.kind == "normal" else clean * np.exp(e))
+    return xr.Dataset(out, {"time": times})
+
+
+@pytest.mark.filterwarnings("ignore::fsimformer.convert.ObservationWarning")
+def test_swapped_channels_and_per_cent_alarm_shipped_models() -> None:
+    simulator, joint = LotkaVolterra(), fsf.load("lotka_volterra")
+    data = series(simulator, 0)
+    assert float(joint.surprise(data, simulator, 59)["p_value"]) > 0.05
+    swapped = data.rename(prey="predator", predator="prey")
+    assert float(joint.surprise(swapped, simulator, 59)["p_value"]) < 0.05
+    epidemic = SIRD(reference=fsf.load("sird").schema["contact_rate"].reference)
+    per_cent = series(epidemic, 0)
+    per_cent["infected"] = 100 * per_cent["infected"]
+    assert float(fsf.load("sird").surprise(per_cent, epidemic, 39)["p_value"]) < 0.05
+
+
+def test_readings_outside_the_trained_range_are_left_out_and_warned_of() -> None:
+    times = np.append(TIMES, 14.0)
+    data = observed(0, times=times)
+    with pytest.warns(ObservationWarning, match=r"'x': 1 of 13 readings lie outside the trained range of 'time'"):
+        found = linear.joint().surprise(data, linear.SIMULATOR, 19)
+    np.testing.assert_array_equal(found["x"]["time"], TIMES)
+
+
+def test_equal_seeds_give_equal_answers_and_parameters_are_left_aside() -> None:
+    joint, data = linear.joint(), observed(2)
+    a = joint.surprise(data, linear.SIMULATOR, 19, seed=3)
+    b = joint.surprise(data.assign(a=0.3), linear.SIMULATOR, 19, seed=3)
+    xr.testing.assert_identical(a["x"].to_dataset(), b["x"].to_dataset())
+    c = joint.surprise(data, linear.SIMULATOR, 19, seed=4)
+    assert not np.array_equal(a["x"]["z"], c["x"]["z"])
+
+
+def test_ranks_and_robust_scales_by_hand() -> None:
+    assert rank_p(np.array([3.0, 1.0, 3.0, 4.0])) == 0.75
+    assert rank_p(np.array([9.0, 1.0, 3.0, 4.0])) == 0.25
+    x = robust(np.array([[0.0], [-2.0], [-1.0], [4.0], [8.0]]))
+    np.testing.assert_allclose(x[:, 0] * 1.4826, [0, -2, -1, 1, 2])  # medians 4 of {0, 4, 8} and 1 of {0, 1, 2}
+
+
+def test_errors_name_what_came() -> None:
+    joint = linear.joint()
+    with pytest.raises(ValueError, match="at least 19 simulations, got n=9"):
+        joint.surprise(observed(0), linear.SIMULATOR, 9)
+    with pytest.raises(ValueError, match=r"no readings to judge; expected some of \['x', 'y'\]"):
+        joint.surprise(xr.Dataset({"a": 0.5}), linear.SIMULATOR)
+    with pytest.raises(ValueError, match="expected a simulator with the model's schema"):
+        joint.surprise(observed(0), SIRD())
+    with pytest.raises(ValueError, match="expected a simulator with the model's schema"):
+        tiny.joint().surprise(pd.DataFrame({"time": [1.0], "variable": ["y"], "value": [2.0]}), linear.SIMULATOR)
