@@ -1,9 +1,9 @@
 """10,000 ragged data sets, 1,000 draws each, streamed to Zarr by `sample_to`: seconds, peak memory, size on disk.
 
-Two parameters and 0 to 12 readings at times of their own, an untrained network of 32 features and two layers (what it
-draws means nothing here), `quality="fast"`. Each count of data sets runs in a process of its own; its peak resident memory must not grow
-with the count, but for what is held of the observations and their places, which is measured apart: the peak before the
-first draw.
+Two parameters and 1 to 12 readings at times of their own, an untrained network of 32 features and two layers (what it
+draws means nothing here), `quality="fast"`. Each count of data sets runs in a process of its own; its peak resident
+memory must not grow with the count, but for what is held of the observations and their places, which is measured
+apart: the peak before the first draw.
 
     python benchmarks/many.py              # --sets 100 1000 for a part of it
 """
