@@ -200,7 +200,7 @@ def _lay_out(request: Request, labels: xr.DataArray, store: Path, batch: int, ab
             per_set = int(np.prod([size for d, size in zip(v.dims, shape, strict=True) if d != dim]))
             along = next(k for k in range(batch, 0, -1) if batch % k == 0 and (k == 1 or k * per_set <= _CHUNK_VALUES))
             chunks = tuple(along if d == dim else size for d, size in zip(v.dims, shape, strict=True))
-            new[key] = (v.dims, dask.array.full(shape, np.nan, v.dtype, chunks=chunks), v.attrs)
+            new[key] = (v.dims, dask.array.full(shape, np.nan, dtype=v.dtype, chunks=chunks), v.attrs)
             encoding[key] = {"chunks": chunks}
         rest = rest.assign(new)
         if "draw" in data.coords:

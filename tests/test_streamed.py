@@ -204,7 +204,7 @@ def test_one_batch_is_held_at_a_time(many: Conditional, tmp_path: Path, monkeypa
     monkeypatch.setattr(Request, "draw", noted)
     many.sample_to(tmp_path / "a.zarr", 4, quality=QUICK, batch=2)
     assert most == [0] * 4
-    monkeypatch.setattr(fsimformer.streamed, "_BATCH_VALUES", 4 * 40)  # a data set has 1 + 2 + 10 + some values of 4
+    monkeypatch.setattr(fsimformer.streamed, "_BATCH_VALUES", 4 * 60)  # a data set has some twenty values of 4 draws
     alive.clear()
     many.sample_to(tmp_path / "b.zarr", 4, quality=QUICK)
     assert len(most) == 8
