@@ -15,6 +15,7 @@ from tables_encodings import encodings
 from tables_peers import peers
 from tables_resolution import functional_linear, functions, knots, predator_prey, resolution, space
 from tables_sbibm import dependency, sbibm
+from tables_scale import many, online
 from tables_sequential import sequential
 
 PICTURES = {"resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
@@ -132,6 +133,8 @@ SECTIONS = {
     "sird_coverage": sird_coverage,
     "speed": speed,
     "learning": learning,
+    "online": online,
+    "many": many,
 }
 
 

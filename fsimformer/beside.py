@@ -71,6 +71,11 @@ def commit(part: Path, target: Path) -> None:
     """Moves a finished file or directory to its place, after all of it has reached the disk."""
     for entry in [*part.rglob("*"), part]:
         sync(entry)
+    move(part, target)
+
+
+def move(part: Path, target: Path) -> None:
+    """As `commit`, of what is on the disk already."""
     os.rename(part, target)
     sync(target.absolute().parent)
 

@@ -360,12 +360,7 @@ class Conditional:
         return log_density(self.joint.model, self._only(), self.n_active_observed, group, tolerance)
 
     def refine(
-        self,
-        draws: xr.DataTree,
-        log_likelihood: LogLikelihood,
-        n: int | None = None,
-        *,
-        seed: int = 0,
+        self, draws: xr.DataTree, log_likelihood: LogLikelihood, n: int | None = None, *, seed: int = 0
     ) -> xr.DataTree:
         """Draws resampled by the weights p(x | θ) p(θ) / q(θ | x): from the network's posterior to the exact one.
 

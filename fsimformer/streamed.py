@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ import numpy as np
 import torch
 import xarray as xr
 
-from fsimformer.beside import commit, locked, place, remove, sweep, sync
+from fsimformer.beside import commit, locked, move, place, remove, sweep, sync
 from fsimformer.convert import to_tree_many
-from fsimformer.extension import Drawn, noise_function
+from fsimformer.extension import noise_function
 from fsimformer.function_tree import GROUP, functions_group, functions_group_many
 from fsimformer.refine import NETWORK
 from fsimformer.request import Request
@@ -77,6 +78,9 @@ def stream(
     about = request.identity() | {"labels": [str(x) for x in labels.values], "batch_dim": str(labels.dims[0])}
     if path.exists():
         _require_same(_held(path), about, path)
+        if place(path).exists():  # somebody was killed between the rename and the sweeping
+            with suppress(BlockingIOError), locked(path, "store of draws") as beside:
+                remove(beside)
         return _opened(path)
     with locked(path, "store of draws") as beside:
         if (beside / "request.json").exists():
@@ -100,17 +104,19 @@ def stream(
         done = sum(len(numbers) for numbers, mark in zip(batches, marks, strict=True) if mark.exists())
         if callback is not None:
             callback(done, n)
-        for numbers, mark in [(b, m) for b, m in zip(batches, marks, strict=True) if not m.exists()]:
-            _write(request, labels, beside / "draws", numbers)
-            mark.touch()
-            sync(beside)
-            done += len(numbers)
-            if callback is not None:
-                callback(done, n)
+        with xr.open_datatree(beside / "draws", engine="zarr", consolidated=False, chunks=None) as tree:
+            for numbers, mark in [(b, m) for b, m in zip(batches, marks, strict=True) if not m.exists()]:
+                _write(_laid_out(request, labels, tree, numbers), beside / "draws", numbers)
+                mark.touch()
+                sync(beside)
+                done += len(numbers)
+                if callback is not None:
+                    callback(done, n)
         with warnings.catch_warnings():  # Zarr 3 calls it no part of its standard; without it xarray warns who opens
             warnings.filterwarnings("ignore", "Consolidated metadata")
             zarr.consolidate_metadata(str(beside / "draws"), zarr_format=3)
-        commit(beside / "draws", path)
+        sync(beside / "draws" / "zarr.json")
+        move(beside / "draws", path)
         remove(beside)
     return _opened(path)
 
@@ -194,34 +200,23 @@ def _lay_out(request: Request, labels: xr.DataArray, store: Path, batch: int, ab
             per_set = int(np.prod([size for d, size in zip(v.dims, shape, strict=True) if d != dim]))
             along = next(k for k in range(batch, 0, -1) if batch % k == 0 and (k == 1 or k * per_set <= _CHUNK_VALUES))
             chunks = tuple(along if d == dim else size for d, size in zip(v.dims, shape, strict=True))
-            new[key] = (v.dims, dask.array.full(shape, np.nan, chunks=chunks), v.attrs)
+            new[key] = (v.dims, dask.array.full(shape, np.nan, dtype=v.dtype, chunks=chunks), v.attrs)
             encoding[key] = {"chunks": chunks}
-        if drawn:
-            rest = rest.assign(new).assign_coords(draw=np.arange(draws))
+        rest = rest.assign(new)
+        if "draw" in data.coords:
+            rest = rest.assign_coords(draw=np.arange(draws))
         rest = rest.assign(_texts(rest, "U", object))  # Zarr 3 knows texts of any length only
         rest[list(data.data_vars)].assign_attrs(data.attrs).to_zarr(
             store, group=str(name), mode="a", compute=False, zarr_format=3, consolidated=False, encoding=encoding
         )
 
 
-def _write(request: Request, labels: xr.DataArray, store: Path, numbers: range) -> None:
-    """Draw some data sets into their place; their files are on the disk afterwards."""
-    dim, drawn = str(labels.dims[0]), request.draw(numbers)
-    region = {dim: slice(numbers.start, numbers.stop)}
-    with xr.open_datatree(store, engine="zarr", consolidated=False, chunks=None) as tree:
-        values = _laid_out(request, labels, tree, numbers, drawn)
-    for group, variables in values.items():
-        xr.Dataset(variables).to_zarr(store, group=group, region=region, consolidated=False)
-        for name in variables:
-            _sync_rows(store / group / name, numbers)
-
-
 def _laid_out(
-    request: Request, labels: xr.DataArray, tree: xr.DataTree, numbers: range, drawn: list[Drawn]
+    request: Request, labels: xr.DataArray, tree: xr.DataTree, numbers: range
 ) -> dict[str, dict[str, xr.Variable]]:
-    """Every drawn variable of the tree, by group, for these data sets alone; NaN where one has no draws of it."""
+    """Draws of some data sets: every drawn variable of the tree, by group; NaN where one has no draws of it."""
     schema, whitening, dim = request.model.schema, request.model.whitening, str(labels.dims[0])
-    queries = [request.queries[i] for i in numbers]
+    drawn, queries = request.draw(numbers), [request.queries[i] for i in numbers]
     values = drawn_rows(schema, whitening, queries, [d.z for d in drawn], tree, dim)
     if GROUP in tree.children:
         groups = [functions_group(schema, whitening, d.knots, d.coefficients) for d in drawn]
@@ -233,16 +228,21 @@ def _laid_out(
     return values
 
 
+def _write(values: dict[str, dict[str, xr.Variable]], store: Path, numbers: range) -> None:
+    """Put the values into their place; their files are on the disk afterwards. The batch dim is the third."""
+    for group, variables in values.items():
+        held = zarr.open_group(str(store / group), mode="r+", zarr_format=3)
+        for name, v in variables.items():
+            array = held[name]
+            assert isinstance(array, zarr.Array)
+            array[:, :, numbers.start : numbers.stop] = v.values
+            along = array.chunks[2]
+            for k in range(numbers.start // along, -(-numbers.stop // along)):
+                chunk = store / group / name / "c" / "0" / "0" / str(k)
+                for entry in (*chunk.rglob("*"), chunk, chunk.parent) if chunk.exists() else ():
+                    sync(entry)
+
+
 def _nothing(like: xr.DataArray, dim: str, n: int) -> xr.Variable:
     sizes = [n if d == dim else size for d, size in like.sizes.items()]
-    return xr.Variable(like.dims, np.full(sizes, np.nan))
-
-
-def _sync_rows(array: Path, numbers: range) -> None:
-    """The files of a variable's chunks of these data sets; the batch dim is the third, `c/0/0/<chunk>/...`."""
-    about = json.loads((array / "zarr.json").read_text())
-    along = about["chunk_grid"]["configuration"]["chunk_shape"][2]
-    for k in range(numbers.start // along, -(-numbers.stop // along)):
-        chunk = array / "c" / "0" / "0" / str(k)
-        for entry in (*chunk.rglob("*"), chunk, chunk.parent) if chunk.exists() else ():
-            sync(entry)
+    return xr.Variable(like.dims, np.full(sizes, np.nan, like.dtype))

@@ -162,7 +162,7 @@ def drawn_rows(
     out: dict[str, dict[str, xr.Variable]] = {}
     for group, own in flat.items():
         for name, x in own.items():
-            v = whole[group].to_dataset()[name]
+            v = whole[group].data_vars[name]
             assert v.dims[:3] == ("chain", "draw", batch_dim)
             out.setdefault(group, {})[name] = xr.Variable(v.dims, x.reshape(*x.shape[:3], *v.shape[3:]))
     return out

@@ -115,8 +115,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "streamed": {"convert", "tree", "extension", "function_tree", "refine", "request", "beside"},
     "joint": {
-        *("check", "surprise", "schema", "tokens", "points", "convert", "sample", "stages", "function_tree", "evaluate"),
-        *("refine", "constraints", "constrained", "density", "devices", "model_file", "request", "streamed"),
+        *("check", "surprise", "schema", "tokens", "points", "convert", "sample", "stages", "function_tree"),
+        *("evaluate", "refine", "constraints", "constrained", "density", "devices", "model_file", "request"),
+        *("streamed",),
     },
     "learn": {
         *("schema", "graph", "tokens", "whiten", "nn", "seeds", "convert", "masks", "readings", "moments"),

@@ -62,6 +62,9 @@ def test_simulate_resume_and_train(tmp_path: Path, capsys: pytest.CaptureFixture
         train = ["train", f"{known}:{name}", "--archive", str(out), "--steps", "2", "--out", str(model)]
         assert main(train) == 0
         assert fsimformer.load(model).provenance["simulations"] == 150 - n_bad
+    assert main([*train, "--online", "150"]) == 0
+    card = fsimformer.load(model).provenance
+    assert card["simulations"] == 150 and card["simulations_dropped"] == n_bad and card["arriving"]["first"] == 150
 
 
 def test_a_file_of_another_range_than_the_simulator_s_is_refused(
@@ -103,6 +106,11 @@ def test_simulations_on_another_grid_than_the_trained_range_are_refused(
             "is a function; --archive needs a Schema",
         ),
         (["train", "sird", "--archive", "a.zarr", "--out", "m"], "No such file: a.zarr"),
+        (["train", "sird", "--online", "100", "--out", "m"], "--online: expected --archive FILE, an archive that is"),
+        (
+            ["train", "sird", "--archive", "own.py", "--online", "100", "--out", "m"],
+            "own.py is no archive of simul",
+        ),
         (["train", "sird", "--archive", "a.csv", "--out", "m"], "a.csv: unknown ending '.csv'. Choices: .nc, .nc4"),
     ],
 )
