@@ -14,21 +14,26 @@ that is |F − F*|² times 1, or times (1 + λ)²/(1 + λ²). Only latent tokens
 
 With a linear baseline (gaussian.py) the network is told the best linear x̂ and weighs it: F = F₀ + G·F_lin, F_lin the F
 of the linear x̂, F₀ and G its two outputs a token. Where the joint is Gaussian F₀ = 0, G = 1 is the answer.
+
+Rows with a long observation are told what its readings add up to (summary.py), a Gaussian with learned features, and
+start from its x̂: F = F₀ + G·F_lin + F_g. Before training F_g is nearly the prior's, 0.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from fsimformer.distance import Places
 from fsimformer.embeddings import ArrayEmbeddings
 from fsimformer.gaussian import FactorModel, Given, exact_device
 from fsimformer.masks import allows_all, attention
 from fsimformer.nn import Context, Network
 from fsimformer.noise import RectifiedSchedule, Schedule, schedule_named
-from fsimformer.tokens import Streams, TokenBatch
+from fsimformer.summary import Memory, Summariser
+from fsimformer.tokens import Streams, TokenBatch, select
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Encoded:
 
     `content` (B, n_a, W): embedded arrays among the active tokens; None where the model has none. `given`: what the
     linear baseline knows; None where there is none, or where rows have `edges` of their own, which it would not heed.
+    `memory`: what is kept of long observations, and `learned` what active tokens read from it; None where none is long.
     """
 
     streams: Streams
@@ -75,6 +81,8 @@ class Encoded:
     attend_context: Tensor
     content: Tensor | None = None
     given: Given | None = None
+    memory: Memory | None = None
+    learned: Given | None = None
 
     @property
     def active(self) -> TokenBatch:
@@ -117,6 +125,7 @@ class Denoiser(nn.Module):
         if network.n_outputs > 1:
             self.estimate = nn.Linear(3, network.config.width, bias=False)
             nn.init.zeros_(self.estimate.weight)
+        self.summariser = Summariser(network) if network.config.inducing else None
 
     @property
     def n_parameters(self) -> int:
@@ -128,12 +137,21 @@ class Denoiser(nn.Module):
         """Where the weights are."""
         return self.network.out.weight.device
 
-    def encode(self, streams: Streams, told: bool = True) -> Encoded:
+    def encode(self, streams: Streams, told: bool = True, above: int | None = None) -> Encoded:
         """Encode the frozen stream and embed arrays, once for all draws and noise levels.
 
         `told`: the network is told the linear baseline, where there is one; False in the first part of a training.
+        `above`: frozen tokens of a row above which it is compressed; None = the network's `compress_above`.
         Rows with `edges` of their own attend where both these and `dependency` allow it.
+
+        Raises:
+            ValueError: rows to be compressed that have edges of their own.
         """
+        above = self.network.config.compress_above if above is None else above
+        if self.summariser is not None and streams.frozen.shape[1] > above:
+            pooled = self.summariser.pooled(streams.frozen, above)
+            if bool(pooled.any()):
+                return self._summarised(self.summariser, streams, pooled, told)
         dependency, edges = self.dependency, streams.active.edges
         if edges is not None:
             dependency = edges if dependency is None else edges & dependency
@@ -149,9 +167,51 @@ class Denoiser(nn.Module):
     def reuse(self, encoded: Encoded, active: TokenBatch) -> Encoded:
         """The same context with other active tokens, latents all of them."""
         streams = Streams(encoded.streams.frozen, active, torch.zeros_like(active.variable))
+        if encoded.memory is not None:
+            given = None if encoded.given is None else self._given(streams)
+            learned = self._read(encoded.memory, active)
+            attend = self._among(active)
+            return replace(encoded, streams=streams, attend=attend, content=None, given=given, learned=learned)
         masks = attention(streams.frozen, active, self.dependency, self.past)
         given = None if encoded.given is None else self._given(streams)
         return Encoded(streams, encoded.context, masks.active, masks.context, given=given)
+
+    def _summarised(self, summariser: Summariser, streams: Streams, pooled: Tensor, told: bool) -> Encoded:
+        """As `encode`, with a summary in the place of the `pooled` (B, n_f) tokens."""
+        f, a, net = streams.frozen, streams.active, self.network
+        if a.edges is not None:
+            raise ValueError(
+                f"Rows with edges of their own and {f.shape[1]} frozen tokens, more than compress_above "
+                f"{net.config.compress_above}: a summary of readings would see past such edges. Use a network without "
+                "`inducing`."
+            )
+        summary = summariser(net, f, pooled)
+        position, taken = select(f.valid & ~pooled)
+        rest = f.replace(arrays={}).gather(position)
+        static = net.embedding.static(rest.variable, rest.index, torch.ones_like(rest.variable))
+        h = torch.cat([net.embedding(static, rest.value), summary.tokens], 1)
+        index = torch.cat([rest.index, summary.index], 1)
+        uses = torch.cat([net.rotary.uses_index[rest.variable], summary.uses], 1)
+        valid = torch.cat([rest.valid & taken, summary.valid], 1)
+        phases = net.rotary.turned(index, uses)
+        context, states = net.through(h, valid, phases, None if net.decay is None else Places(index, uses))
+        memory = summariser.remember(states, phases, valid, summary)
+        given = self._given(streams) if told else None
+        return Encoded(
+            streams, context, self._among(a), valid, given=given, memory=memory, learned=self._read(memory, a)
+        )
+
+    def _among(self, active: TokenBatch) -> Tensor:
+        """Who among active tokens may attend to whom; every one to a whole context."""
+        none = active.gather(torch.zeros_like(active.variable[:, :0]))
+        return attention(none, active, self.dependency, self.past).active
+
+    def _read(self, memory: Memory, active: TokenBatch) -> Given:
+        assert self.summariser is not None
+        apart = torch.zeros(len(self.network.config.uses_index), dtype=torch.bool, device=self.device)
+        if self.dependency is not None:
+            apart = ~self.dependency.any(0)
+        return self.summariser.read(self.network, memory, active, apart)
 
     def _given(self, streams: Streams) -> Given | None:
         """What the baseline knows of the rows; None where it knows none of the active ids, or where there is none."""
@@ -161,16 +221,23 @@ class Denoiser(nn.Module):
 
     def raw(self, value: Tensor, log_ratio: Tensor, encoded: Encoded) -> Tensor:
         """F above. value (B, R, n_a): scaled at latents, clean at observed tokens; log_ratio (B, R)."""
-        a, told, linear = encoded.active, None, None
+        a, told, linear, start = encoded.active, None, None, None
+        ratio = log_ratio.exp()
+        norm = (1 + ratio**2).rsqrt()[..., None]
+        scale = ratio[..., None] * norm
         if encoded.given is not None:
             assert self.baseline is not None
-            ratio = log_ratio.exp()
-            norm = (1 + ratio**2).rsqrt()[..., None]
-            scale = ratio[..., None] * norm
-            x_hat, error = self.baseline.denoise(value / norm, ratio, encoded.given)
+            x_hat, error = FactorModel.denoise(value / norm, ratio, encoded.given)
             linear = (x_hat - value * norm) / scale
             features = torch.stack([x_hat, value - x_hat, 0.5 * error.log() - scale.log()], -1)
             told = self.estimate(features * (a.latent & self.baseline.knows[a.variable])[:, None, :, None])
+        if encoded.learned is not None and encoded.memory is not None and self.summariser is not None:
+            x_hat, error = FactorModel.denoise(value / norm, ratio, encoded.learned)
+            mine = a.latent & (encoded.memory.summary.count > 0)[:, None]
+            start = (x_hat - value * norm) / scale * mine[:, None]
+            features = torch.stack([x_hat, start, 0.5 * error.log() - scale.log()], -1)
+            more = self.summariser.told(features * mine[:, None, :, None])
+            told = more if told is None else told + more
         out = self.network.decode(
             a.variable,
             a.index,
@@ -184,8 +251,8 @@ class Denoiser(nn.Module):
             told,
         )
         if self.network.n_outputs > 1:
-            return out[..., 0] if linear is None else out[..., 0] + out[..., 1] * linear
-        return out
+            out = out[..., 0] if linear is None else out[..., 0] + out[..., 1] * linear
+        return out if start is None else out + start
 
     def forward(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
         """x̂ (B, R, n_a) from x_t (B, R, n_a) and t (B, R) in (0, 1); at observed tokens x̂ is their value."""
@@ -201,19 +268,21 @@ class Denoiser(nn.Module):
         f = self.raw(torch.where(observed, given, y * norm), ratio.log(), encoded)
         return torch.where(observed, given, y * norm**2 + ratio[..., None] * norm * f)
 
-    def loss(self, streams: Streams, log_ratio: Tensor, epsilon: Tensor, told: bool = True) -> Tensor:
+    def loss(
+        self, streams: Streams, log_ratio: Tensor, epsilon: Tensor, told: bool = True, above: int | None = None
+    ) -> Tensor:
         """Mean over rows and levels of the row's mean weighted squared error.
 
         Args:
             streams: clean rows, split.
             log_ratio: (B, R) log λ; R noise levels share one encoded context.
             epsilon: (B, R, n_a) standard normals.
-            told: as in `encode`.
+            told, above: as in `encode`.
 
         Returns:
             A scalar. On variance-preserving paths, whitened Gaussian latents of which nothing is learned give 1.
         """
-        encoded = self.encode(streams, told)
+        encoded = self.encode(streams, told, above)
         active = encoded.active
         x, observed = active.value[:, None], active.condition_mask[:, None]
         ratio = log_ratio.exp()[..., None]

@@ -163,7 +163,8 @@ class FactorModel(nn.Module):
             out[batch.variable == id] = tail
         return out
 
-    def denoise(self, y: Tensor, ratio: Tensor, given: Given) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def denoise(y: Tensor, ratio: Tensor, given: Given) -> tuple[Tensor, Tensor]:
         """x̂ and its mean square error, both (B, R, n_a) in the dtype of y, from y (B, R, n_a) and λ (B, R)."""
         b, r, n = y.shape
         like, y, ratio = y, y.to(given.mean.device).double(), ratio.to(given.mean.device).double()

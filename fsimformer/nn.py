@@ -42,6 +42,10 @@ class NetworkConfig:
             rad: logits see distances between tokens, the other half does not (arXiv 2104.09864). 0 = no rotation.
         distance_decay: logits fall with the distance between tokens, by a slope a layer, head and index dim, learned
             (fixed in arXiv 2108.12409).
+        inducing: tokens that stand for the readings of a long observation (summary.py); 0 = long ones are not
+            compressed, and cost the square of their length.
+        compress_above: observed tokens of the frozen stream from which on an observation is long; up to here nothing
+            is compressed, and the network answers as one without `inducing` of the same weights.
     """
 
     uses_index: tuple[tuple[bool, ...], ...] = ()
@@ -56,6 +60,8 @@ class NetworkConfig:
     rotary_frequency: float = 16.0
     noise_width: int = 32
     distance_decay: bool = False
+    inducing: int = 0
+    compress_above: int = 2048
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uses_index", tuple(tuple(bool(x) for x in row) for row in self.uses_index))
@@ -70,6 +76,11 @@ class NetworkConfig:
             raise ValueError(
                 f"NetworkConfig: expected an even number of channels a head (width/n_heads) to turn in pairs, got "
                 f"{self.width // self.n_heads}; or rotary_frequency=0."
+            )
+        if self.inducing < 0 or self.compress_above <= self.inducing:
+            raise ValueError(
+                f"NetworkConfig: expected inducing >= 0 (0 = long observations are not compressed) and compress_above > "
+                f"inducing, got {self.inducing} and {self.compress_above}."
             )
         n_index = len(self.uses_index[0]) if self.uses_index else 0
         if self.index_features < 0:
@@ -142,8 +153,15 @@ class Embedding(nn.Module):
         static = self.id(variable) + self.state(observed.long())
         if index.shape[-1] == 0 or self.index is None:
             return static
+        return static + self.place(index, self.uses_index[variable])
+
+    def place(self, index: Tensor, uses: Tensor) -> Tensor:
+        """Of (…, D) index, where `uses` (…, D) bool says so: (…, W); 0 where nothing may tell the index itself."""
+        if self.index is None:
+            return index.new_zeros(*index.shape[:-1], self.id.weight.shape[1])
         features = torch.cat([index[..., None], _fourier(index, self.index_frequencies)], dim=-1)
-        return static + self.index((features * self.uses_index[variable][..., None]).flatten(-2))
+        out: Tensor = self.index((features * uses[..., None]).flatten(-2))
+        return out
 
     def forward(self, static: Tensor, value: Tensor) -> Tensor:
         """static (…, W) and value (…) -> tokens (…, W)."""
@@ -179,9 +197,12 @@ class Rotary(nn.Module):
 
     def phases(self, variable: Tensor, index: Tensor) -> Tensor | None:
         """(B, n) ids and (B, n, D) index -> complex numbers of modulus 1, (B, n, 1, H, pairs)."""
+        return self.turned(index, self.uses_index[variable])
+
+    def turned(self, index: Tensor, uses: Tensor) -> Tensor | None:
+        """As `phases`, of tokens that have the dims `uses` (B, n, D) bool."""
         if not self.active:
             return None
-        uses = self.uses_index[variable]
         angle = torch.einsum("bnd,hpd->bnhp", index * uses, self.turns)
         modulus = torch.ones_like(angle)
         if not self.anchored:
@@ -189,7 +210,7 @@ class Rotary(nn.Module):
         return torch.polar(modulus, angle)[:, :, None]
 
 
-def _queries_keys_values(qkv: Tensor, n_heads: int, phases: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def queries_keys_values(qkv: Tensor, n_heads: int, phases: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """qkv (B, …, n, 3W) -> three of (B, H, …, n, W/H), queries and keys turned by `phases` (B, …, n, 1, H, pairs)."""
     width = qkv.shape[-1] // 3
     both, v = qkv.split([2 * width, width], dim=-1)  # the gradient of a split is one cat; slices would fill zeros
@@ -226,7 +247,7 @@ class Layer(nn.Module):
 
         The last h is nobody's input.
         """
-        q, k, v = _queries_keys_values(self.qkv(self._norm(h, None, None)), self.n_heads, phases)
+        q, k, v = queries_keys_values(self.qkv(self._norm(h, None, None)), self.n_heads, phases)
         if last:
             return h, k, v
         a = scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(-1, -1, q.shape[2], -1))
@@ -246,7 +267,7 @@ class Layer(nn.Module):
         """h (B, R, n_a, W); modulation four of (B, R, 1, W), scales as 1 + a; keys, values (B, H, n_f, d); phases
         (B, 1, n_a, 1, H, ·)."""
         scale_1, shift_1, scale_2, shift_2 = modulation
-        q, k, v = _queries_keys_values(self.qkv(self._norm(h, scale_1, shift_1)), self.n_heads, phases)
+        q, k, v = queries_keys_values(self.qkv(self._norm(h, scale_1, shift_1)), self.n_heads, phases)
         h = h + self.attention_out(attend(q, k, v, keys, values, bias))
         return h + self.mlp_out(gelu(self.mlp_in(self._norm(h, scale_2, shift_2))))
 
@@ -297,7 +318,12 @@ class Network(nn.Module):
             return Context(none, none, places)
         static = self.embedding.static(variable, index, torch.ones_like(variable))
         h = self.embedding(static if content is None else static + content, value)
-        phases = self.rotary.phases(variable, index)
+        return self.through(h, attend, self.rotary.phases(variable, index), places)[0]
+
+    def through(
+        self, h: Tensor, attend: Tensor, phases: Tensor | None, places: Places | None
+    ) -> tuple[Context, Tensor]:
+        """The context of frozen tokens h (B, n_f, W), and their last states (B, n_f, W); `attend` as in `encode`."""
         bias = additive(attend, h)[:, None]  # (B, 1, n_f or 1, n_f)
         keys, values = [], []
         for i, layer in enumerate(self.layers):
@@ -306,7 +332,7 @@ class Network(nn.Module):
             h, k, v = layer.frozen(h, near, phases, last=i == len(self.layers) - 1)
             keys.append(k)
             values.append(v)
-        return Context(tuple(keys), tuple(values), places)
+        return Context(tuple(keys), tuple(values), places), h
 
     def decode(
         self,

@@ -43,7 +43,10 @@ class TrainConfig:
         level_tokens, max_levels: noise levels that share one encoded context: as many as keep levels × active tokens
             under `level_tokens`, at most `max_levels`.
         max_latents: latents kept in a row; others are dropped at random, as if nobody had asked for them.
-        dial: pairs (which observed tokens ride in the active stream, see `tokens.split`; relative frequency).
+        dial: pairs (which observed tokens ride in the active stream, see `tokens.split`; relative frequency). Of a
+            network that compresses, rows with more observed tokens than `compress_above` count as "few".
+        compressed: of a network that compresses, share of the batches in which all rows are compressed, short or long:
+            a summary is learned from many short rows and few long ones.
         cooldown: share of a run, its last, over which the rates fall linearly to 0 after having been constant (arXiv
             2405.18392); 0 = half a cosine over the whole run.
         validate_every, patience: validation interval in steps; after `patience` validations without a gain a run cools
@@ -68,6 +71,7 @@ class TrainConfig:
     level_tokens: int = 48
     max_levels: int = 8
     max_latents: int = 32
+    compressed: float = 0.25
     dial: tuple[tuple[Dial, float], ...] = (("few", 0.9), (None, 0.1))
     validate_every: int = 500
     patience: int = 1_000_000
@@ -102,6 +106,7 @@ class TrainConfig:
             "0 <= ema < 1": 0 <= self.ema < 1,
             "0 <= cooldown < 1": 0 <= self.cooldown < 1,
             "0 <= min_gain < 1": 0 <= self.min_gain < 1,
+            "0 <= compressed <= 1": 0 <= self.compressed <= 1,
             "n_validation >= 2": self.n_validation >= 2,
         }.items():
             if not ok:
@@ -161,13 +166,20 @@ def batch_loss(
 ) -> Tensor:
     """The loss of one micro-batch: dial, riders, noise levels and noise drawn from the generator."""
     choice = torch.multinomial(torch.tensor([p for _, p in config.dial]), 1, generator=generator)
-    device = denoiser.device
-    streams = split(batch, config.dial[int(choice)][0], generator).to(device)
+    device, network, above = denoiser.device, denoiser.network.config, None
+    dial = config.dial[int(choice)][0]
+    if network.inducing:
+        if float(torch.rand((), generator=generator)) < config.compressed:
+            above = network.inducing
+        most = int(batch.observed.sum(1).max())
+        if most > network.compress_above and (dial is None or (dial != "few" and dial > network.compress_above)):
+            dial = "few"  # full attention among them is what compression is there to avoid
+    streams = split(batch, dial, generator).to(device)
     b, n_a = streams.active.shape
     n_levels = max(1, min(config.max_levels, config.level_tokens // max(1, n_a)))
     log_ratio = levels.draw((b, n_levels), generator)
     epsilon = torch.randn(b, n_levels, n_a, generator=generator)
-    return denoiser.loss(streams, log_ratio.to(device), epsilon.to(device), told)
+    return denoiser.loss(streams, log_ratio.to(device), epsilon.to(device), told, above)
 
 
 def fit(
@@ -207,14 +219,18 @@ def fit(
     """
     parameters = dict(denoiser.named_parameters())
     optimizers = build_optimizers(denoiser, config)
+    network, ours = asdict(denoiser.network.config), asdict(config)
+    if not denoiser.network.config.inducing:  # checkpoints from before there was compression go on
+        ours.pop("compressed")
+        network = {k: v for k, v in network.items() if k not in ("inducing", "compress_above")}
     settings: dict[str, Any] = {
         **(about or {}),
         "schedule": type(denoiser.schedule).__name__,
-        "train": asdict(config),
+        "train": ours,
         "masks": None if masks is None else asdict(masks),
         "generation": generation,
         "levels": asdict(levels),
-        "network": asdict(denoiser.network.config),
+        "network": network,
     }
     settings = json.loads(json.dumps(settings))  # what is no JSON fails here, not at the first checkpoint
     run = Run(ema={k: p.detach().clone() for k, p in parameters.items()})
@@ -288,7 +304,10 @@ def fit(
 
 def build_optimizers(denoiser: Denoiser, config: TrainConfig) -> tuple[torch.optim.Optimizer, ...]:
     """AdamW, and Muon for the matrices of the layers where `matrix_rate` asks for it."""
-    matrices = [p for p in denoiser.network.layers.parameters() if p.ndim == 2] if config.matrix_rate > 0 else []
+    layers: list[torch.nn.Module] = [denoiser.network.layers]
+    if denoiser.summariser is not None:
+        layers += [denoiser.summariser.local, denoiser.summariser.reader]
+    matrices = [p for x in layers for p in x.parameters() if p.ndim == 2] if config.matrix_rate > 0 else []
     hidden = {id(p) for p in matrices}
     rest = [p for p in denoiser.parameters() if id(p) not in hidden]
     fused = True if denoiser.device.type == "cpu" else None  # one call for all parameters; None = torch's choice

@@ -1,0 +1,269 @@
+"""What stands for a long observation: a few tokens, and the information that its readings add up to.
+
+Readings are a set whose evidence adds, while softmax attention averages: a network that knows averages alone does not
+know how sharp a posterior is, and cannot say so for 100 times the readings it was trained on. Here the readings of a
+row, in the order of their places, are cut into chunks of `CHUNK`; one layer of attention within each chunk sees every
+reading beside its neighbours, in coordinates of the chunk. Of its states z_j two things are kept, both linear in n:
+
+ 1. M tokens, one for each of M segments of consecutive chunks: a softmax average and the logarithm of what it leaves out,
+
+        a = Σ_j w_j v_j / Σ_j w_j,   log Σ_j w_j,   w_j = exp(score(z_j)),
+
+    so that sums are as visible as averages. They pass through the frozen layers beside the tokens that stay.
+ 2. A Gaussian's natural parameters, with learned φ and s: precisions and precision-weighted means, as evidence adds,
+
+        P = I + Σ_j φ(z_j) φ(z_j)ᵀ,   η = Σ_j φ(z_j) s(z_j),   g ~ N(P⁻¹η, P⁻¹).
+
+    Every latent l reads from the tokens its μ_l, c_l and r_l: x_l = μ_l + c_l·g + e_l, Var e_l = 1/(1 + n exp(r_l)). The
+    denoiser of this Gaussian (gaussian.py) is where the network starts from, F = F_g + F₀ (denoise.py): F₀ corrects it
+    where the posterior is no such Gaussian. Widths shrink as n^(−1/2) beyond all n of training because sums do.
+
+A row is compressed if it has more than `compress_above` frozen tokens, and of it only ids with more than M tokens; all
+other tokens, and all other rows, are what they are without compression. Chunks are merged by their log masses: what is
+held at a time is a block of chunks, never a matrix of pairs.
+
+Where the joint is Gaussian nothing need be learned: a linear baseline (`train(..., baseline=True)`, gaussian.py) merges
+any number of readings exactly, in O(n), with or without compression. It is blind to what moves no mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
+
+from fsimformer.attend import additive
+from fsimformer.gaussian import FLOOR, Given
+from fsimformer.nn import Layer, Network, queries_keys_values
+from fsimformer.tokens import TokenBatch
+
+CHUNK = 64  # part of the format of a model's file: its weights know chunks of this size
+_BLOCK = 256  # chunks of all rows that are held at a time, where no gradient is asked for
+_BITS = 16  # of each index dim in the order of places
+_FEATURES, _PAIRS = 16, 2  # length of g; pairs (φ, s) of a reading
+_NONE = -1e9  # a log mass of nothing, finite
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What B rows of readings come to.
+
+    Args:
+        tokens: (B, M + 1, W): M segments, and one token for the information.
+        index, uses: (B, M + 1, D), the segments' mean places, and which dims they have.
+        valid: (B, M + 1); no token of rows that are not compressed.
+        precision, shift, count: P (B, k, k), η (B, k), n (B,), float64.
+    """
+
+    tokens: Tensor
+    index: Tensor
+    uses: Tensor
+    valid: Tensor
+    precision: Tensor
+    shift: Tensor
+    count: Tensor
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What latents read from: keys and values (B, H, n, d) of the context's last states, which are real (B, n)."""
+
+    keys: Tensor
+    values: Tensor
+    valid: Tensor
+    summary: Summary
+
+
+class Summariser(nn.Module):
+    """Readings to a `Summary`, and what a latent reads from it.
+
+    Args:
+        network: whose embedding, rotation and sizes are used; it is not held.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        config = network.config
+        w, h, k, d = config.width, config.n_heads, _FEATURES, network.rotary.uses_index.shape[1]
+        self.n_tokens, self.n_heads = config.inducing, h
+        self.anchored = network.embedding.index is not None
+        self.local, self.reader = Layer(config), Layer(config)
+        self.frame = nn.Linear(2 * d + 1, w)
+        self.score, self.value, self.out = nn.Linear(w, h), nn.Linear(w, w), nn.Linear(w, w)
+        self.mass = nn.Linear(h + 1, w)
+        n_raw = w + 1 + (d if self.anchored else 0)
+        self.phi, self.s = nn.Linear(n_raw, _PAIRS * k), nn.Linear(n_raw, _PAIRS)
+        self.information = nn.Linear(2 * k + 1, w)
+        self.head, self.told = nn.Linear(w, k + 2), nn.Linear(3, w, bias=False)
+        with torch.no_grad():
+            self.phi.weight.mul_(0.1)  # a reading tells little; a thousand of them as much as a prior, and more
+            self.phi.bias.mul_(0.1)
+            self.head.weight[:k].mul_(0.3)
+            self.head.weight[k:].zero_()
+            self.head.bias.zero_()
+            self.head.bias[-1] = -6.0
+        nn.init.zeros_(self.told.weight)
+
+    def pooled(self, frozen: TokenBatch, above: int) -> Tensor:
+        """(B, n_f) bool: tokens that are compressed, those of ids with more than M of them in rows with more than
+        `above`."""
+        each = torch.zeros(len(frozen.valid), int(frozen.variable.max()) + 1, device=frozen.valid.device)
+        each = each.scatter_add(1, frozen.variable, frozen.valid.to(each.dtype))
+        long = frozen.valid.sum(1, keepdim=True) > above
+        return frozen.valid & long & (each.gather(1, frozen.variable) > self.n_tokens)
+
+    def forward(self, network: Network, frozen: TokenBatch, pooled: Tensor) -> Summary:
+        """The summary of the `pooled` (B, n_f) tokens of each row; what order they come in makes no difference."""
+        b, n = len(pooled), int(pooled.sum(1).max())
+        n_chunks = -(-n // CHUNK)
+        order = by_place(frozen.index, frozen.variable, frozen.value, pooled)[:, :n]
+        real = torch.arange(n_chunks * CHUNK, device=pooled.device) < pooled.sum(1, keepdim=True)
+        order = torch.nn.functional.pad(order, (0, n_chunks * CHUNK - n))
+        step = n_chunks if torch.is_grad_enabled() else max(1, _BLOCK // b)
+        parts = []
+        for first in range(0, n_chunks, step):
+            tokens = slice(first * CHUNK, min(first + step, n_chunks) * CHUNK)
+            part = frozen.replace(arrays={}).gather(order[:, tokens])
+            parts.append(self._chunks(network, part.replace(valid=real[:, tokens])))
+        mass, mean, place, uses, precision, shift = zip(*parts, strict=True)
+        segments = self._segments(torch.cat(mass, 1), torch.cat(mean, 1), torch.cat(place, 1), torch.cat(uses, 1), real)
+        count = real.sum(1).double()
+        own = torch.eye(_FEATURES, dtype=torch.float64, device=pooled.device)
+        return self._summary(network, segments, own + sum(precision), reduce(torch.add, shift), count)
+
+    def _chunks(self, network: Network, part: TokenBatch) -> tuple[Tensor, ...]:
+        """Of a block of C chunks: log masses (B, C, H), averages (B, C, H, d), sums of places and of dims had
+        (B, C, D), and the block's part of P and η, float64."""
+        b, c = len(part.valid), part.shape[1] // CHUNK
+
+        def cut(x: Tensor) -> Tensor:
+            return x.unflatten(1, (c, CHUNK))
+
+        uses = network.rotary.uses_index[part.variable] & part.valid[..., None]
+        static = network.embedding.static(part.variable, part.index, torch.ones_like(part.variable))
+        h = cut(network.embedding(static, part.value))
+        index, uses, valid = cut(part.index), cut(uses), cut(part.valid)
+        local, size = chunk_frame(index, uses)
+        log_count = valid.sum(2).clamp(min=1).to(h.dtype).log()[..., None, None].expand(-1, -1, CHUNK, -1)
+        h = h + self.frame(torch.cat([local, size, 0.25 * log_count], -1))
+        phases = network.rotary.phases(part.variable.view(b * c, CHUNK), local.flatten(0, 1))
+        bias = additive(valid.flatten(0, 1), h)[:, None]
+        h, _, _ = self.local.frozen(h.flatten(0, 1), bias, phases, last=False)
+        h = layer_norm(h.unflatten(0, (b, c)), h.shape[-1:])  # (B, C, CHUNK, W)
+        score = self.score(h).masked_fill(~valid[..., None], _NONE)
+        weight = score.softmax(2) * valid[..., None]
+        mean = torch.einsum("bcjh,bcjhd->bchd", weight, self.value(h).unflatten(-1, (self.n_heads, -1)))
+        mass = score.logsumexp(2).masked_fill(~valid.any(2)[..., None], _NONE)
+        raw = [h, cut(part.value)[..., None], *([index * uses] if self.anchored else [])]
+        z = torch.cat(raw, -1)
+        phi = (self.phi(z).unflatten(-1, (_PAIRS, _FEATURES)) * valid[..., None, None]).flatten(1, 3)
+        s = self.s(z).flatten(1, 3)[..., None]
+        precision, shift = (phi.mT @ phi).double(), (phi.mT @ s)[..., 0].double()
+        return mass, mean, (index * uses).sum(2), uses.sum(2), precision, shift
+
+    def _segments(self, mass: Tensor, mean: Tensor, place: Tensor, uses: Tensor, real: Tensor) -> tuple[Tensor, ...]:
+        """Chunks merged into M segments of equally many: mass (B, M, H), mean (B, M, H, d), index and uses (B, M, D),
+        count (B, M)."""
+        (b, c, _), m = mass.shape, self.n_tokens
+        here = real.unflatten(1, (c, CHUNK)).sum(2)  # (B, C)
+        n_chunks = (here > 0).sum(1, keepdim=True)
+        chunk = torch.arange(c, device=mass.device).expand(b, c)
+        to = torch.where(n_chunks > m, chunk * m // n_chunks.clamp(min=1), chunk).clamp(max=m - 1)
+
+        def total(x: Tensor) -> Tensor:
+            at = to.view(b, c, *(1 for _ in x.shape[2:])).expand_as(x)
+            return x.new_zeros(b, m, *x.shape[2:]).scatter_add(1, at, x)
+
+        at = to[..., None].expand_as(mass)
+        highest = mass.new_full((b, m, mass.shape[2]), _NONE).scatter_reduce(1, at, mass.detach(), "amax")
+        weight = (mass - highest.gather(1, at)).exp() * (here > 0)[..., None]
+        sums = total(weight)
+        mean = total(weight[..., None] * mean) / sums.clamp(min=1e-30)[..., None]
+        had = total(uses).to(place.dtype)
+        return highest + sums.clamp(min=1e-30).log(), mean, total(place) / had.clamp(min=1), had > 0, total(here)
+
+    def _summary(
+        self, network: Network, segments: Sequence[Tensor], precision: Tensor, shift: Tensor, count: Tensor
+    ) -> Summary:
+        mass, mean, index, uses, here = segments
+        valid = here > 0
+        log_count = here.clamp(min=1).to(mass.dtype).log()[..., None]
+        known = torch.cat([mass.clamp(min=-30.0), log_count], -1) * valid[..., None]
+        tokens = self.out(mean.flatten(-2)) + self.mass(0.25 * known) + network.embedding.place(index, uses)
+        root = torch.linalg.cholesky(precision)
+        g = torch.cholesky_solve(shift[..., None], root)[..., 0]
+        log_sd = 0.5 * torch.cholesky_inverse(root).diagonal(dim1=-2, dim2=-1).log()
+        known = torch.cat([g, 0.25 * log_sd, 0.25 * count.clamp(min=1).log()[:, None]], -1).to(tokens.dtype)
+        tokens = torch.cat([tokens, self.information(known)[:, None]], 1)
+        nowhere = torch.zeros_like(index[:, :1])
+        return Summary(
+            tokens,
+            torch.cat([index, nowhere], 1),
+            torch.cat([uses, nowhere.bool()], 1),
+            torch.cat([valid, (count > 0)[:, None]], 1),
+            precision,
+            shift,
+            count,
+        )
+
+    def remember(self, states: Tensor, phases: Tensor | None, valid: Tensor, summary: Summary) -> Memory:
+        """The context's last states (B, n, W), for latents to read."""
+        _, keys, values = self.reader.frozen(states, additive(valid, states)[:, None], phases, last=True)
+        return Memory(keys, values, valid, summary)
+
+    def read(self, network: Network, memory: Memory, active: TokenBatch, apart: Tensor) -> Given:
+        """What each latent has of g: a Gaussian of the active tokens, given the readings.
+
+        Args:
+            apart: (n_ids,) bool, ids that nobody may see: they share no g, and each is solved by itself.
+        """
+        layer, summary = self.reader, memory.summary
+        static = network.embedding.static(active.variable, active.index, torch.zeros_like(active.variable))
+        e = network.embedding.out(gelu(static))
+        phases = network.rotary.phases(active.variable, active.index)
+        q, _, _ = queries_keys_values(layer.qkv(layer_norm(e, e.shape[-1:])), self.n_heads, phases)
+        bias = additive(memory.valid, e)[:, None].expand(-1, -1, q.shape[2], -1)
+        a = scaled_dot_product_attention(q, memory.keys, memory.values, attn_mask=bias)
+        e = e + layer.attention_out(rearrange(a, "b h n d -> b n (h d)"))
+        e = e + layer.mlp_out(gelu(layer.mlp_in(layer_norm(e, e.shape[-1:]))))
+        out = self.head(layer_norm(e, e.shape[-1:])).double()
+        loading, mean, rate = out[..., :-2], out[..., -2], out[..., -1].clamp(-20.0, 5.0)
+        mine = active.latent & (summary.count > 0)[:, None]
+        loading = loading * (mine & ~apart[active.variable])[..., None]
+        own = 1 / (1 + summary.count[:, None] * rate.exp()) + FLOOR
+        return Given(summary.precision, summary.shift, mean * mine, loading, torch.where(mine, own, 1.0))
+
+
+def by_place(index: Tensor, variable: Tensor, value: Tensor, which: Tensor) -> Tensor:
+    """Positions (B, n) of the `which` tokens first, along a curve that fills their index dims, whatever their order.
+
+    Of one dim its order; of several the Morton order. Tokens at one place follow by id, then by value.
+    """
+    b, n, d = index.shape
+    order = torch.arange(n, device=index.device).expand(b, n)
+    keys = [value, variable.to(value.dtype), *index.unbind(-1)]
+    if d > 1:
+        cell = ((index.clamp(-2, 2) + 2) / 4 * (2**_BITS - 1)).long()
+        bits = [((cell[..., j] >> i) & 1) << (i * d + j) for i in range(min(_BITS, 62 // d)) for j in range(d)]
+        keys.append(reduce(torch.bitwise_or, bits))
+    for key in (*keys, ~which):
+        order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
+    return order
+
+
+def chunk_frame(index: Tensor, uses: Tensor) -> tuple[Tensor, Tensor]:
+    """Places (…, n, D) in coordinates of their chunk, [−1, 1] from end to end, and a quarter of the log of its half
+    length, both 0 where a token lacks the dim or a chunk has no length."""
+    lower = torch.where(uses, index, torch.inf).amin(-2, keepdim=True)
+    upper = torch.where(uses, index, -torch.inf).amax(-2, keepdim=True)
+    there = upper > lower
+    lower, upper = torch.where(there, lower, 0.0), torch.where(there, upper, 2.0)
+    half = (upper - lower) / 2
+    local = (index - (lower + upper) / 2) / half
+    size = (0.25 * half.log()).expand_as(index)
+    return torch.where(uses & there, local, 0.0), torch.where(uses & there, size, 0.0)
