@@ -32,8 +32,8 @@ from fsimformer.gaussian import FactorModel, Given, exact_device
 from fsimformer.masks import allows_all, attention
 from fsimformer.nn import Context, Network
 from fsimformer.noise import RectifiedSchedule, Schedule, schedule_named
-from fsimformer.summary import Memory, Summariser
-from fsimformer.tokens import Streams, TokenBatch, select
+from fsimformer.summary import Memory, Summariser, Summary
+from fsimformer.tokens import Streams, TokenBatch, TokenSet, collate, select, take
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,21 @@ class NoiseLevels:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """Readings that all rows of a call have in common: their summary, of one row, and what they tell the baseline."""
+
+    summary: Summary
+    told: tuple[Tensor, Tensor] | None
+
+
+@dataclass(frozen=True)
 class Encoded:
     """A split batch with its context: all that is needed to denoise, draw after draw.
 
     `content` (B, n_a, W): embedded arrays among the active tokens; None where the model has none. `given`: what the
     linear baseline knows; None where there is none, or where rows have `edges` of their own, which it would not heed.
     `memory`: what is kept of long observations, and `learned` what active tokens read from it; None where none is long.
+    `shared`: readings that are in no row, for all have them.
     """
 
     streams: Streams
@@ -83,6 +92,7 @@ class Encoded:
     given: Given | None = None
     memory: Memory | None = None
     learned: Given | None = None
+    shared: Shared | None = None
 
     @property
     def active(self) -> TokenBatch:
@@ -137,21 +147,44 @@ class Denoiser(nn.Module):
         """Where the weights are."""
         return self.network.out.weight.device
 
-    def encode(self, streams: Streams, told: bool = True, above: int | None = None) -> Encoded:
+    def shorten(self, observed: TokenSet) -> tuple[TokenSet, Shared | None]:
+        """Of observed tokens that many rows are to share those that stay tokens, and what stands for the others.
+
+        A short observation stays as it is.
+        """
+        if self.summariser is None or len(observed) <= (above := self.network.config.compress_above):
+            return observed, None
+        batch = collate([observed]).to(self.device)
+        pooled = self.summariser.pooled(batch, above)
+        if not bool(pooled.any()):
+            return observed, None
+        told = None
+        if self.baseline is not None:
+            told = self.baseline.information(batch.replace(valid=pooled).to(exact_device(self.device)))
+        rest = take(observed, (~pooled[0]).nonzero()[:, 0].to(observed.value.device))
+        return rest, Shared(self.summariser(self.network, batch, pooled), told)
+
+    def encode(
+        self, streams: Streams, told: bool = True, above: int | None = None, shared: Shared | None = None
+    ) -> Encoded:
         """Encode the frozen stream and embed arrays, once for all draws and noise levels.
 
         `told`: the network is told the linear baseline, where there is one; False in the first part of a training.
         `above`: frozen tokens of a row above which it is compressed; None = the network's `compress_above`.
+        `shared`: what `shorten` took out of all rows.
         Rows with `edges` of their own attend where both these and `dependency` allow it.
 
         Raises:
             ValueError: rows to be compressed that have edges of their own.
         """
-        above = self.network.config.compress_above if above is None else above
-        if self.summariser is not None and streams.frozen.shape[1] > above:
-            pooled = self.summariser.pooled(streams.frozen, above)
-            if bool(pooled.any()):
-                return self._summarised(self.summariser, streams, pooled, told)
+        if (summariser := self.summariser) is not None:
+            f, above = streams.frozen, self.network.config.compress_above if above is None else above
+            if shared is not None:
+                return self._summarised(summariser, streams, shared.summary.repeat(f.shape[0]), f.valid, told, shared)
+            if f.shape[1] > above and bool((pooled := summariser.pooled(f, above)).any()):
+                return self._summarised(
+                    summariser, streams, summariser(self.network, f, pooled), f.valid & ~pooled, told
+                )
         dependency, edges = self.dependency, streams.active.edges
         if edges is not None:
             dependency = edges if dependency is None else edges & dependency
@@ -168,7 +201,7 @@ class Denoiser(nn.Module):
         """The same context with other active tokens, latents all of them."""
         streams = Streams(encoded.streams.frozen, active, torch.zeros_like(active.variable))
         if encoded.memory is not None:
-            given = None if encoded.given is None else self._given(streams)
+            given = None if encoded.given is None else self._given(streams, encoded.shared)
             learned = self._read(encoded.memory, active)
             attend = self._among(active)
             return replace(encoded, streams=streams, attend=attend, content=None, given=given, learned=learned)
@@ -176,8 +209,16 @@ class Denoiser(nn.Module):
         given = None if encoded.given is None else self._given(streams)
         return Encoded(streams, encoded.context, masks.active, masks.context, given=given)
 
-    def _summarised(self, summariser: Summariser, streams: Streams, pooled: Tensor, told: bool) -> Encoded:
-        """As `encode`, with a summary in the place of the `pooled` (B, n_f) tokens."""
+    def _summarised(
+        self,
+        summariser: Summariser,
+        streams: Streams,
+        summary: Summary,
+        stays: Tensor,
+        told: bool,
+        shared: Shared | None = None,
+    ) -> Encoded:
+        """As `encode`, with a summary in the place of all frozen tokens but those that stay, (B, n_f)."""
         f, a, net = streams.frozen, streams.active, self.network
         if a.edges is not None:
             raise ValueError(
@@ -185,8 +226,7 @@ class Denoiser(nn.Module):
                 f"{net.config.compress_above}: a summary of readings would see past such edges. Use a network without "
                 "`inducing`."
             )
-        summary = summariser(net, f, pooled)
-        position, taken = select(f.valid & ~pooled)
+        position, taken = select(stays)
         rest = f.replace(arrays={}).gather(position)
         static = net.embedding.static(rest.variable, rest.index, torch.ones_like(rest.variable))
         h = torch.cat([net.embedding(static, rest.value), summary.tokens], 1)
@@ -196,10 +236,8 @@ class Denoiser(nn.Module):
         phases = net.rotary.turned(index, uses)
         context, states = net.through(h, valid, phases, None if net.decay is None else Places(index, uses))
         memory = summariser.remember(states, phases, valid, summary)
-        given = self._given(streams) if told else None
-        return Encoded(
-            streams, context, self._among(a), valid, given=given, memory=memory, learned=self._read(memory, a)
-        )
+        given = self._given(streams, shared) if told else None
+        return Encoded(streams, context, self._among(a), valid, None, given, memory, self._read(memory, a), shared)
 
     def _among(self, active: TokenBatch) -> Tensor:
         """Who among active tokens may attend to whom; every one to a whole context."""
@@ -213,11 +251,11 @@ class Denoiser(nn.Module):
             apart = ~self.dependency.any(0)
         return self.summariser.read(self.network, memory, active, apart)
 
-    def _given(self, streams: Streams) -> Given | None:
+    def _given(self, streams: Streams, shared: Shared | None = None) -> Given | None:
         """What the baseline knows of the rows; None where it knows none of the active ids, or where there is none."""
         if self.baseline is None or not bool(self.baseline.knows[streams.active.variable].any()):
             return None
-        return self.baseline.given(streams)
+        return self.baseline.given(streams, None if shared is None else shared.told)
 
     def raw(self, value: Tensor, log_ratio: Tensor, encoded: Encoded) -> Tensor:
         """F above. value (B, R, n_a): scaled at latents, clean at observed tokens; log_ratio (B, R)."""

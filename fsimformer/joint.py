@@ -40,7 +40,7 @@ from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig, quality_named
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
 from fsimformer.stages import Budget
-from fsimformer.tokens import Dial, require_dial
+from fsimformer.tokens import Dial, more_ride, require_dial
 
 DEFAULT_DIAL = "default"
 MODELS = Path(__file__).parent / "models"
@@ -148,7 +148,8 @@ class Joint:
                 a setting does depends on whether training had it (`joint.provenance["train"]["dial"]`).
 
         Raises:
-            KeyError: unknown variable; ValueError: values outside a support, infinite, or of no numeric type.
+            KeyError: unknown variable; ValueError: values outside a support, infinite, or of no numeric type; readings
+                in the active stream that are to be compressed.
 
         Warns:
             ObservationWarning: more readings than training had, or values and places that it did not observe; other
@@ -160,8 +161,21 @@ class Joint:
         else:
             labels, observations = read_many(schema, observed, batch_dim, origin=origin)
         self._warn_many(observations, labels)
-        dial = self.model.n_active_observed if n_active_observed == DEFAULT_DIAL else n_active_observed
-        return Conditional(self, tuple(observations), labels, batch_dim, require_dial(dial))
+        dial = require_dial(self.model.n_active_observed if n_active_observed == DEFAULT_DIAL else n_active_observed)
+        self._require_frozen(observations, dial)
+        return Conditional(self, tuple(observations), labels, batch_dim, dial)
+
+    def _require_frozen(self, observations: list[Observation], dial: Dial) -> None:
+        """Long observations are compressed, not attended to reading by reading."""
+        network = self.model.denoiser.network.config
+        if not network.inducing or not more_ride(dial, network.compress_above):
+            return
+        most = max(sum(int(np.isfinite(c.value).sum()) for c in o.channels.values()) for o in observations)
+        if most > network.compress_above:
+            raise ValueError(
+                f"n_active_observed: {dial!r} lets {most} readings attend to each other, and this network compresses "
+                f"more than {network.compress_above}. Choices: 'few', or a number up to {network.compress_above}."
+            )
 
     def _warn_many(self, observations: list[Observation], labels: xr.DataArray | None) -> None:
         refined_for = self.model.refined_for

@@ -43,7 +43,11 @@ from fsimformer.whiten import Whitening
 FORMAT = 2
 TRUNCATED = 3  # format 2 and `refined_for`: a reader that knows nothing of it must not take the model for amortised
 
-_ADDED = {"distance_decay": False, "inducing": 0, "compress_above": 2048}  # the network's settings that older cards lack, as their networks are built
+_ADDED = {
+    "distance_decay": False,
+    "inducing": 0,
+    "compress_above": 2048,
+}  # the network's settings that older cards lack, as their networks are built
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # a function's repr must not differ between processes
 
@@ -147,11 +151,6 @@ def _require_compressible(schema: Schema, network: NetworkConfig, dependency: st
         raise ValueError(
             f"{where} with the array variables {list(schema.arrays)}: their tokens are no readings, and models with "
             "arrays are not compressed. Choices: inducing=0."
-        )
-    if not schema.uses_index().any():
-        raise ValueError(
-            f"{where}: no variable of {list(schema.names)} is a function of an Index dim, so that no observation gets "
-            "long. Choices: inducing=0."
         )
 
 

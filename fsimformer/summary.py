@@ -29,7 +29,7 @@ any number of readings exactly, in O(n), with or without compression. It is blin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 
 import torch
@@ -68,6 +68,10 @@ class Summary:
     shift: Tensor
     count: Tensor
 
+    def repeat(self, n: int) -> Summary:
+        """Of n rows that share the readings of this one."""
+        return Summary(*(getattr(self, f.name).expand(n, *getattr(self, f.name).shape[1:]) for f in fields(self)))
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -84,11 +88,19 @@ class Summariser(nn.Module):
 
     Args:
         network: whose embedding, rotation and sizes are used; it is not held.
+
+    Raises:
+        ValueError: no variable has an index dim.
     """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         config = network.config
+        if not any(map(any, config.uses_index)):
+            raise ValueError(
+                f"NetworkConfig: inducing {config.inducing}, and no variable is a function of an index dim, so that no "
+                "observation gets long. Choices: inducing=0."
+            )
         w, h, k, d = config.width, config.n_heads, _FEATURES, network.rotary.uses_index.shape[1]
         self.n_tokens, self.n_heads = config.inducing, h
         self.anchored = network.embedding.index is not None

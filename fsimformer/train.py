@@ -23,7 +23,7 @@ from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.masks import MaskConfig
 from fsimformer.muon import Muon
 from fsimformer.seeds import generator_at
-from fsimformer.tokens import Dial, TokenBatch, require_dial, split
+from fsimformer.tokens import Dial, TokenBatch, more_ride, require_dial, split
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,7 @@ def batch_loss(
     if network.inducing:
         if float(torch.rand((), generator=generator)) < config.compressed:
             above = network.inducing
-        most = int(batch.observed.sum(1).max())
-        if most > network.compress_above and (dial is None or (dial != "few" and dial > network.compress_above)):
+        if more_ride(dial, network.compress_above) and int(batch.observed.sum(1).max()) > network.compress_above:
             dial = "few"  # full attention among them is what compression is there to avoid
     streams = split(batch, dial, generator).to(device)
     b, n_a = streams.active.shape
