@@ -1,10 +1,10 @@
 """Long observations: accuracy, seconds and memory from 10² to 10⁵ readings, against exact posteriors.
 
-`line`: y_i = a + b t_i + s ε_i, a, b ~ N(0, 1), log s ~ N(log 2, 0.3²), t on [−1, 1]: given s the posterior of (a, b) is
-normal in closed form, s follows by quadrature, and every width shrinks as n^(−1/2). `matern`: readings y_i = m + f(t_i)
-+ 0.3 ε_i of a Matérn-3/2 process of unit variance on [0, 50], m ~ N(0, 1), log ℓ ~ N(0, 0.5²): a Kalman filter over t
-for every ℓ of a quadrature. More readings of one path tell ever less of it: m and ℓ stay as uncertain as a path of 50
-units leaves them, and the exact widths say how much.
+`line`: y_i = a + b t_i + s ε_i, a, b ~ N(0, 1), log s ~ N(log 2, 0.3²), t on [−1, 1]: given s the posterior of (a, b)
+is normal in closed form, s follows by quadrature, and every width shrinks as n^(−1/2). `matern`: readings y_i = m +
+f(t_i) + 0.3 ε_i of a Matérn-3/2 process of unit variance on [0, 50], m ~ N(0, 1), log ℓ ~ N(0, 0.5²): a Kalman filter
+over t for every ℓ of a quadrature. More readings of one path tell ever less of it: m and ℓ stay as uncertain as a path
+of 50 units leaves them, and the exact widths say how much.
 
 Readings lie at uniformly random times. n = 1,000 draws ("exact") of each data set: mean error of the posterior means in
 exact posterior sds, mean ratio of sds, and the floor of both, exact draws in place of the network's. Seconds and peak

@@ -79,8 +79,8 @@ class NetworkConfig:
             )
         if self.inducing < 0 or self.compress_above <= self.inducing:
             raise ValueError(
-                f"NetworkConfig: expected inducing >= 0 (0 = long observations are not compressed) and compress_above > "
-                f"inducing, got {self.inducing} and {self.compress_above}."
+                "NetworkConfig: expected inducing >= 0 (0 = long observations are not compressed) and compress_above "
+                f"> inducing, got {self.inducing} and {self.compress_above}."
             )
         n_index = len(self.uses_index[0]) if self.uses_index else 0
         if self.index_features < 0:
@@ -197,7 +197,7 @@ class Rotary(nn.Module):
 
     def phases(self, variable: Tensor, index: Tensor) -> Tensor | None:
         """(B, n) ids and (B, n, D) index -> complex numbers of modulus 1, (B, n, 1, H, pairs)."""
-        return self.turned(index, self.uses_index[variable])
+        return self.turned(index, self.uses_index[variable]) if self.active else None
 
     def turned(self, index: Tensor, uses: Tensor) -> Tensor | None:
         """As `phases`, of tokens that have the dims `uses` (B, n, D) bool."""

@@ -5,7 +5,7 @@ know how sharp a posterior is, and cannot say so for 100 times the readings it w
 row, in the order of their places, are cut into chunks of `CHUNK`; one layer of attention within each chunk sees every
 reading beside its neighbours, in coordinates of the chunk. Of its states z_j two things are kept, both linear in n:
 
- 1. M tokens, one for each of M segments of consecutive chunks: a softmax average and the logarithm of what it leaves out,
+ 1. M tokens, one for each of M segments of consecutive chunks: a softmax average, and the logarithm of its divisor,
 
         a = Σ_j w_j v_j / Σ_j w_j,   log Σ_j w_j,   w_j = exp(score(z_j)),
 
@@ -14,9 +14,9 @@ reading beside its neighbours, in coordinates of the chunk. Of its states z_j tw
 
         P = I + Σ_j φ(z_j) φ(z_j)ᵀ,   η = Σ_j φ(z_j) s(z_j),   g ~ N(P⁻¹η, P⁻¹).
 
-    Every latent l reads from the tokens its μ_l, c_l and r_l: x_l = μ_l + c_l·g + e_l, Var e_l = 1/(1 + n exp(r_l)). The
+    Every latent l reads from the tokens its μ_l, c_l, r_l: x_l = μ_l + c_l·g + e_l, Var e_l = 1/(1 + n exp(r_l)). The
     denoiser of this Gaussian (gaussian.py) is where the network starts from, F = F_g + F₀ (denoise.py): F₀ corrects it
-    where the posterior is no such Gaussian. Widths shrink as n^(−1/2) beyond all n of training because sums do.
+    where the posterior is no such Gaussian. Widths can shrink as n^(−1/2) beyond all n of training because sums do.
 
 A row is compressed if it has more than `compress_above` frozen tokens, and of it only ids with more than M tokens; all
 other tokens, and all other rows, are what they are without compression. Chunks are merged by their log masses: what is
