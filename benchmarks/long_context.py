@@ -200,12 +200,12 @@ TASKS = {"line": Line(), "matern": Matern()}
 def trained(task: str, steps: int, callback: Callable[[Any], None] | None = None, baseline: bool = False) -> fsf.Joint:
     """From runs/ if it was trained before."""
     config = fsf.TrainConfig(
-        steps=steps, batch_size=32, n_micro=6, cooldown=0.4, ema=0.995, warmup=100, validate_every=250, pool=4,
+        steps=steps, batch_size=32, n_micro=4, cooldown=0.4, ema=0.995, warmup=100, validate_every=250, pool=4,
         n_validation=256, checkpoint_every=100, compressed=0.5, level_tokens=24, dial=(("few", 1.0),),
     )  # fmt: skip
     settings: dict[str, Any] = {
         "simulations": 20_000, "config": config, "masks": only(posterior=1.0), "baseline": baseline,
-        "network": fsf.NetworkConfig(width=64, depth=3, n_heads=4, inducing=32, compress_above=256),
+        "network": fsf.NetworkConfig(width=48, depth=3, n_heads=4, inducing=32, compress_above=256),
         "design": fsf.Design((N_MAX,), skew=5.0),
     }  # fmt: skip
     name = f"long_context/{task}_{steps}{'_baseline' if baseline else ''}"

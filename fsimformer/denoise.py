@@ -32,7 +32,7 @@ from fsimformer.gaussian import FactorModel, Given, exact_device
 from fsimformer.masks import allows_all, attention
 from fsimformer.nn import Context, Network
 from fsimformer.noise import RectifiedSchedule, Schedule, schedule_named
-from fsimformer.summary import Memory, Summariser, Summary
+from fsimformer.summary import Summariser, Summary, shortfall
 from fsimformer.tokens import Streams, TokenBatch, TokenSet, collate, select, take
 
 
@@ -80,7 +80,7 @@ class Encoded:
 
     `content` (B, n_a, W): embedded arrays among the active tokens; None where the model has none. `given`: what the
     linear baseline knows; None where there is none, or where rows have `edges` of their own, which it would not heed.
-    `memory`: what is kept of long observations, and `learned` what active tokens read from it; None where none is long.
+    `summary`: what is kept of long observations, and `learned` what active tokens have of it; None where none is long.
     `shared`: readings that are in no row, for all have them.
     """
 
@@ -90,7 +90,7 @@ class Encoded:
     attend_context: Tensor
     content: Tensor | None = None
     given: Given | None = None
-    memory: Memory | None = None
+    summary: Summary | None = None
     learned: Given | None = None
     shared: Shared | None = None
 
@@ -200,9 +200,9 @@ class Denoiser(nn.Module):
     def reuse(self, encoded: Encoded, active: TokenBatch) -> Encoded:
         """The same context with other active tokens, latents all of them."""
         streams = Streams(encoded.streams.frozen, active, torch.zeros_like(active.variable))
-        if encoded.memory is not None:
+        if encoded.summary is not None:
             given = None if encoded.given is None else self._given(streams, encoded.shared)
-            learned = self._read(encoded.memory, active)
+            learned = self._read(encoded.summary, active)
             attend = self._among(active)
             return replace(encoded, streams=streams, attend=attend, content=None, given=given, learned=learned)
         masks = attention(streams.frozen, active, self.dependency, self.past)
@@ -234,22 +234,21 @@ class Denoiser(nn.Module):
         uses = torch.cat([net.rotary.uses_index[rest.variable], summary.uses], 1)
         valid = torch.cat([rest.valid & taken, summary.valid], 1)
         phases = net.rotary.turned(index, uses)
-        context, states = net.through(h, valid, phases, None if net.decay is None else Places(index, uses))
-        memory = summariser.remember(states, phases, valid, summary)
+        context = net.through(h, valid, phases, None if net.decay is None else Places(index, uses))
         given = self._given(streams, shared) if told else None
-        return Encoded(streams, context, self._among(a), valid, None, given, memory, self._read(memory, a), shared)
+        return Encoded(streams, context, self._among(a), valid, None, given, summary, self._read(summary, a), shared)
 
     def _among(self, active: TokenBatch) -> Tensor:
         """Who among active tokens may attend to whom; every one to a whole context."""
         none = active.gather(torch.zeros_like(active.variable[:, :0]))
         return attention(none, active, self.dependency, self.past).active
 
-    def _read(self, memory: Memory, active: TokenBatch) -> Given:
+    def _read(self, summary: Summary, active: TokenBatch) -> Given:
         assert self.summariser is not None
         apart = torch.zeros(len(self.network.config.uses_index), dtype=torch.bool, device=self.device)
         if self.dependency is not None:
             apart = ~self.dependency.any(0)
-        return self.summariser.read(self.network, memory, active, apart)
+        return self.summariser.read(self.network, summary, active, apart)
 
     def _given(self, streams: Streams, shared: Shared | None = None) -> Given | None:
         """What the baseline knows of the rows; None where it knows none of the active ids, or where there is none."""
@@ -269,9 +268,9 @@ class Denoiser(nn.Module):
             linear = (x_hat - value * norm) / scale
             features = torch.stack([x_hat, value - x_hat, 0.5 * error.log() - scale.log()], -1)
             told = self.estimate(features * (a.latent & self.baseline.knows[a.variable])[:, None, :, None])
-        if encoded.learned is not None and encoded.memory is not None and self.summariser is not None:
-            x_hat, error = FactorModel.denoise(value / norm, ratio, encoded.learned)
-            mine = a.latent & (encoded.memory.summary.count > 0)[:, None]
+        if encoded.learned is not None and encoded.summary is not None and self.summariser is not None:
+            x_hat, error = FactorModel.denoise(value / norm, ratio, encoded.learned.detached())
+            mine = a.latent & (encoded.summary.count > 0)[:, None]
             start = (x_hat - value * norm) / scale * mine[:, None]
             features = torch.stack([x_hat, start, 0.5 * error.log() - scale.log()], -1)
             more = self.summariser.told(features * mine[:, None, :, None])
@@ -332,4 +331,7 @@ class Denoiser(nn.Module):
         if isinstance(self.schedule, RectifiedSchedule):
             error = error * (1 + ratio) ** 2 * norm**2
         latent = active.latent[:, None].to(error.dtype)
-        return ((error * latent).sum(-1) / latent.sum(-1).clamp(min=1)).mean()
+        loss = ((error * latent).sum(-1) / latent.sum(-1).clamp(min=1)).mean()
+        if encoded.learned is not None and encoded.summary is not None:
+            loss = loss + shortfall(encoded.learned, active.value, active.latent & (encoded.summary.count > 0)[:, None])
+        return loss

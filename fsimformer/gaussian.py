@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -77,6 +77,10 @@ class Given:
     mean: Tensor
     loading: Tensor
     own: Tensor
+
+    def detached(self) -> Given:
+        """Without a gradient."""
+        return Given(*(getattr(self, f.name).detach() for f in fields(self)))
 
 
 class FactorModel(nn.Module):

@@ -210,7 +210,7 @@ class Rotary(nn.Module):
         return torch.polar(modulus, angle)[:, :, None]
 
 
-def queries_keys_values(qkv: Tensor, n_heads: int, phases: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _queries_keys_values(qkv: Tensor, n_heads: int, phases: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """qkv (B, …, n, 3W) -> three of (B, H, …, n, W/H), queries and keys turned by `phases` (B, …, n, 1, H, pairs)."""
     width = qkv.shape[-1] // 3
     both, v = qkv.split([2 * width, width], dim=-1)  # the gradient of a split is one cat; slices would fill zeros
@@ -247,7 +247,7 @@ class Layer(nn.Module):
 
         The last h is nobody's input.
         """
-        q, k, v = queries_keys_values(self.qkv(self._norm(h, None, None)), self.n_heads, phases)
+        q, k, v = _queries_keys_values(self.qkv(self._norm(h, None, None)), self.n_heads, phases)
         if last:
             return h, k, v
         a = scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(-1, -1, q.shape[2], -1))
@@ -267,7 +267,7 @@ class Layer(nn.Module):
         """h (B, R, n_a, W); modulation four of (B, R, 1, W), scales as 1 + a; keys, values (B, H, n_f, d); phases
         (B, 1, n_a, 1, H, ·)."""
         scale_1, shift_1, scale_2, shift_2 = modulation
-        q, k, v = queries_keys_values(self.qkv(self._norm(h, scale_1, shift_1)), self.n_heads, phases)
+        q, k, v = _queries_keys_values(self.qkv(self._norm(h, scale_1, shift_1)), self.n_heads, phases)
         h = h + self.attention_out(attend(q, k, v, keys, values, bias))
         return h + self.mlp_out(gelu(self.mlp_in(self._norm(h, scale_2, shift_2))))
 
@@ -318,12 +318,10 @@ class Network(nn.Module):
             return Context(none, none, places)
         static = self.embedding.static(variable, index, torch.ones_like(variable))
         h = self.embedding(static if content is None else static + content, value)
-        return self.through(h, attend, self.rotary.phases(variable, index), places)[0]
+        return self.through(h, attend, self.rotary.phases(variable, index), places)
 
-    def through(
-        self, h: Tensor, attend: Tensor, phases: Tensor | None, places: Places | None
-    ) -> tuple[Context, Tensor]:
-        """The context of frozen tokens h (B, n_f, W), and their last states (B, n_f, W); `attend` as in `encode`."""
+    def through(self, h: Tensor, attend: Tensor, phases: Tensor | None, places: Places | None) -> Context:
+        """The context of frozen tokens h (B, n_f, W); `attend` as in `encode`."""
         bias = additive(attend, h)[:, None]  # (B, 1, n_f or 1, n_f)
         keys, values = [], []
         for i, layer in enumerate(self.layers):
@@ -332,7 +330,7 @@ class Network(nn.Module):
             h, k, v = layer.frozen(h, near, phases, last=i == len(self.layers) - 1)
             keys.append(k)
             values.append(v)
-        return Context(tuple(keys), tuple(values), places), h
+        return Context(tuple(keys), tuple(values), places)
 
     def decode(
         self,

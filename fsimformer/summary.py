@@ -14,9 +14,13 @@ reading beside its neighbours, in coordinates of the chunk. Of its states z_j tw
 
         P = I + Σ_j φ(z_j) φ(z_j)ᵀ,   η = Σ_j φ(z_j) s(z_j),   g ~ N(P⁻¹η, P⁻¹).
 
-    Every latent l reads from the tokens its μ_l, c_l, r_l: x_l = μ_l + c_l·g + e_l, Var e_l = 1/(1 + n exp(r_l)). The
-    denoiser of this Gaussian (gaussian.py) is where the network starts from, F = F_g + F₀ (denoise.py): F₀ corrects it
-    where the posterior is no such Gaussian. Widths can shrink as n^(−1/2) beyond all n of training because sums do.
+    What a latent l has of g depends on its own id and place and on the estimate ĝ = P⁻¹η, and not on n:
+
+        x_l = μ_l(ĝ) + c_l(ĝ)·g + e_l,   Var e_l = 1/(1 + n exp(r_l(ĝ))),
+
+    so that beyond all n of training widths shrink as n^(−1/2), for sums do, and nothing else is extrapolated. This
+    Gaussian is learned as one, by its own likelihood (`shortfall`), and its denoiser (gaussian.py) is where the network
+    starts from: F = F_g + F₀ (denoise.py). F₀ corrects it where the posterior is no such Gaussian.
 
 A row is compressed if it has more than `compress_above` frozen tokens, and of it only ids with more than M tokens; all
 other tokens, and all other rows, are what they are without compression. Chunks are merged by their log masses: what is
@@ -33,13 +37,12 @@ from dataclasses import dataclass, fields
 from functools import reduce
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
+from torch.nn.functional import gelu, layer_norm
 
 from fsimformer.attend import additive
 from fsimformer.gaussian import FLOOR, Given
-from fsimformer.nn import Layer, Network, queries_keys_values
+from fsimformer.nn import Layer, Network
 from fsimformer.tokens import TokenBatch
 
 CHUNK = 64  # part of the format of a model's file: its weights know chunks of this size
@@ -57,7 +60,7 @@ class Summary:
         tokens: (B, M + 1, W): M segments, and one token for the information.
         index, uses: (B, M + 1, D), the segments' mean places, and which dims they have.
         valid: (B, M + 1); no token of rows that are not compressed.
-        precision, shift, count: P (B, k, k), η (B, k), n (B,), float64.
+        precision, shift, estimate, count: P (B, k, k), η (B, k), ĝ (B, k), n (B,), float64.
     """
 
     tokens: Tensor
@@ -66,21 +69,12 @@ class Summary:
     valid: Tensor
     precision: Tensor
     shift: Tensor
+    estimate: Tensor
     count: Tensor
 
     def repeat(self, n: int) -> Summary:
         """Of n rows that share the readings of this one."""
         return Summary(*(getattr(self, f.name).expand(n, *getattr(self, f.name).shape[1:]) for f in fields(self)))
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What latents read from: keys and values (B, H, n, d) of the context's last states, which are real (B, n)."""
-
-    keys: Tensor
-    values: Tensor
-    valid: Tensor
-    summary: Summary
 
 
 class Summariser(nn.Module):
@@ -104,14 +98,15 @@ class Summariser(nn.Module):
         w, h, k, d = config.width, config.n_heads, _FEATURES, network.rotary.uses_index.shape[1]
         self.n_tokens, self.n_heads = config.inducing, h
         self.anchored = network.embedding.index is not None
-        self.local, self.reader = Layer(config), Layer(config)
+        self.local = Layer(config)
         self.frame = nn.Linear(2 * d + 1, w)
         self.score, self.value, self.out = nn.Linear(w, h), nn.Linear(w, w), nn.Linear(w, w)
         self.mass = nn.Linear(h + 1, w)
         n_raw = w + 1 + (d if self.anchored else 0)
         self.phi, self.s = nn.Linear(n_raw, _PAIRS * k), nn.Linear(n_raw, _PAIRS)
         self.information = nn.Linear(2 * k + 1, w)
-        self.head, self.told = nn.Linear(w, k + 2), nn.Linear(3, w, bias=False)
+        self.of_estimate, self.hidden, self.head = nn.Linear(k, w), nn.Linear(w, w), nn.Linear(w, k + 2)
+        self.told = nn.Linear(3, w, bias=False)
         with torch.no_grad():
             self.phi.weight.mul_(0.1)  # a reading tells little; a thousand of them as much as a prior, and more
             self.phi.bias.mul_(0.1)
@@ -220,35 +215,39 @@ class Summariser(nn.Module):
             torch.cat([valid, (count > 0)[:, None]], 1),
             precision,
             shift,
+            g,
             count,
         )
 
-    def remember(self, states: Tensor, phases: Tensor | None, valid: Tensor, summary: Summary) -> Memory:
-        """The context's last states (B, n, W), for latents to read."""
-        _, keys, values = self.reader.frozen(states, additive(valid, states)[:, None], phases, last=True)
-        return Memory(keys, values, valid, summary)
-
-    def read(self, network: Network, memory: Memory, active: TokenBatch, apart: Tensor) -> Given:
+    def read(self, network: Network, summary: Summary, active: TokenBatch, apart: Tensor) -> Given:
         """What each latent has of g: a Gaussian of the active tokens, given the readings.
 
         Args:
             apart: (n_ids,) bool, ids that nobody may see: they share no g, and each is solved by itself.
         """
-        layer, summary = self.reader, memory.summary
         static = network.embedding.static(active.variable, active.index, torch.zeros_like(active.variable))
-        e = network.embedding.out(gelu(static))
-        phases = network.rotary.phases(active.variable, active.index)
-        q, _, _ = queries_keys_values(layer.qkv(layer_norm(e, e.shape[-1:])), self.n_heads, phases)
-        bias = additive(memory.valid, e)[:, None].expand(-1, -1, q.shape[2], -1)
-        a = scaled_dot_product_attention(q, memory.keys, memory.values, attn_mask=bias)
-        e = e + layer.attention_out(rearrange(a, "b h n d -> b n (h d)"))
-        e = e + layer.mlp_out(gelu(layer.mlp_in(layer_norm(e, e.shape[-1:]))))
-        out = self.head(layer_norm(e, e.shape[-1:])).double()
+        e = gelu(static + self.of_estimate(summary.estimate.to(static.dtype))[:, None])
+        out = self.head(gelu(self.hidden(e))).double()
         loading, mean, rate = out[..., :-2], out[..., -2], out[..., -1].clamp(-20.0, 5.0)
         mine = active.latent & (summary.count > 0)[:, None]
         loading = loading * (mine & ~apart[active.variable])[..., None]
         own = 1 / (1 + summary.count[:, None] * rate.exp()) + FLOOR
         return Given(summary.precision, summary.shift, mean * mine, loading, torch.where(mine, own, 1.0))
+
+
+def shortfall(given: Given, x: Tensor, mine: Tensor) -> Tensor:
+    """How far the Gaussian falls short of values x (B, n_a) at `mine` (B, n_a): 0, with a gradient.
+
+    The gradient is that of the mean of √v (½ (x − m)²/v + ½ log v) with √v held: of the likelihood, but rows with sharp
+    posteriors do not outweigh all others (arXiv 2203.09168, β = ½).
+    """
+    root = torch.linalg.cholesky(given.precision)
+    g = torch.cholesky_solve(given.shift[..., None], root)[..., 0]
+    spread = torch.linalg.solve_triangular(root, given.loading.mT, upper=False).square().sum(-2)
+    mean, variance = given.mean + (given.loading @ g[..., None])[..., 0], spread + given.own
+    each = variance.detach().sqrt() * ((x - mean) ** 2 / variance + variance.log()) / 2
+    loss = (each * mine).sum() / mine.sum().clamp(min=1)
+    return loss - loss.detach()
 
 
 def by_place(index: Tensor, variable: Tensor, value: Tensor, which: Tensor) -> Tensor:

@@ -305,7 +305,7 @@ def build_optimizers(denoiser: Denoiser, config: TrainConfig) -> tuple[torch.opt
     """AdamW, and Muon for the matrices of the layers where `matrix_rate` asks for it."""
     layers: list[torch.nn.Module] = [denoiser.network.layers]
     if denoiser.summariser is not None:
-        layers += [denoiser.summariser.local, denoiser.summariser.reader]
+        layers += [denoiser.summariser.local]
     matrices = [p for x in layers for p in x.parameters() if p.ndim == 2] if config.matrix_rate > 0 else []
     hidden = {id(p) for p in matrices}
     rest = [p for p in denoiser.parameters() if id(p) not in hidden]

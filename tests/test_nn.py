@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, silu
 
 from fsimformer.masks import attention
-from fsimformer.nn import Network, NetworkConfig, Rotary, _fourier, queries_keys_values
+from fsimformer.nn import Network, NetworkConfig, Rotary, _fourier, _queries_keys_values
 from fsimformer.tokens import Streams, TokenBatch, split
 
 F_LENGTHS, A_LENGTHS, R = [7, 3, 0], [4, 6, 2], 3
@@ -90,7 +90,7 @@ def test_rotary_logits_depend_on_distances_only() -> None:
     def logits(variable: list[int], index: Tensor) -> Tensor:
         phases = rotary.phases(torch.tensor([variable]), index)
         assert phases is not None
-        q_, k_, _ = queries_keys_values(torch.cat([x.transpose(1, 2).flatten(2) for x in (q, k, k)], -1), 4, phases)
+        q_, k_, _ = _queries_keys_values(torch.cat([x.transpose(1, 2).flatten(2) for x in (q, k, k)], -1), 4, phases)
         return q_ @ k_.mT
 
     shift = torch.tensor([0.3, -0.2], dtype=torch.float64)

@@ -79,8 +79,8 @@ def test_order_makes_no_difference() -> None:
     for x, y in zip(found.context.keys, shuffled.context.keys, strict=True):
         summaries = slice(-M - 1, None)  # tokens that stay come in their own order
         torch.testing.assert_close(x[:, :, summaries], y[:, :, summaries], rtol=0, atol=1e-10)
-    assert found.memory is not None and shuffled.memory is not None
-    a, b = found.memory.summary, shuffled.memory.summary
+    a, b = found.summary, shuffled.summary
+    assert a is not None and b is not None
     torch.testing.assert_close((a.tokens, a.shift, a.precision), (b.tokens, b.shift, b.precision), rtol=0, atol=1e-10)
 
 
