@@ -7,17 +7,22 @@ over t for every ℓ of a quadrature. More readings of one path tell ever less o
 of 50 units leaves them, and the exact widths say how much.
 
 Readings lie at uniformly random times. n = 1,000 draws ("exact") of each data set: mean error of the posterior means in
-exact posterior sds, mean ratio of sds, and the floor of both, exact draws in place of the network's. Seconds and peak
-memory are those of condition and 1,000 draws, each n in a process of its own. The network is trained on rows of up to
-2,048 readings; beyond, it extrapolates.
+exact posterior sds (root mean square over data sets), mean ratio of sds, and both of exact draws in place of the
+network's, the floor. Seconds and memory are those of condition and 1,000 draws, each n in a process of its own, and for
+the same network without compression. It is trained on rows of up to 2,048 readings; beyond, it extrapolates.
 
-    python benchmarks/long_context.py line --steps 3000
-    python benchmarks/long_context.py matern --steps 3000
+    python benchmarks/long_context.py line
+    python benchmarks/long_context.py line --baseline
+    python benchmarks/long_context.py matern
+
+`--baseline`: the linear baseline of gaussian.py, exact for a and b given s and blind to s, is told as well. `--steps`
+trains longer; a run goes on from its checkpoint in runs/long_context.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import resource
 import subprocess
@@ -25,7 +30,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +38,7 @@ import numpy as np
 import torch
 import xarray as xr
 from networks import kept, only
-from record import budget, save
+from record import ROOT, budget, save
 from torch import Tensor
 
 import fsimformer as fsf
@@ -43,7 +48,8 @@ from fsimformer.schema import Index, Schema, Variable
 from fsimformer.simulators.protocol import draw_priors
 
 N, N_MAX, COUNTS = 1_000, 2_048, (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
-SETS = {100: 40, 300: 40, 1_000: 40, 3_000: 40, 10_000: 24, 30_000: 16, 100_000: 8}
+SETS = {100: 24, 300: 24, 1_000: 24, 3_000: 24, 10_000: 16, 30_000: 12, 100_000: 8}
+STEPS, PLAIN = 2_400, 10_000  # readings up to which the same network is timed without compression
 LINE_NOISE, LINE_SPREAD = 2.0, 0.3
 MATERN_NOISE, MATERN_SPREAD, HORIZON, GRID = 0.3, 0.5, 50.0, 2_001
 
@@ -149,7 +155,7 @@ class Matern:
         return {"m": m, "scale": np.exp(MATERN_SPREAD * drawn)}
 
     def _filter(self, t: np.ndarray, y: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Log marginal likelihood of every ℓ, and mean and sd of m given it: a Kalman filter, (f, f'/λ, m) its state."""
+        """Log marginal likelihood of every ℓ, mean and sd of m given it: a Kalman filter of the state (f, f'/λ, m)."""
         order = np.argsort(t, kind="stable")
         t, y, k = t[order], y[order], len(scale)
         mean, cov, total = np.zeros((k, 3)), np.tile(np.eye(3), (k, 1, 1)), np.zeros(k)
@@ -208,8 +214,11 @@ def trained(task: str, steps: int, callback: Callable[[Any], None] | None = None
         "network": fsf.NetworkConfig(width=48, depth=3, n_heads=4, inducing=32, compress_above=256),
         "design": fsf.Design((N_MAX,), skew=5.0),
     }  # fmt: skip
-    name = f"long_context/{task}_{steps}{'_baseline' if baseline else ''}"
-    return kept(name, TASKS[task], settings, callback=callback)
+    return kept(name_of(task, steps, baseline), TASKS[task], settings, callback=callback)
+
+
+def name_of(task: str, steps: int, baseline: bool) -> str:
+    return f"long_context/{task}_{steps}{'_baseline' if baseline else ''}"
 
 
 def draws_of(joint: fsf.Joint, t: np.ndarray, y: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -234,11 +243,10 @@ def accuracy(task: str, joint: fsf.Joint, n: int, n_sets: int) -> dict[str, Any]
     for i in range(n_sets):
         rng = np.random.default_rng((7, n, i))
         t, y = TASKS[task].observe(n, rng)
-        exact, other = (
-            (TASKS[task].exact(t, y, 16 * N, rng) for _ in range(2)) if task == "line" else _halves(task, t, y, rng)
-        )
+        both = TASKS[task].exact(t, y, 17 * N, rng)
+        exact, other = ({k: v[part] for k, v in both.items()} for part in (slice(16 * N), slice(16 * N, None)))
         rows.append(figures(draws_of(joint, t, y, i), exact))
-        floors.append(figures({k: v[:N] for k, v in other.items()}, exact))
+        floors.append(figures(other, exact))
     out: dict[str, Any] = {"readings": n, "sets": n_sets, "parameters": {}}
     for k in rows[0]:
         error = np.array([r[k]["mean_error_sd"] for r in rows])
@@ -254,38 +262,40 @@ def accuracy(task: str, joint: fsf.Joint, n: int, n_sets: int) -> dict[str, Any]
     return out
 
 
-def _halves(task: str, t: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
-    """Two sets of exact draws from one filter."""
-    both = TASKS[task].exact(t, y, 32 * N, rng)
-    return [{k: v[part * 16 * N :][: 16 * N] for k, v in both.items()} for part in range(2)]
-
-
-def cost(task: str, folder: Path, n: int) -> dict[str, float]:
+def cost(task: str, folder: Path, n: int, compressed: bool) -> dict[str, float]:
     """CPU seconds of condition and draws, and how much memory they add at most; in this process."""
     joint = fsf.load(folder)
     t, y = TASKS[task].observe(n, np.random.default_rng((8, n)))
+    if not compressed:
+        network = joint.model.denoiser.network
+        network.config = replace(network.config, compress_above=10 * COUNTS[-1])
     draws_of(joint, t[:64], y[:64], 0)  # whatever is loaded at first use
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     draws_of(joint, t, y, 0)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "cpu_seconds": time.process_time() - start,
-        "added_gib": (after - before) / 2**20,
-        "peak_gib": after / 2**20,
-    }
+    seconds, after = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"cpu_seconds": seconds, "added_gib": (after - before) / 2**20, "peak_gib": after / 2**20}
+
+
+def cost_elsewhere(task: str, folder: Path, n: int, compressed: bool) -> dict[str, float]:
+    """`cost` in a process of its own: a peak is one of all that went before."""
+    call = [sys.executable, __file__, task, "--cost", str(folder), str(n), str(int(compressed))]
+    out = subprocess.run(call, check=True, capture_output=True, text=True).stdout
+    found: dict[str, float] = json.loads(out.splitlines()[-1])
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--steps", type=int, default=3_000)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--baseline", action="store_true", help="with the linear baseline (gaussian.py)")
     parser.add_argument("--train-only", action="store_true")
-    parser.add_argument("--cost", nargs=2, metavar=("FOLDER", "N"), help=argparse.SUPPRESS)
+    parser.add_argument("--cost", nargs=3, metavar=("FOLDER", "N", "COMPRESSED"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.cost:
-        print(cost(args.task, Path(args.cost[0]), int(args.cost[1])))
+        folder, n, compressed = args.cost
+        print(json.dumps(cost(args.task, Path(folder), int(n), bool(int(compressed)))))
         return
     start = time.process_time()
 
@@ -296,10 +306,22 @@ def main() -> None:
     joint = trained(args.task, args.steps, report, args.baseline)
     if args.train_only:
         return
-    rows = []
+    name, card = name_of(args.task, args.steps, args.baseline), joint.provenance
+    network = joint.model.denoiser.network.config
+    results: dict[str, Any] = {
+        "task": args.task, "baseline": args.baseline, "n": N, "trained_up_to": N_MAX, **budget(card),
+        "train_commit": card.get("commit", ""), "inducing": network.inducing, "compress_above": network.compress_above,
+        "rows": [],
+    }  # fmt: skip
     for n in COUNTS:
-        rows.append(accuracy(args.task, joint, n, SETS[n]))
-        print(rows[-1], flush=True)
+        row = accuracy(args.task, joint, n, SETS[n]) | {
+            "cost": cost_elsewhere(args.task, ROOT / "runs" / name, n, True)
+        }
+        if n <= PLAIN:
+            row["cost_plain"] = cost_elsewhere(args.task, ROOT / "runs" / name, n, False)
+        results["rows"].append(row)
+        print(row, flush=True)
+        save(f"long_{args.task}{'_baseline' if args.baseline else ''}", 0, results)
 
 
 if __name__ == "__main__":
