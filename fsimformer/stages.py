@@ -128,8 +128,8 @@ def draw(
         _draw_first(denoiser, group, config, n_active_observed, budget)
     for task in (t for t in tasks if len(t.stages) > 1):
         with torch.no_grad():  # once for all stages and draws
-            observed, shared = denoiser.shorten(task.observed) if task.edges is None else (task.observed, None)
-        task = replace(task, observed=observed)
+            stays, shared = denoiser.shorten(task.observed) if task.edges is None else (task.observed, None)
+        task = replace(task, observed=stays)
         for number in range(1, len(task.stages)):
             _draw_given(denoiser, task, number, config, n_active_observed, budget, shared)
     return [t.out for t in tasks]
