@@ -49,7 +49,7 @@ from fsimformer.simulators.protocol import draw_priors
 
 N, N_MAX, COUNTS = 1_000, 2_048, (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 SETS = {100: 24, 300: 24, 1_000: 24, 3_000: 24, 10_000: 16, 30_000: 12, 100_000: 8}
-STEPS, PLAIN = 2_400, 10_000  # readings up to which the same network is timed without compression
+STEPS, PLAIN = 6_000, 10_000  # readings up to which the same network is timed without compression
 LINE_NOISE, LINE_SPREAD = 2.0, 0.3
 MATERN_NOISE, MATERN_SPREAD, HORIZON, GRID = 0.3, 0.5, 50.0, 2_001
 
@@ -206,12 +206,12 @@ TASKS = {"line": Line(), "matern": Matern()}
 def trained(task: str, steps: int, callback: Callable[[Any], None] | None = None, baseline: bool = False) -> fsf.Joint:
     """From runs/ if it was trained before."""
     config = fsf.TrainConfig(
-        steps=steps, batch_size=32, n_micro=4, cooldown=0.4, ema=0.995, warmup=100, validate_every=250, pool=4,
-        n_validation=256, checkpoint_every=100, compressed=0.5, level_tokens=24, dial=(("few", 1.0),),
+        steps=steps, batch_size=64, n_micro=2, pool=4, cooldown=0.4, ema=0.99, warmup=100, validate_every=200,
+        n_validation=256, checkpoint_every=100, compressed=0.7, level_tokens=24, dial=(("few", 1.0),),
     )  # fmt: skip
     settings: dict[str, Any] = {
         "simulations": 20_000, "config": config, "masks": only(posterior=1.0), "baseline": baseline,
-        "network": fsf.NetworkConfig(width=48, depth=3, n_heads=4, inducing=32, compress_above=256),
+        "network": fsf.NetworkConfig(width=32, depth=2, n_heads=4, inducing=32, compress_above=256),
         "design": fsf.Design((N_MAX,), skew=5.0),
     }  # fmt: skip
     return kept(name_of(task, steps, baseline), TASKS[task], settings, callback=callback)

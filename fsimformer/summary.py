@@ -18,9 +18,11 @@ reading beside its neighbours, in coordinates of the chunk. Of its states z_j tw
 
         x_l = μ_l(ĝ) + c_l(ĝ)·g + e_l,   Var e_l = 1/(1 + n exp(r_l(ĝ))),
 
-    so that beyond all n of training widths shrink as n^(−1/2), for sums do, and nothing else is extrapolated. This
+    so that beyond all n of training widths shrink as n^(−1/2), for sums do, and nothing of it is extrapolated. This
     Gaussian is learned as one, by its own likelihood (`shortfall`), and its denoiser (gaussian.py) is where the network
-    starts from: F = F_g + F₀ (denoise.py). F₀ corrects it where the posterior is no such Gaussian.
+    starts from: F = F_g + F₀ (denoise.py). F₀ corrects it where the posterior is no such Gaussian; it does see n, and
+    what it gets wrong counts in posterior sds. A bias of φ, s or μ does not shrink with n: what training on n readings
+    has no power to see is seen at 100 n.
 
 A row is compressed if it has more than `compress_above` frozen tokens, and of it only ids with more than M tokens; all
 other tokens, and all other rows, are what they are without compression. Chunks are merged by their log masses: what is
@@ -41,7 +43,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
 from fsimformer.attend import additive
-from fsimformer.gaussian import FLOOR, Given
+from fsimformer.gaussian import FLOOR, Given, exact_device
 from fsimformer.nn import Layer, Network
 from fsimformer.tokens import TokenBatch
 
@@ -60,17 +62,18 @@ class Summary:
         tokens: (B, M + 1, W): M segments, and one token for the information.
         index, uses: (B, M + 1, D), the segments' mean places, and which dims they have.
         valid: (B, M + 1); no token of rows that are not compressed.
-        precision, shift, estimate, count: P (B, k, k), η (B, k), ĝ (B, k), n (B,), float64.
+        count: n (B,).
+        precision, shift, estimate: P (B, k, k), η (B, k), ĝ (B, k), float64, on the `exact_device`.
     """
 
     tokens: Tensor
     index: Tensor
     uses: Tensor
     valid: Tensor
+    count: Tensor
     precision: Tensor
     shift: Tensor
     estimate: Tensor
-    count: Tensor
 
     def repeat(self, n: int) -> Summary:
         """Of n rows that share the readings of this one."""
@@ -139,9 +142,8 @@ class Summariser(nn.Module):
             parts.append(self._chunks(network, part.replace(valid=real[:, tokens])))
         mass, mean, place, uses, precision, shift = zip(*parts, strict=True)
         segments = self._segments(torch.cat(mass, 1), torch.cat(mean, 1), torch.cat(place, 1), torch.cat(uses, 1), real)
-        count = real.sum(1).double()
-        own = torch.eye(_FEATURES, dtype=torch.float64, device=pooled.device)
-        return self._summary(network, segments, own + sum(precision), reduce(torch.add, shift), count)
+        prior = torch.eye(_FEATURES, dtype=torch.float64, device=precision[0].device)
+        return self._summary(network, segments, reduce(torch.add, precision, prior), reduce(torch.add, shift))
 
     def _chunks(self, network: Network, part: TokenBatch) -> tuple[Tensor, ...]:
         """Of a block of C chunks: log masses (B, C, H), averages (B, C, H, d), sums of places and of dims had
@@ -170,7 +172,8 @@ class Summariser(nn.Module):
         z = torch.cat(raw, -1)
         phi = (self.phi(z).unflatten(-1, (_PAIRS, _FEATURES)) * valid[..., None, None]).flatten(1, 3)
         s = self.s(z).flatten(1, 3)[..., None]
-        precision, shift = (phi.mT @ phi).double(), (phi.mT @ s)[..., 0].double()
+        exact = exact_device(phi.device)
+        precision, shift = (phi.mT @ phi).to(exact).double(), (phi.mT @ s)[..., 0].to(exact).double()
         return mass, mean, (index * uses).sum(2), uses.sum(2), precision, shift
 
     def _segments(self, mass: Tensor, mean: Tensor, place: Tensor, uses: Tensor, real: Tensor) -> tuple[Tensor, ...]:
@@ -194,10 +197,9 @@ class Summariser(nn.Module):
         had = total(uses).to(place.dtype)
         return highest + sums.clamp(min=1e-30).log(), mean, total(place) / had.clamp(min=1), had > 0, total(here)
 
-    def _summary(
-        self, network: Network, segments: Sequence[Tensor], precision: Tensor, shift: Tensor, count: Tensor
-    ) -> Summary:
+    def _summary(self, network: Network, segments: Sequence[Tensor], precision: Tensor, shift: Tensor) -> Summary:
         mass, mean, index, uses, here = segments
+        count = here.sum(1)
         valid = here > 0
         log_count = here.clamp(min=1).to(mass.dtype).log()[..., None]
         known = torch.cat([mass.clamp(min=-30.0), log_count], -1) * valid[..., None]
@@ -205,7 +207,8 @@ class Summariser(nn.Module):
         root = torch.linalg.cholesky(precision)
         g = torch.cholesky_solve(shift[..., None], root)[..., 0]
         log_sd = 0.5 * torch.cholesky_inverse(root).diagonal(dim1=-2, dim2=-1).log()
-        known = torch.cat([g, 0.25 * log_sd, 0.25 * count.clamp(min=1).log()[:, None]], -1).to(tokens.dtype)
+        log_n = count.clamp(min=1).to(tokens).log()[:, None]
+        known = torch.cat([g.to(tokens), 0.25 * log_sd.to(tokens), 0.25 * log_n], -1)
         tokens = torch.cat([tokens, self.information(known)[:, None]], 1)
         nowhere = torch.zeros_like(index[:, :1])
         return Summary(
@@ -213,10 +216,10 @@ class Summariser(nn.Module):
             torch.cat([index, nowhere], 1),
             torch.cat([uses, nowhere.bool()], 1),
             torch.cat([valid, (count > 0)[:, None]], 1),
+            count,
             precision,
             shift,
             g,
-            count,
         )
 
     def read(self, network: Network, summary: Summary, active: TokenBatch, apart: Tensor) -> Given:
@@ -226,12 +229,13 @@ class Summariser(nn.Module):
             apart: (n_ids,) bool, ids that nobody may see: they share no g, and each is solved by itself.
         """
         static = network.embedding.static(active.variable, active.index, torch.zeros_like(active.variable))
-        e = gelu(static + self.of_estimate(summary.estimate.to(static.dtype))[:, None])
-        out = self.head(gelu(self.hidden(e))).double()
+        e = gelu(static + self.of_estimate(summary.estimate.to(static))[:, None])
+        exact = summary.precision.device
+        out = self.head(gelu(self.hidden(e))).to(exact).double()
         loading, mean, rate = out[..., :-2], out[..., -2], out[..., -1].clamp(-20.0, 5.0)
-        mine = active.latent & (summary.count > 0)[:, None]
-        loading = loading * (mine & ~apart[active.variable])[..., None]
-        own = 1 / (1 + summary.count[:, None] * rate.exp()) + FLOOR
+        mine, seen = (active.latent & (summary.count > 0)[:, None]).to(exact), (~apart[active.variable]).to(exact)
+        loading = loading * (mine & seen)[..., None]
+        own = 1 / (1 + summary.count.to(exact)[:, None] * rate.exp()) + FLOOR
         return Given(summary.precision, summary.shift, mean * mine, loading, torch.where(mine, own, 1.0))
 
 
@@ -245,8 +249,9 @@ def shortfall(given: Given, x: Tensor, mine: Tensor) -> Tensor:
     g = torch.cholesky_solve(given.shift[..., None], root)[..., 0]
     spread = torch.linalg.solve_triangular(root, given.loading.mT, upper=False).square().sum(-2)
     mean, variance = given.mean + (given.loading @ g[..., None])[..., 0], spread + given.own
-    each = variance.detach().sqrt() * ((x - mean) ** 2 / variance + variance.log()) / 2
-    loss = (each * mine).sum() / mine.sum().clamp(min=1)
+    each = variance.detach().sqrt() * ((x.to(mean) - mean) ** 2 / variance + variance.log()) / 2
+    here = mine.to(mean.device)
+    loss = ((each * here).sum() / here.sum().clamp(min=1)).to(x)
     return loss - loss.detach()
 
 

@@ -169,7 +169,7 @@ def batch_loss(
     device, network, above = denoiser.device, denoiser.network.config, None
     dial = config.dial[int(choice)][0]
     if network.inducing:
-        if float(torch.rand((), generator=generator)) < config.compressed:
+        if config.compressed and float(torch.rand((), generator=generator)) < config.compressed:
             above = network.inducing
         if more_ride(dial, network.compress_above) and int(batch.observed.sum(1).max()) > network.compress_above:
             dial = "few"  # full attention among them is what compression is there to avoid

@@ -188,6 +188,19 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
     assert whole.model.max_readings == {"y": 200}
 
 
+def test_training_on_short_rows_is_training_without_compression_bit_for_bit() -> None:
+    """With compressed=0; a summary that no row needs has no say in the others' weights."""
+    config = TrainConfig(
+        steps=3, batch_size=8, n_micro=2, pool=1, warmup=1, validate_every=3, n_validation=16, compressed=0.0
+    )
+    simulator, settings = FunctionSimulator(LINE, level, {"t": GRID}), SETTINGS | {"design": fsf.Design((30,))}
+    networks = SETTINGS["network"], replace(SETTINGS["network"], inducing=0)
+    a, b = (
+        fsf.train(simulator, config=config, **settings | {"network": n}).model.denoiser.state_dict() for n in networks
+    )
+    assert a.keys() - b.keys() and all(torch.equal(a[k], b[k]) for k in b)
+
+
 def test_settings_of_a_network_without_compression_are_what_they_were(tmp_path: Path) -> None:
     """A checkpoint from before there was any goes on."""
     config = TrainConfig(steps=1, batch_size=8, n_micro=2, pool=1, n_validation=16, checkpoint_every=1)

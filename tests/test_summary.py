@@ -13,10 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fsimformer import summary
 from fsimformer.denoise import Denoiser
+from fsimformer.gaussian import Given
 from fsimformer.model_file import build_denoiser
 from fsimformer.nn import NetworkConfig
 from fsimformer.schema import Axis, Index, Schema, Variable
-from fsimformer.summary import CHUNK, Summariser, by_place, chunk_frame
+from fsimformer.summary import CHUNK, Summariser, by_place, chunk_frame, shortfall
 from fsimformer.tokens import TokenBatch, collate, join, split, take, uncollate
 
 M, ABOVE = 8, 60
@@ -116,6 +117,21 @@ def test_chunks_have_coordinates_of_their_own() -> None:
     assert not any(x.any() for x in (*nothing, *one))
 
 
+@pytest.mark.parametrize("distance_decay", [False, True])
+def test_a_network_of_differences_stays_one(distance_decay: bool) -> None:
+    """Without index features nothing tells where the readings lie, but for how far from each other and from latents."""
+    config = network(index_features=0, rotary_frequency=0.0 if distance_decay else 4.0, distance_decay=distance_decay)
+    model = build_denoiser(SCHEMA, config, "trig", "dense")
+    randomise(model, 2, gain=0.7)
+    model, whole = model.double().eval(), rows(300)
+    on_time = (whole.variable > 2)[..., None]
+    there = answers(model, whole)
+    shifted = answers(model, whole.replace(index=whole.index + 0.2 * on_time))
+    torch.testing.assert_close(shifted, there, rtol=0, atol=1e-8)
+    stretched = answers(model, whole.replace(index=1.2 * whole.index))
+    assert (stretched - there).abs().max() > 1e-4
+
+
 def test_every_reading_counts() -> None:
     """A gradient to the value and the place of each pooled reading, none to those of padding."""
     model, whole = compressing(), rows(300, 200)
@@ -199,6 +215,17 @@ def test_the_exact_posterior_of_a_mean_is_among_what_can_be_learned(n: int) -> N
     mean, variance = y.sum() / (sd**2 + n), 1 / (1 + n / sd**2) + 1e-6 + 1 / (1 + n * math.exp(5))
     exact = (mean * ratio[0] ** 2 + variance * noisy[0, :, 0]) / (variance + ratio[0] ** 2)
     torch.testing.assert_close(x_hat, exact, rtol=0, atol=1e-7)
+
+
+def test_the_shortfall_has_the_gradient_of_a_likelihood() -> None:
+    """In one dim at unit variance: m − x and ½ (1 − (x − m)²) for the log variance; and its value is 0."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    mean, own = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True), one.clone().requires_grad_()
+    given = Given(one[None], 0 * one, mean, torch.zeros(1, 1, 1, dtype=torch.float64), own)
+    loss = shortfall(given, 2 * one, torch.ones(1, 1, dtype=torch.bool))
+    assert loss == 0
+    of_mean, of_own = torch.autograd.grad(loss, [mean, own])
+    torch.testing.assert_close((of_mean.item(), of_own.item()), (0.3 - 2, (1 - 1.7**2) / 2))
 
 
 class Largest(TorchDispatchMode):
