@@ -9,7 +9,7 @@ of 50 units leaves them, and the exact widths say how much.
 Readings lie at uniformly random times. n = 1,000 draws ("exact") of each data set: mean error of the posterior means in
 exact posterior sds (root mean square over data sets), mean ratio of sds, and both of exact draws in place of the
 network's, the floor. Seconds and memory are those of condition and 1,000 draws, each n in a process of its own, and for
-the same network without compression. It is trained on rows of up to 2,048 readings; beyond, it extrapolates.
+the same network without compression. It is trained on rows of up to `--most` (2,048) readings; beyond, it extrapolates.
 
     python benchmarks/long_context.py line
     python benchmarks/long_context.py line --baseline
@@ -203,22 +203,24 @@ def _drawn(log_p: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
 TASKS = {"line": Line(), "matern": Matern()}
 
 
-def trained(task: str, steps: int, callback: Callable[[Any], None] | None = None, baseline: bool = False) -> fsf.Joint:
+def trained(
+    task: str, steps: int, most: int, baseline: bool, callback: Callable[[Any], None] | None = None
+) -> fsf.Joint:
     """From runs/ if it was trained before."""
     config = fsf.TrainConfig(
-        steps=steps, batch_size=64, n_micro=2, pool=4, cooldown=0.4, ema=0.99, warmup=100, validate_every=200,
+        steps=steps, batch_size=64, n_micro=4, pool=4, cooldown=0.4, ema=0.99, warmup=100, validate_every=200,
         n_validation=256, checkpoint_every=100, compressed=0.7, level_tokens=24, dial=(("few", 1.0),),
     )  # fmt: skip
     settings: dict[str, Any] = {
         "simulations": 20_000, "config": config, "masks": only(posterior=1.0), "baseline": baseline,
         "network": fsf.NetworkConfig(width=32, depth=2, n_heads=4, inducing=32, compress_above=256),
-        "design": fsf.Design((N_MAX,), skew=5.0),
+        "design": fsf.Design((most,), skew=5.0),
     }  # fmt: skip
-    return kept(name_of(task, steps, baseline), TASKS[task], settings, callback=callback)
+    return kept(name_of(task, steps, most, baseline), TASKS[task], settings, callback=callback)
 
 
-def name_of(task: str, steps: int, baseline: bool) -> str:
-    return f"long_context/{task}_{steps}{'_baseline' if baseline else ''}"
+def name_of(task: str, steps: int, most: int, baseline: bool) -> str:
+    return f"long_context/{task}_{most}_{steps}{'_baseline' if baseline else ''}"
 
 
 def draws_of(joint: fsf.Joint, t: np.ndarray, y: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -288,6 +290,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--most", type=int, default=N_MAX, help="readings of a row in training")
+    parser.add_argument("--sets", type=float, default=1.0, help="share of the data sets to measure")
     parser.add_argument("--baseline", action="store_true", help="with the linear baseline (gaussian.py)")
     parser.add_argument("--train-only", action="store_true")
     parser.add_argument("--cost", nargs=3, metavar=("FOLDER", "N", "COMPRESSED"), help=argparse.SUPPRESS)
@@ -303,25 +307,25 @@ def main() -> None:
         if p.validation is not None:
             print(p.step, f"{p.loss:.4f} {p.validation:.4f} {time.process_time() - start:.0f} s", flush=True)
 
-    joint = trained(args.task, args.steps, report, args.baseline)
+    joint = trained(args.task, args.steps, args.most, args.baseline, report)
     if args.train_only:
         return
-    name, card = name_of(args.task, args.steps, args.baseline), joint.provenance
+    name, card = name_of(args.task, args.steps, args.most, args.baseline), joint.provenance
     network = joint.model.denoiser.network.config
     results: dict[str, Any] = {
-        "task": args.task, "baseline": args.baseline, "n": N, "trained_up_to": N_MAX, **budget(card),
+        "task": args.task, "baseline": args.baseline, "n": N, "trained_up_to": args.most, **budget(card),
         "train_commit": card.get("commit", ""), "inducing": network.inducing, "compress_above": network.compress_above,
         "rows": [],
     }  # fmt: skip
     for n in COUNTS:
-        row = accuracy(args.task, joint, n, SETS[n]) | {
+        row = accuracy(args.task, joint, n, max(2, round(args.sets * SETS[n]))) | {
             "cost": cost_elsewhere(args.task, ROOT / "runs" / name, n, True)
         }
         if n <= PLAIN:
             row["cost_plain"] = cost_elsewhere(args.task, ROOT / "runs" / name, n, False)
         results["rows"].append(row)
         print(row, flush=True)
-        save(f"long_{args.task}{'_baseline' if args.baseline else ''}", 0, results)
+        save(f"long_{args.task}_{args.most}{'_baseline' if args.baseline else ''}", 0, results)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from markdown import table
 from record import RESULTS
 from tables_ablation import ablation
 from tables_encodings import encodings
-from tables_long import long_context
+from tables_long import long_context, short_contexts
 from tables_peers import peers
 from tables_resolution import functional_linear, functions, knots, predator_prey, resolution, space
 from tables_sbibm import dependency, sbibm
@@ -165,6 +165,7 @@ def main() -> None:
         (predator_prey.__name__, predator_prey, "predator_prey.json"),
         (space.__name__, space, "space_*.json"),
         (long_context.__name__, long_context, "long_*.json"),
+        (short_contexts.__name__, short_contexts, "short_contexts.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]
         records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(pattern))]

@@ -7,6 +7,16 @@ from typing import Any
 from markdown import table
 
 
+def short_contexts(records: list[dict[str, Any]]) -> list[str]:
+    """Every seed of `short_contexts.py`."""
+    rows = [
+        [x["seed"], f"{x['plain']:.4f}", f"{x['compressing']:.4f}",
+         f"{x['difference']:+.4f} ± {x['standard_error']:.4f}", r["steps"]]
+        for r in records for x in r["rows"]
+    ]  # fmt: skip
+    return table(["seed", "loss, plain", "loss, compressing", "difference", "steps"], rows)
+
+
 def long_context(records: list[dict[str, Any]]) -> list[str]:
     """Every run of `long_context.py`: accuracy against readings, then what they cost."""
     out = []
