@@ -130,72 +130,74 @@ class Summariser(nn.Module):
     def forward(self, network: Network, frozen: TokenBatch, pooled: Tensor) -> Summary:
         """The summary of the `pooled` (B, n_f) tokens of each row; what order they come in makes no difference."""
         b, n = len(pooled), int(pooled.sum(1).max())
-        n_chunks = -(-n // CHUNK)
+        c = -(-n // CHUNK)
         order = by_place(frozen.index, frozen.variable, frozen.value, pooled)[:, :n]
-        real = torch.arange(n_chunks * CHUNK, device=pooled.device) < pooled.sum(1, keepdim=True)
-        order = torch.nn.functional.pad(order, (0, n_chunks * CHUNK - n))
-        step = n_chunks if torch.is_grad_enabled() else max(1, _BLOCK // b)
+        order = torch.nn.functional.pad(order, (0, c * CHUNK - n)).view(b, c, CHUNK)
+        real = torch.arange(c * CHUNK, device=pooled.device) < pooled.sum(1, keepdim=True)
+        row, chunk = real.view(b, c, CHUNK)[..., 0].nonzero(as_tuple=True)  # chunks of padding alone are none
+        order, real = order[row, chunk], real.view(b, c, CHUNK)[row, chunk]
+        step = len(row) if torch.is_grad_enabled() else _BLOCK
         parts = []
-        for first in range(0, n_chunks, step):
-            tokens = slice(first * CHUNK, min(first + step, n_chunks) * CHUNK)
-            part = frozen.replace(arrays={}).gather(order[:, tokens])
-            parts.append(self._chunks(network, part.replace(valid=real[:, tokens])))
-        mass, mean, place, uses, precision, shift = zip(*parts, strict=True)
-        segments = self._segments(torch.cat(mass, 1), torch.cat(mean, 1), torch.cat(place, 1), torch.cat(uses, 1), real)
-        prior = torch.eye(_FEATURES, dtype=torch.float64, device=precision[0].device)
-        return self._summary(network, segments, reduce(torch.add, precision, prior), reduce(torch.add, shift))
+        for first in range(0, len(row), step):
+            some = slice(first, first + step)
+            at = row[some, None], order[some]
+            parts.append(self._chunks(network, frozen.variable[at], frozen.index[at], frozen.value[at], real[some]))
+        mass, mean, place, uses, precision, shift = (torch.cat(x) for x in zip(*parts, strict=True))
+        segments = self._segments(row, chunk, b, mass, mean, place, uses, real.sum(1))
+        k, to = _FEATURES, row.to(precision.device)
+        prior = torch.eye(k, dtype=torch.float64, device=precision.device).repeat(b, 1, 1)
+        return self._summary(
+            network, segments, prior.index_add(0, to, precision), shift.new_zeros(b, k).index_add(0, to, shift)
+        )
 
-    def _chunks(self, network: Network, part: TokenBatch) -> tuple[Tensor, ...]:
-        """Of a block of C chunks: log masses (B, C, H), averages (B, C, H, d), sums of places and of dims had
-        (B, C, D), and the block's part of P and η, float64."""
-        b, c = len(part.valid), part.shape[1] // CHUNK
-
-        def cut(x: Tensor) -> Tensor:
-            return x.unflatten(1, (c, CHUNK))
-
-        uses = network.rotary.uses_index[part.variable] & part.valid[..., None]
-        static = network.embedding.static(part.variable, part.index, torch.ones_like(part.variable))
-        h = cut(network.embedding(static, part.value))
-        index, uses, valid = cut(part.index), cut(uses), cut(part.valid)
+    def _chunks(
+        self, network: Network, variable: Tensor, index: Tensor, value: Tensor, valid: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Of chunks (C, CHUNK): log masses (C, H), averages (C, H, d), sums of places and of dims had (C, D), and their
+        parts of P and η, float64."""
+        uses = network.rotary.uses_index[variable] & valid[..., None]
+        h = network.embedding(network.embedding.static(variable, index, torch.ones_like(variable)), value)
         local, size = chunk_frame(index, uses)
-        log_count = valid.sum(2).clamp(min=1).to(h.dtype).log()[..., None, None].expand(-1, -1, CHUNK, -1)
+        log_count = valid.sum(1).to(h).log()[:, None, None].expand(-1, CHUNK, -1)
         h = h + self.frame(torch.cat([local, size, 0.25 * log_count], -1))
-        phases = network.rotary.phases(part.variable.view(b * c, CHUNK), local.flatten(0, 1))
-        bias = additive(valid.flatten(0, 1), h)[:, None]
-        h, _, _ = self.local.frozen(h.flatten(0, 1), bias, phases, last=False)
-        h = layer_norm(h.unflatten(0, (b, c)), h.shape[-1:])  # (B, C, CHUNK, W)
+        h, _, _ = self.local.frozen(h, additive(valid, h)[:, None], network.rotary.phases(variable, local), last=False)
+        h = layer_norm(h, h.shape[-1:])
         score = self.score(h).masked_fill(~valid[..., None], _NONE)
-        weight = score.softmax(2) * valid[..., None]
-        mean = torch.einsum("bcjh,bcjhd->bchd", weight, self.value(h).unflatten(-1, (self.n_heads, -1)))
-        mass = score.logsumexp(2).masked_fill(~valid.any(2)[..., None], _NONE)
-        raw = [h, cut(part.value)[..., None], *([index * uses] if self.anchored else [])]
-        z = torch.cat(raw, -1)
-        phi = (self.phi(z).unflatten(-1, (_PAIRS, _FEATURES)) * valid[..., None, None]).flatten(1, 3)
-        s = self.s(z).flatten(1, 3)[..., None]
-        exact = exact_device(phi.device)
+        mean = torch.einsum("cjh,cjhd->chd", score.softmax(1), self.value(h).unflatten(-1, (self.n_heads, -1)))
+        place = index * uses
+        z = torch.cat([h, value[..., None], *([place] if self.anchored else [])], -1)
+        phi = (self.phi(z).unflatten(-1, (_PAIRS, _FEATURES)) * valid[..., None, None]).flatten(1, 2)
+        s, exact = self.s(z).flatten(1)[..., None], exact_device(h.device)
         precision, shift = (phi.mT @ phi).to(exact).double(), (phi.mT @ s)[..., 0].to(exact).double()
-        return mass, mean, (index * uses).sum(2), uses.sum(2), precision, shift
+        return score.logsumexp(1), mean, place.sum(1), uses.sum(1), precision, shift
 
-    def _segments(self, mass: Tensor, mean: Tensor, place: Tensor, uses: Tensor, real: Tensor) -> tuple[Tensor, ...]:
-        """Chunks merged into M segments of equally many: mass (B, M, H), mean (B, M, H, d), index and uses (B, M, D),
-        count (B, M)."""
-        (b, c, _), m = mass.shape, self.n_tokens
-        here = real.unflatten(1, (c, CHUNK)).sum(2)  # (B, C)
-        n_chunks = (here > 0).sum(1, keepdim=True)
-        chunk = torch.arange(c, device=mass.device).expand(b, c)
-        to = torch.where(n_chunks > m, chunk * m // n_chunks.clamp(min=1), chunk).clamp(max=m - 1)
+    def _segments(
+        self,
+        row: Tensor,
+        chunk: Tensor,
+        n_rows: int,
+        mass: Tensor,
+        mean: Tensor,
+        place: Tensor,
+        uses: Tensor,
+        count: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Chunks, the `chunk`-th of each `row` (C,), merged into M segments of equally many: mass (B, M, H), mean
+        (B, M, H, d), index and uses (B, M, D), count (B, M)."""
+        m = self.n_tokens
+        n_chunks = torch.bincount(row, minlength=n_rows)[row]
+        at = row * m + torch.where(n_chunks > m, chunk * m // n_chunks, chunk)
 
         def total(x: Tensor) -> Tensor:
-            at = to.view(b, c, *(1 for _ in x.shape[2:])).expand_as(x)
-            return x.new_zeros(b, m, *x.shape[2:]).scatter_add(1, at, x)
+            return x.new_zeros(n_rows * m, *x.shape[1:]).index_add(0, at, x)
 
-        at = to[..., None].expand_as(mass)
-        highest = mass.new_full((b, m, mass.shape[2]), _NONE).scatter_reduce(1, at, mass.detach(), "amax")
-        weight = (mass - highest.gather(1, at)).exp() * (here > 0)[..., None]
-        sums = total(weight)
+        to = at[:, None].expand_as(mass)
+        highest = mass.new_full((n_rows * m, mass.shape[1]), _NONE).scatter_reduce(0, to, mass.detach(), "amax")
+        weight = (mass - highest[at]).exp()
+        sums, had = total(weight), total(uses).to(place)
         mean = total(weight[..., None] * mean) / sums.clamp(min=1e-30)[..., None]
-        had = total(uses).to(place.dtype)
-        return highest + sums.clamp(min=1e-30).log(), mean, total(place) / had.clamp(min=1), had > 0, total(here)
+        out = highest + sums.clamp(min=1e-30).log(), mean, total(place) / had.clamp(min=1), had > 0, total(count)
+        return tuple(x.unflatten(0, (n_rows, m)) for x in out)
 
     def _summary(self, network: Network, segments: Sequence[Tensor], precision: Tensor, shift: Tensor) -> Summary:
         mass, mean, index, uses, here = segments

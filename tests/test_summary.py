@@ -163,23 +163,25 @@ def test_information_adds() -> None:
 def test_segments_are_sums_over_their_chunks() -> None:
     """Log masses and averages of merged chunks against those of all weights at once."""
     made = Summariser(compressing().network).double()
-    b, c, h, d = 2, 19, 3, 4
-    g = seeded(4)
-    mass, mean = torch.randn(b, c, h, generator=g).double() * 4, torch.randn(b, c, h, d, generator=g).double()
-    n_chunks = (19, 5)
-    real = (torch.arange(c) < torch.tensor(n_chunks)[:, None]).repeat_interleave(CHUNK, 1)
-    place, uses = torch.zeros(b, c, 1).double(), torch.zeros(b, c, 1).long()
-    log_mass, average, _, _, count = made._segments(mass, mean, place, uses, real)
-    for row, n in enumerate(n_chunks):
+    n_chunks, h, d, g = (19, 0, 5), 3, 4, seeded(4)
+    row = torch.arange(3).repeat_interleave(torch.tensor(n_chunks))
+    chunk = torch.cat([torch.arange(n) for n in n_chunks])
+    order = torch.randperm(24, generator=g)  # in whatever order they come
+    mass, mean = torch.randn(24, h, generator=g).double() * 4, torch.randn(24, h, d, generator=g).double()
+    place, uses = torch.zeros(24, 1).double(), torch.zeros(24, 1).long()
+    log_mass, average, _, _, count = made._segments(
+        row[order], chunk[order], 3, mass[order], mean[order], place, uses, torch.full((24,), CHUNK)
+    )
+    for number, n in enumerate(n_chunks):
         groups = [[k for k in range(n) if (k * M // n if n > M else k) == m] for m in range(M)]
         for m, group in enumerate(groups):
-            assert count[row, m] == CHUNK * len(group)
+            assert count[number, m] == CHUNK * len(group)
             if group:
-                w = mass[row, group].exp()
-                torch.testing.assert_close(log_mass[row, m], w.sum(0).log())
-                torch.testing.assert_close(
-                    average[row, m], (w[..., None] * mean[row, group]).sum(0) / w.sum(0)[:, None]
-                )
+                mine = torch.tensor(group) + sum(n_chunks[:number])
+                w = mass[mine].exp()
+                torch.testing.assert_close(log_mass[number, m], w.sum(0).log())
+                expected = (w[..., None] * mean[mine]).sum(0) / w.sum(0)[:, None]
+                torch.testing.assert_close(average[number, m], expected)
 
 
 def test_blocks_of_chunks_are_all_chunks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
