@@ -139,6 +139,9 @@ def train(
     uses_index = schema.uses_index()
     start = (NetworkConfig(), "trig", "dense", "few") if initial is None else _settings(initial)
     network = replace(network or start[0], uses_index=tuple(map(tuple, uses_index.tolist())))
+    if network.inducing:
+        most = sum(design.n_max) if initial is None else start[0].most_readings
+        network = replace(network, most_readings=most)
     schedule, dependency = schedule or start[1], dependency or start[2]
     dial = start[3] if n_active_observed == DEFAULT_DIAL else n_active_observed
     dial = require_dial(dial)

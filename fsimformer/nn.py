@@ -46,6 +46,8 @@ class NetworkConfig:
             compressed, and cost the square of their length.
         compress_above: observed tokens of the frozen stream from which on an observation is long; up to here nothing
             is compressed, and the network answers as one without `inducing` of the same weights.
+        most_readings: more of them are summed up in interleaved parts of at most so many each, as dense as training's
+            rows; 0 = never. `train` fills it in from the design where there are inducing tokens.
     """
 
     uses_index: tuple[tuple[bool, ...], ...] = ()
@@ -62,6 +64,7 @@ class NetworkConfig:
     distance_decay: bool = False
     inducing: int = 0
     compress_above: int = 2048
+    most_readings: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uses_index", tuple(tuple(bool(x) for x in row) for row in self.uses_index))
@@ -77,10 +80,10 @@ class NetworkConfig:
                 f"NetworkConfig: expected an even number of channels a head (width/n_heads) to turn in pairs, got "
                 f"{self.width // self.n_heads}; or rotary_frequency=0."
             )
-        if self.inducing < 0 or self.compress_above <= self.inducing:
+        if min(self.inducing, self.most_readings) < 0 or self.compress_above <= self.inducing:
             raise ValueError(
-                "NetworkConfig: expected inducing >= 0 (0 = long observations are not compressed) and compress_above "
-                f"> inducing, got {self.inducing} and {self.compress_above}."
+                "NetworkConfig: expected inducing >= 0 (0 = long observations are not compressed), compress_above > "
+                f"inducing and most_readings >= 0, got {self.inducing}, {self.compress_above}, {self.most_readings}."
             )
         n_index = len(self.uses_index[0]) if self.uses_index else 0
         if self.index_features < 0:

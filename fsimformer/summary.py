@@ -20,9 +20,15 @@ reading beside its neighbours, in coordinates of the chunk. Of its states z_j tw
 
     so that beyond all n of training widths shrink as n^(−1/2), for sums do, and nothing of it is extrapolated. This
     Gaussian is learned as one, by its own likelihood (`shortfall`), and its denoiser (gaussian.py) is where the network
-    starts from: F = F_g + F₀ (denoise.py). F₀ corrects it where the posterior is no such Gaussian; it does see n, and
-    what it gets wrong counts in posterior sds. A bias of φ, s or μ does not shrink with n: what training on n readings
-    has no power to see is seen at 100 n.
+    starts from: F = F_g + F₀ (denoise.py). F₀ corrects it where the posterior is no such Gaussian. A bias of φ, s or μ
+    does not shrink with n: what training on n readings has no power to see is seen at 100 n.
+
+Chunks of 100 times more readings would be 100 times shorter than any that training saw, and what φ and s make of such
+chunks nobody knows. But K n readings of the same parameters are K times n readings: a row of more than `most_readings`
+is taken apart, every K-th reading into one part, so that all parts are as dense as rows of training were, and P and η
+are sums over parts; tokens are told of the average part. That is exact where readings are independent given what is
+inferred. Of a process that is integrated out, read so densely that neighbours tell the same, the parts are not
+independent, and their sum claims too much: train on rows as dense as those to come.
 
 A row is compressed if it has more than `compress_above` frozen tokens, and of it only ids with more than M tokens; all
 other tokens, and all other rows, are what they are without compression. Chunks are merged by their log masses: what is
@@ -99,7 +105,7 @@ class Summariser(nn.Module):
                 "observation gets long. Choices: inducing=0."
             )
         w, h, k, d = config.width, config.n_heads, _FEATURES, network.rotary.uses_index.shape[1]
-        self.n_tokens, self.n_heads = config.inducing, h
+        self.n_tokens, self.n_heads, self.most = config.inducing, h, config.most_readings
         self.anchored = network.embedding.index is not None
         self.local = Layer(config)
         self.frame = nn.Linear(2 * d + 1, w)
@@ -129,26 +135,30 @@ class Summariser(nn.Module):
 
     def forward(self, network: Network, frozen: TokenBatch, pooled: Tensor) -> Summary:
         """The summary of the `pooled` (B, n_f) tokens of each row; what order they come in makes no difference."""
-        b, n = len(pooled), int(pooled.sum(1).max())
-        c = -(-n // CHUNK)
-        order = by_place(frozen.index, frozen.variable, frozen.value, pooled)[:, :n]
-        order = torch.nn.functional.pad(order, (0, c * CHUNK - n)).view(b, c, CHUNK)
-        real = torch.arange(c * CHUNK, device=pooled.device) < pooled.sum(1, keepdim=True)
-        row, chunk = real.view(b, c, CHUNK)[..., 0].nonzero(as_tuple=True)  # chunks of padding alone are none
-        order, real = order[row, chunk], real.view(b, c, CHUNK)[row, chunk]
+        b, n_each = len(pooled), pooled.sum(1)
+        n_parts = (-(-n_each // self.most)).clamp(min=1) if self.most else torch.ones_like(n_each)
+        order = by_place(frozen.index, frozen.variable, frozen.value, pooled)[:, : int(n_each.max())]
+        row, part, chunk = torch.ones(
+            b, int(n_parts.max()), int((-(-n_each // (n_parts * CHUNK))).max()), device=pooled.device
+        ).nonzero(as_tuple=True)
+        first = part + chunk * CHUNK * n_parts[row]
+        some_real = (part < n_parts[row]) & (first < n_each[row])  # chunks of padding alone are none
+        row, chunk, first = row[some_real], chunk[some_real], first[some_real]
+        rank = first[:, None] + torch.arange(CHUNK, device=row.device) * n_parts[row, None]
+        real = rank < n_each[row, None]
+        order = order[row[:, None], torch.where(real, rank, 0)]
         step = len(row) if torch.is_grad_enabled() else _BLOCK
         parts = []
-        for first in range(0, len(row), step):
-            some = slice(first, first + step)
+        for start in range(0, len(row), step):
+            some = slice(start, start + step)
             at = row[some, None], order[some]
             parts.append(self._chunks(network, frozen.variable[at], frozen.index[at], frozen.value[at], real[some]))
         mass, mean, place, uses, precision, shift = (torch.cat(x) for x in zip(*parts, strict=True))
-        segments = self._segments(row, chunk, b, mass, mean, place, uses, real.sum(1))
+        segments = self._segments(row, chunk, n_parts, mass, mean, place, uses, real.sum(1))
         k, to = _FEATURES, row.to(precision.device)
         prior = torch.eye(k, dtype=torch.float64, device=precision.device).repeat(b, 1, 1)
-        return self._summary(
-            network, segments, prior.index_add(0, to, precision), shift.new_zeros(b, k).index_add(0, to, shift)
-        )
+        precision, shift = prior.index_add(0, to, precision), shift.new_zeros(b, k).index_add(0, to, shift)
+        return self._summary(network, segments, precision, shift, n_parts)
 
     def _chunks(
         self, network: Network, variable: Tensor, index: Tensor, value: Tensor, valid: Tensor
@@ -175,17 +185,17 @@ class Summariser(nn.Module):
         self,
         row: Tensor,
         chunk: Tensor,
-        n_rows: int,
+        n_parts: Tensor,
         mass: Tensor,
         mean: Tensor,
         place: Tensor,
         uses: Tensor,
         count: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Chunks, the `chunk`-th of each `row` (C,), merged into M segments of equally many: mass (B, M, H), mean
-        (B, M, H, d), index and uses (B, M, D), count (B, M)."""
-        m = self.n_tokens
-        n_chunks = torch.bincount(row, minlength=n_rows)[row]
+        """Chunks, the `chunk`-th of a part of each `row` (C,), merged into M segments of equally many: mass (B, M, H)
+        of the average part, mean (B, M, H, d), index and uses (B, M, D), count (B, M)."""
+        m, n_rows = self.n_tokens, len(n_parts)
+        n_chunks = torch.zeros_like(n_parts).scatter_reduce(0, row, chunk + 1, "amax")[row]
         at = row * m + torch.where(n_chunks > m, chunk * m // n_chunks, chunk)
 
         def total(x: Tensor) -> Tensor:
@@ -196,21 +206,25 @@ class Summariser(nn.Module):
         weight = (mass - highest[at]).exp()
         sums, had = total(weight), total(uses).to(place)
         mean = total(weight[..., None] * mean) / sums.clamp(min=1e-30)[..., None]
-        out = highest + sums.clamp(min=1e-30).log(), mean, total(place) / had.clamp(min=1), had > 0, total(count)
+        mass = highest + sums.clamp(min=1e-30).log() - n_parts.to(mass).log().repeat_interleave(m)[:, None]
+        out = mass, mean, total(place) / had.clamp(min=1), had > 0, total(count)
         return tuple(x.unflatten(0, (n_rows, m)) for x in out)
 
-    def _summary(self, network: Network, segments: Sequence[Tensor], precision: Tensor, shift: Tensor) -> Summary:
+    def _summary(
+        self, network: Network, segments: Sequence[Tensor], precision: Tensor, shift: Tensor, n_parts: Tensor
+    ) -> Summary:
         mass, mean, index, uses, here = segments
         count = here.sum(1)
         valid = here > 0
-        log_count = here.clamp(min=1).to(mass.dtype).log()[..., None]
+        log_parts = n_parts.to(mass).log()[:, None]
+        log_count = (here.clamp(min=1).to(mass).log() - log_parts)[..., None]
         known = torch.cat([mass.clamp(min=-30.0), log_count], -1) * valid[..., None]
         tokens = self.out(mean.flatten(-2)) + self.mass(0.25 * known) + network.embedding.place(index, uses)
         root = torch.linalg.cholesky(precision)
         g = torch.cholesky_solve(shift[..., None], root)[..., 0]
         log_sd = 0.5 * torch.cholesky_inverse(root).diagonal(dim1=-2, dim2=-1).log()
-        log_n = count.clamp(min=1).to(tokens).log()[:, None]
-        known = torch.cat([g.to(tokens), 0.25 * log_sd.to(tokens), 0.25 * log_n], -1)
+        log_n = count.clamp(min=1).to(tokens).log()[:, None] - log_parts
+        known = torch.cat([g.to(tokens), 0.25 * (log_sd.to(tokens) + 0.5 * log_parts), 0.25 * log_n], -1)
         tokens = torch.cat([tokens, self.information(known)[:, None]], 1)
         nowhere = torch.zeros_like(index[:, :1])
         return Summary(

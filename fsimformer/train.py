@@ -221,7 +221,7 @@ def fit(
     network, ours = asdict(denoiser.network.config), asdict(config)
     if not denoiser.network.config.inducing:  # checkpoints from before there was compression go on
         ours.pop("compressed")
-        network = {k: v for k, v in network.items() if k not in ("inducing", "compress_above")}
+        network = {k: v for k, v in network.items() if k not in ("inducing", "compress_above", "most_readings")}
     settings: dict[str, Any] = {
         **(about or {}),
         "schedule": type(denoiser.schedule).__name__,

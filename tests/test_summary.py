@@ -18,7 +18,7 @@ from fsimformer.model_file import build_denoiser
 from fsimformer.nn import NetworkConfig
 from fsimformer.schema import Axis, Index, Schema, Variable
 from fsimformer.summary import CHUNK, Summariser, by_place, chunk_frame, shortfall
-from fsimformer.tokens import TokenBatch, collate, join, split, take, uncollate
+from fsimformer.tokens import TokenBatch, collate, concatenate, join, split, take, uncollate
 
 M, ABOVE = 8, 60
 
@@ -160,6 +160,26 @@ def test_information_adds() -> None:
     assert (found[0].precision - one).norm() > 1
 
 
+def test_parts_of_a_long_row_are_rows_of_their_own() -> None:
+    """Information is the sum of that of every third reading, from the first, second and third on."""
+    model, n = compressing(), 500
+    assert model.summariser is not None
+    whole = rows(n).replace(variable=torch.full((1, n), 3), condition_mask=torch.ones(1, n).bool())
+    whole = whole.replace(index=torch.rand(1, n, 1, generator=seeded(3), dtype=torch.float64))
+    order = whole.index[0, :, 0].argsort()
+    alone = [model.summariser(model.network, p, p.valid) for p in (whole.gather(order[None, k::3]) for k in range(3))]
+    model.summariser.most = 170
+    found = model.summariser(model.network, whole, whole.valid)
+    one = torch.eye(16, dtype=torch.float64)
+    torch.testing.assert_close(found.precision - one, sum(x.precision - one for x in alone))
+    torch.testing.assert_close(found.shift, sum(x.shift for x in alone))
+    assert found.count == n and found.valid.sum() == alone[0].valid.sum() < M
+    batch = concatenate([whole, rows(100, seed=1)])
+    together = model.summariser(model.network, batch, batch.valid & (batch.variable > 2))
+    torch.testing.assert_close(together.tokens[:1], found.tokens, rtol=0, atol=1e-10)
+    torch.testing.assert_close(together.shift[:1], found.shift, rtol=0, atol=1e-10)
+
+
 def test_segments_are_sums_over_their_chunks() -> None:
     """Log masses and averages of merged chunks against those of all weights at once."""
     made = Summariser(compressing().network).double()
@@ -170,7 +190,7 @@ def test_segments_are_sums_over_their_chunks() -> None:
     mass, mean = torch.randn(24, h, generator=g).double() * 4, torch.randn(24, h, d, generator=g).double()
     place, uses = torch.zeros(24, 1).double(), torch.zeros(24, 1).long()
     log_mass, average, _, _, count = made._segments(
-        row[order], chunk[order], 3, mass[order], mean[order], place, uses, torch.full((24,), CHUNK)
+        row[order], chunk[order], torch.ones(3).long(), mass[order], mean[order], place, uses, torch.full((24,), CHUNK)
     )
     for number, n in enumerate(n_chunks):
         groups = [[k for k in range(n) if (k * M // n if n > M else k) == m] for m in range(M)]
