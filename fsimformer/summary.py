@@ -25,10 +25,15 @@ reading beside its neighbours, in coordinates of the chunk. Of its states z_j tw
 
 Chunks of 100 times more readings would be 100 times shorter than any that training saw, and what φ and s make of such
 chunks nobody knows. But K n readings of the same parameters are K times n readings: a row of more than `most_readings`
-is taken apart, every K-th reading into one part, so that all parts are as dense as rows of training were, and P and η
-are sums over parts; tokens are told of the average part. That is exact where readings are independent given what is
-inferred. Of a process that is integrated out, read so densely that neighbours tell the same, the parts are not
-independent, and their sum claims too much: train on rows as dense as those to come.
+is taken apart, every K-th reading into one part, so that all parts are as dense as rows of training were. P is the sum
+over parts; ĝ and the tokens are those of the average part,
+
+    ĝ = (I + P̄)⁻¹ η̄,   P̄ = (1/K) Σ φφᵀ,   η̄ = (1/K) Σ φ s,   g ~ N(ĝ, P⁻¹),
+
+for of an ĝ shrunk less than any in training μ and c know nothing; what shrinkage is left is of the order of a part's
+variance. That is right where readings are independent given what is inferred. Of a process that is integrated out, read
+so densely that neighbours tell the same, the parts are not independent, and their sum claims too much: train on rows as
+dense as those to come.
 
 A row is compressed if it has more than `compress_above` frozen tokens, and of it only ids with more than M tokens; all
 other tokens, and all other rows, are what they are without compression. Chunks are merged by their log masses: what is
@@ -69,7 +74,7 @@ class Summary:
         index, uses: (B, M + 1, D), the segments' mean places, and which dims they have.
         valid: (B, M + 1); no token of rows that are not compressed.
         count: n (B,).
-        precision, shift, estimate: P (B, k, k), η (B, k), ĝ (B, k), float64, on the `exact_device`.
+        precision, shift, estimate: P (B, k, k), P ĝ (B, k), ĝ (B, k), float64, on the `exact_device`.
     """
 
     tokens: Tensor
@@ -156,9 +161,15 @@ class Summariser(nn.Module):
         mass, mean, place, uses, precision, shift = (torch.cat(x) for x in zip(*parts, strict=True))
         segments = self._segments(row, chunk, n_parts, mass, mean, place, uses, real.sum(1))
         k, to = _FEATURES, row.to(precision.device)
-        prior = torch.eye(k, dtype=torch.float64, device=precision.device).repeat(b, 1, 1)
-        precision, shift = prior.index_add(0, to, precision), shift.new_zeros(b, k).index_add(0, to, shift)
-        return self._summary(network, segments, precision, shift, n_parts)
+        precision = precision.new_zeros(b, k, k).index_add(0, to, precision)
+        shift, each = shift.new_zeros(b, k).index_add(0, to, shift), n_parts.to(precision.device)[:, None]
+        prior = torch.eye(k, dtype=torch.float64, device=precision.device)
+        root = torch.linalg.cholesky(prior + precision / each[..., None])
+        g = torch.cholesky_solve((shift / each)[..., None], root)
+        log_sd = 0.5 * torch.cholesky_inverse(root).diagonal(dim1=-2, dim2=-1).log()
+        precision = prior + precision
+        information = precision, (precision @ g)[..., 0], g[..., 0], log_sd
+        return self._summary(network, segments, information, n_parts)
 
     def _chunks(
         self, network: Network, variable: Tensor, index: Tensor, value: Tensor, valid: Tensor
@@ -211,7 +222,7 @@ class Summariser(nn.Module):
         return tuple(x.unflatten(0, (n_rows, m)) for x in out)
 
     def _summary(
-        self, network: Network, segments: Sequence[Tensor], precision: Tensor, shift: Tensor, n_parts: Tensor
+        self, network: Network, segments: Sequence[Tensor], information: Sequence[Tensor], n_parts: Tensor
     ) -> Summary:
         mass, mean, index, uses, here = segments
         count = here.sum(1)
@@ -220,11 +231,9 @@ class Summariser(nn.Module):
         log_count = (here.clamp(min=1).to(mass).log() - log_parts)[..., None]
         known = torch.cat([mass.clamp(min=-30.0), log_count], -1) * valid[..., None]
         tokens = self.out(mean.flatten(-2)) + self.mass(0.25 * known) + network.embedding.place(index, uses)
-        root = torch.linalg.cholesky(precision)
-        g = torch.cholesky_solve(shift[..., None], root)[..., 0]
-        log_sd = 0.5 * torch.cholesky_inverse(root).diagonal(dim1=-2, dim2=-1).log()
+        precision, shift, g, log_sd = information
         log_n = count.clamp(min=1).to(tokens).log()[:, None] - log_parts
-        known = torch.cat([g.to(tokens), 0.25 * (log_sd.to(tokens) + 0.5 * log_parts), 0.25 * log_n], -1)
+        known = torch.cat([g.to(tokens), 0.25 * log_sd.to(tokens), 0.25 * log_n], -1)
         tokens = torch.cat([tokens, self.information(known)[:, None]], 1)
         nowhere = torch.zeros_like(index[:, :1])
         return Summary(

@@ -172,7 +172,9 @@ def test_parts_of_a_long_row_are_rows_of_their_own() -> None:
     found = model.summariser(model.network, whole, whole.valid)
     one = torch.eye(16, dtype=torch.float64)
     torch.testing.assert_close(found.precision - one, sum(x.precision - one for x in alone))
-    torch.testing.assert_close(found.shift, sum(x.shift for x in alone))
+    average, shift = sum(x.precision for x in alone) / 3, sum(x.shift for x in alone) / 3
+    torch.testing.assert_close(found.estimate, torch.linalg.solve(average, shift))
+    torch.testing.assert_close(found.shift[..., None], found.precision @ found.estimate[..., None])
     assert found.count == n and found.valid.sum() == alone[0].valid.sum() < M
     batch = concatenate([whole, rows(100, seed=1)])
     together = model.summariser(model.network, batch, batch.valid & (batch.variable > 2))
