@@ -81,7 +81,7 @@ def train(
         simulations: fixed budget, held-out ones included; reading places and noise are drawn anew at every use. None:
             fresh simulations at every step. `fsimformer.simulations.Simulations`: these, the last tenth held out.
         config: optimiser, batches, seed; `TrainConfig()` by default.
-        network: sizes of the network; its `uses_index` comes from the schema.
+        network: sizes of the network; its `uses_index` comes from the schema, its `most_readings` from the design.
         design: how many readings a function has in a row, and where; by default 0 to 60 a data channel, 0 to 40 a
             functional parameter.
         masks: which conditionals are trained, and how often.

@@ -120,7 +120,7 @@ def test_a_file_holds_the_summary_and_older_files_load(tmp_path: Path) -> None:
     model(inducing=0).save(tmp_path / "old")
     path = tmp_path / "old" / CARD
     card = json.loads(path.read_text())
-    assert card["network"].pop("inducing") == 0 and card["network"].pop("compress_above") == ABOVE
+    assert [card["network"].pop(k) for k in ("inducing", "compress_above", "most_readings")] == [0, ABOVE, 0]
     path.write_text(json.dumps(card))
     network = fsf.load(tmp_path / "old").model.denoiser.network.config
     assert (network.inducing, network.compress_above) == (0, 2048)
@@ -185,7 +185,7 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
     resumed = fsf.train(simulator, config=config, checkpoint=tmp_path / "run", **SETTINGS)
     a, b = (j.model.denoiser.state_dict() for j in (whole, resumed))
     assert any(k.startswith("summariser.") for k in a) and all(torch.equal(a[k], b[k]) for k in a)
-    assert whole.model.max_readings == {"y": 200}
+    assert whole.model.max_readings == {"y": 200} and whole.model.denoiser.network.config.most_readings == 200
 
 
 def test_training_on_short_rows_is_training_without_compression_bit_for_bit() -> None:
