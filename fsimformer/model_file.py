@@ -43,11 +43,8 @@ from fsimformer.whiten import Whitening
 FORMAT = 2
 TRUNCATED = 3  # format 2 and `refined_for`: a reader that knows nothing of it must not take the model for amortised
 
-_ADDED = {
-    "distance_decay": False,
-    "inducing": 0,
-    "compress_above": 2048,
-}  # the network's settings that older cards lack, as their networks are built
+# the network's settings that older cards lack, as their networks are built
+_ADDED = {"distance_decay": False, "inducing": 0, "compress_above": 2048, "most_readings": 0}
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # a function's repr must not differ between processes
 

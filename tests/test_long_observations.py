@@ -213,28 +213,3 @@ def test_settings_of_a_network_without_compression_are_what_they_were(tmp_path: 
         settings = json.loads(file.metadata()["fsimformer"])["settings"]
     assert "compressed" not in settings["train"] and not {"inducing", "compress_above"} & settings["network"].keys()
     assert "dial" in settings["train"] and "width" in settings["network"]
-
-
-@pytest.mark.slow
-def test_widths_go_on_shrinking_beyond_the_readings_of_training() -> None:
-    """A level read with noise of sd 2: sd(a) = (1 + n/4)^(−1/2), at n up to ten times that of training."""
-    config = TrainConfig(
-        steps=600, batch_size=24, n_micro=2, pool=1, warmup=50, validate_every=300, n_validation=64, compressed=0.7,
-        cooldown=0.4, ema=0.99, dial=(("few", 1.0),),
-    )  # fmt: skip
-    joint = fsf.train(
-        FunctionSimulator(LINE, level, {"t": GRID}), config=config,
-        masks=fsf.MaskConfig(1, 0, 0, 0, 0, 0, 0, 0, 0), **SETTINGS | {"simulations": 2_000},
-    )  # fmt: skip
-    rng = np.random.default_rng(0)
-    for n in (200, 2_000):
-        ratio, error = [], []
-        for i in range(4):
-            y = rng.normal() + 2 * rng.normal(size=n)
-            data = xr.Dataset({"y": ("t", y)}, {"t": rng.uniform(-1, 1, n)})
-            a = values(joint.condition(data).sample(400, {}, seed=i, quality="exact"), "a")
-            precision = 1 + n / 4
-            ratio.append(a.std() * np.sqrt(precision))
-            error.append((a.mean() - y.sum() / 4 / precision) * np.sqrt(precision))
-        assert 0.8 < np.mean(ratio) < 1.25, (n, ratio)
-        assert np.sqrt(np.mean(np.square(error))) < 0.6, (n, error)

@@ -310,8 +310,9 @@ def test_rows_that_share_readings_share_their_summary() -> None:
     [
         ({}, "undirected", "inducing 8 with dependency 'undirected': a summary of readings would see past the mask"),
         ({}, "causal", "inducing 8 with dependency 'causal'"),
-        ({"inducing": -1}, "dense", "expected inducing >= 0 .* and compress_above > inducing, got -1 and 60"),
-        ({"compress_above": 8}, "dense", "compress_above > inducing, got 8 and 8"),
+        ({"inducing": -1}, "dense", "expected inducing >= 0 .* compress_above > inducing and .*, got -1, 60, 0"),
+        ({"compress_above": 8}, "dense", "compress_above > inducing and most_readings >= 0, got 8, 8, 0"),
+        ({"most_readings": -3}, "dense", "most_readings >= 0, got 8, 60, -3"),
     ],
 )
 def test_what_cannot_be_compressed_is_refused(changes: dict[str, int], dependency: str, message: str) -> None:
