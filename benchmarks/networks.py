@@ -49,7 +49,7 @@ def differences(joint: fsf.Joint, simulator: Simulator, settings: Mapping[str, A
     network = asdict(model.denoiser.network.config)
     found: dict[str, Any] = {
         **{k: card.get(k) for k in ("simulator", "simulator_config", "simulations", "train", "masks", "levels")},
-        "network": {k: v for k, v in network.items() if k != "uses_index"},  # the schema's
+        "network": {k: v for k, v in network.items() if k not in ("uses_index", "most_readings")},  # schema's, design's
         "schedule": model.schedule, "dependency": model.dependency,
     }  # fmt: skip
     asked: dict[str, Any] = {

@@ -12,6 +12,7 @@ from record import RESULTS
 from tables_ablation import ablation
 from tables_constraints import constraints, hodgkin_huxley
 from tables_encodings import encodings
+from tables_long import long_context, short_contexts
 from tables_peers import peers
 from tables_resolution import functional_linear, functions, knots, predator_prey, resolution, space
 from tables_sbibm import dependency, sbibm
@@ -169,6 +170,8 @@ def main() -> None:
         (space.__name__, space, "space_*.json"),
         (constraints.__name__, constraints, "constraints.json"),
         (hodgkin_huxley.__name__, hodgkin_huxley, "hodgkin_huxley.json"),
+        (long_context.__name__, long_context, "long_*.json"),
+        (short_contexts.__name__, short_contexts, "short_contexts.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]
         records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(pattern))]

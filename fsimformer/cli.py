@@ -91,8 +91,8 @@ def _infer(args: argparse.Namespace) -> None:
         check_folder(path)
     if args.out is not None:
         require_netcdf(args.out)
-    from fsimformer.joint import find_model, load
-    from fsimformer.model_file import read_card
+    from fsimformer.joint import load
+    from fsimformer.model_file import find_model, read_card
 
     if arrays := list(read_card(find_model(args.model))[0].arrays):
         raise ValueError(
@@ -112,8 +112,7 @@ def _infer(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    from fsimformer.joint import find_model
-    from fsimformer.model_file import read_card
+    from fsimformer.model_file import find_model, read_card
 
     schema, card = read_card(find_model(args.model))  # the card alone: a model with arrays has modules we cannot build
     provenance = card["provenance"]

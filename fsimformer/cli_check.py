@@ -45,8 +45,8 @@ def _check(args: argparse.Namespace) -> None:
         check_folder(path)
     if args.netcdf is not None:
         require_netcdf(args.netcdf)
-    from fsimformer.joint import find_model, load
-    from fsimformer.model_file import read_card
+    from fsimformer.joint import load
+    from fsimformer.model_file import find_model, read_card
 
     schema, card = read_card(find_model(args.model))
     if arrays := list(schema.arrays):

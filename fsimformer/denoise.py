@@ -14,21 +14,26 @@ that is |F − F*|² times 1, or times (1 + λ)²/(1 + λ²). Only latent tokens
 
 With a linear baseline (gaussian.py) the network is told the best linear x̂ and weighs it: F = F₀ + G·F_lin, F_lin the F
 of the linear x̂, F₀ and G its two outputs a token. Where the joint is Gaussian F₀ = 0, G = 1 is the answer.
+
+Rows with a long observation are told what its readings add up to (summary.py), a Gaussian with learned features, and
+start from its x̂: F = F₀ + G·F_lin + F_g. Before training F_g is nearly the prior's, 0.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from fsimformer.distance import Places
 from fsimformer.embeddings import ArrayEmbeddings
 from fsimformer.gaussian import FactorModel, Given, exact_device
 from fsimformer.masks import allows_all, attention
 from fsimformer.nn import Context, Network
 from fsimformer.noise import RectifiedSchedule, Schedule, schedule_named
-from fsimformer.tokens import Streams, TokenBatch
+from fsimformer.summary import Summariser, Summary, shortfall
+from fsimformer.tokens import Streams, TokenBatch, TokenSet, collate, select, take
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,21 @@ class NoiseLevels:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """Readings that all rows of a call have in common: their summary, of one row, and what they tell the baseline."""
+
+    summary: Summary
+    told: tuple[Tensor, Tensor] | None
+
+
+@dataclass(frozen=True)
 class Encoded:
     """A split batch with its context: all that is needed to denoise, draw after draw.
 
     `content` (B, n_a, W): embedded arrays among the active tokens; None where the model has none. `given`: what the
     linear baseline knows; None where there is none, or where rows have `edges` of their own, which it would not heed.
+    `summary`: what is kept of long observations, and `learned` what active tokens have of it; None where none is long.
+    `shared`: readings that are in no row, for all have them.
     """
 
     streams: Streams
@@ -75,6 +90,9 @@ class Encoded:
     attend_context: Tensor
     content: Tensor | None = None
     given: Given | None = None
+    summary: Summary | None = None
+    learned: Given | None = None
+    shared: Shared | None = None
 
     @property
     def active(self) -> TokenBatch:
@@ -117,6 +135,7 @@ class Denoiser(nn.Module):
         if network.n_outputs > 1:
             self.estimate = nn.Linear(3, network.config.width, bias=False)
             nn.init.zeros_(self.estimate.weight)
+        self.summariser = Summariser(network) if network.config.inducing else None
 
     @property
     def n_parameters(self) -> int:
@@ -128,12 +147,44 @@ class Denoiser(nn.Module):
         """Where the weights are."""
         return self.network.out.weight.device
 
-    def encode(self, streams: Streams, told: bool = True) -> Encoded:
+    def shorten(self, observed: TokenSet) -> tuple[TokenSet, Shared | None]:
+        """Of observed tokens that many rows are to share those that stay tokens, and what stands for the others.
+
+        A short observation stays as it is.
+        """
+        if self.summariser is None or len(observed) <= (above := self.network.config.compress_above):
+            return observed, None
+        batch = collate([observed]).to(self.device)
+        pooled = self.summariser.pooled(batch, above)
+        if not bool(pooled.any()):
+            return observed, None
+        told = None
+        if self.baseline is not None:
+            told = self.baseline.information(batch.replace(valid=pooled).to(exact_device(self.device)))
+        rest = take(observed, (~pooled[0]).nonzero()[:, 0].to(observed.value.device))
+        return rest, Shared(self.summariser(self.network, batch, pooled), told)
+
+    def encode(
+        self, streams: Streams, told: bool = True, above: int | None = None, shared: Shared | None = None
+    ) -> Encoded:
         """Encode the frozen stream and embed arrays, once for all draws and noise levels.
 
         `told`: the network is told the linear baseline, where there is one; False in the first part of a training.
+        `above`: frozen tokens of a row above which it is compressed; None = the network's `compress_above`.
+        `shared`: what `shorten` took out of all rows.
         Rows with `edges` of their own attend where both these and `dependency` allow it.
+
+        Raises:
+            ValueError: rows to be compressed that have edges of their own.
         """
+        if (summariser := self.summariser) is not None:
+            f, above = streams.frozen, self.network.config.compress_above if above is None else above
+            if shared is not None:
+                return self._summarised(summariser, streams, shared.summary.repeat(f.shape[0]), f.valid, told, shared)
+            if f.shape[1] > above and bool((pooled := summariser.pooled(f, above)).any()):
+                return self._summarised(
+                    summariser, streams, summariser(self.network, f, pooled), f.valid & ~pooled, told
+                )
         dependency, edges = self.dependency, streams.active.edges
         if edges is not None:
             dependency = edges if dependency is None else edges & dependency
@@ -149,28 +200,81 @@ class Denoiser(nn.Module):
     def reuse(self, encoded: Encoded, active: TokenBatch) -> Encoded:
         """The same context with other active tokens, latents all of them."""
         streams = Streams(encoded.streams.frozen, active, torch.zeros_like(active.variable))
+        if encoded.summary is not None:
+            given = None if encoded.given is None else self._given(streams, encoded.shared)
+            learned = self._read(encoded.summary, active)
+            attend = self._among(active)
+            return replace(encoded, streams=streams, attend=attend, content=None, given=given, learned=learned)
         masks = attention(streams.frozen, active, self.dependency, self.past)
         given = None if encoded.given is None else self._given(streams)
         return Encoded(streams, encoded.context, masks.active, masks.context, given=given)
 
-    def _given(self, streams: Streams) -> Given | None:
+    def _summarised(
+        self,
+        summariser: Summariser,
+        streams: Streams,
+        summary: Summary,
+        stays: Tensor,
+        told: bool,
+        shared: Shared | None = None,
+    ) -> Encoded:
+        """As `encode`, with a summary in the place of all frozen tokens but those that stay, (B, n_f)."""
+        f, a, net = streams.frozen, streams.active, self.network
+        if a.edges is not None:
+            raise ValueError(
+                f"Rows with edges of their own and {f.shape[1]} frozen tokens, more than compress_above "
+                f"{net.config.compress_above}: a summary of readings would see past such edges. Use a network without "
+                "`inducing`."
+            )
+        position, taken = select(stays)
+        rest = f.replace(arrays={}).gather(position)
+        static = net.embedding.static(rest.variable, rest.index, torch.ones_like(rest.variable))
+        h = torch.cat([net.embedding(static, rest.value), summary.tokens], 1)
+        index = torch.cat([rest.index, summary.index], 1)
+        uses = torch.cat([net.rotary.uses_index[rest.variable], summary.uses], 1)
+        valid = torch.cat([rest.valid & taken, summary.valid], 1)
+        phases = net.rotary.turned(index, uses)
+        context = net.through(h, valid, phases, None if net.decay is None else Places(index, uses))
+        given = self._given(streams, shared) if told else None
+        return Encoded(streams, context, self._among(a), valid, None, given, summary, self._read(summary, a), shared)
+
+    def _among(self, active: TokenBatch) -> Tensor:
+        """Who among active tokens may attend to whom; every one to a whole context."""
+        none = active.gather(torch.zeros_like(active.variable[:, :0]))
+        return attention(none, active, self.dependency, self.past).active
+
+    def _read(self, summary: Summary, active: TokenBatch) -> Given:
+        assert self.summariser is not None
+        apart = torch.zeros(len(self.network.config.uses_index), dtype=torch.bool, device=self.device)
+        if self.dependency is not None:
+            apart = ~self.dependency.any(0)
+        return self.summariser.read(self.network, summary, active, apart)
+
+    def _given(self, streams: Streams, shared: Shared | None = None) -> Given | None:
         """What the baseline knows of the rows; None where it knows none of the active ids, or where there is none."""
         if self.baseline is None or not bool(self.baseline.knows[streams.active.variable].any()):
             return None
-        return self.baseline.given(streams)
+        return self.baseline.given(streams, None if shared is None else shared.told)
 
     def raw(self, value: Tensor, log_ratio: Tensor, encoded: Encoded) -> Tensor:
         """F above. value (B, R, n_a): scaled at latents, clean at observed tokens; log_ratio (B, R)."""
-        a, told, linear = encoded.active, None, None
+        a, told, linear, start = encoded.active, None, None, None
+        ratio = log_ratio.exp()
+        norm = (1 + ratio**2).rsqrt()[..., None]
+        scale = ratio[..., None] * norm
         if encoded.given is not None:
             assert self.baseline is not None
-            ratio = log_ratio.exp()
-            norm = (1 + ratio**2).rsqrt()[..., None]
-            scale = ratio[..., None] * norm
-            x_hat, error = self.baseline.denoise(value / norm, ratio, encoded.given)
+            x_hat, error = FactorModel.denoise(value / norm, ratio, encoded.given)
             linear = (x_hat - value * norm) / scale
             features = torch.stack([x_hat, value - x_hat, 0.5 * error.log() - scale.log()], -1)
             told = self.estimate(features * (a.latent & self.baseline.knows[a.variable])[:, None, :, None])
+        if encoded.learned is not None and encoded.summary is not None and self.summariser is not None:
+            x_hat, error = FactorModel.denoise(value / norm, ratio, encoded.learned.detached())
+            mine = a.latent & (encoded.summary.count > 0)[:, None]
+            start = (x_hat - value * norm) / scale * mine[:, None]
+            features = torch.stack([x_hat, start, 0.5 * error.log() - scale.log()], -1)
+            more = self.summariser.told(features * mine[:, None, :, None])
+            told = more if told is None else told + more
         out = self.network.decode(
             a.variable,
             a.index,
@@ -184,8 +288,8 @@ class Denoiser(nn.Module):
             told,
         )
         if self.network.n_outputs > 1:
-            return out[..., 0] if linear is None else out[..., 0] + out[..., 1] * linear
-        return out
+            out = out[..., 0] if linear is None else out[..., 0] + out[..., 1] * linear
+        return out if start is None else out + start
 
     def forward(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
         """x̂ (B, R, n_a) from x_t (B, R, n_a) and t (B, R) in (0, 1); at observed tokens x̂ is their value."""
@@ -201,19 +305,21 @@ class Denoiser(nn.Module):
         f = self.raw(torch.where(observed, given, y * norm), ratio.log(), encoded)
         return torch.where(observed, given, y * norm**2 + ratio[..., None] * norm * f)
 
-    def loss(self, streams: Streams, log_ratio: Tensor, epsilon: Tensor, told: bool = True) -> Tensor:
+    def loss(
+        self, streams: Streams, log_ratio: Tensor, epsilon: Tensor, told: bool = True, above: int | None = None
+    ) -> Tensor:
         """Mean over rows and levels of the row's mean weighted squared error.
 
         Args:
             streams: clean rows, split.
             log_ratio: (B, R) log λ; R noise levels share one encoded context.
             epsilon: (B, R, n_a) standard normals.
-            told: as in `encode`.
+            told, above: as in `encode`.
 
         Returns:
             A scalar. On variance-preserving paths, whitened Gaussian latents of which nothing is learned give 1.
         """
-        encoded = self.encode(streams, told)
+        encoded = self.encode(streams, told, above)
         active = encoded.active
         x, observed = active.value[:, None], active.condition_mask[:, None]
         ratio = log_ratio.exp()[..., None]
@@ -225,4 +331,7 @@ class Denoiser(nn.Module):
         if isinstance(self.schedule, RectifiedSchedule):
             error = error * (1 + ratio) ** 2 * norm**2
         latent = active.latent[:, None].to(error.dtype)
-        return ((error * latent).sum(-1) / latent.sum(-1).clamp(min=1)).mean()
+        loss = ((error * latent).sum(-1) / latent.sum(-1).clamp(min=1)).mean()
+        if encoded.learned is not None and encoded.summary is not None:
+            loss = loss + shortfall(encoded.learned, active.value, active.latent & (encoded.summary.count > 0)[:, None])
+        return loss

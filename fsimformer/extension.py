@@ -191,15 +191,17 @@ def _solved(
 ) -> Tensor:
     """Values (n, L) of tokens of an id at index (L, n_index) from ε (n, L), `together` in a call."""
     known = replace(given.known, condition_mask=torch.ones_like(given.known.condition_mask))
-    row = collate([join(given.observed, known)])
-    n_observed, out, device = len(given.observed), torch.zeros_like(epsilon), denoiser.device
+    with torch.no_grad():
+        observed, shared = denoiser.shorten(given.observed)
+    row = collate([join(observed, known)])
+    n_observed, out, device = len(observed), torch.zeros_like(epsilon), denoiser.device
     step = max(1, budget.max_tokens // (row.shape[1] + min(together, len(index))))
     for start in range(0, len(epsilon), step):
         draws = slice(start, min(start + step, len(epsilon)))
         batch = row.repeat(draws.stop - draws.start)
         batch.value[:, n_observed:] = given.values[draws]
         with torch.no_grad():
-            context = denoiser.encode(split(batch, 0).to(device))
+            context = denoiser.encode(split(batch, 0).to(device), shared=shared)
         for first in range(0, len(index), together):
             points = slice(first, first + together)
             encoded = _points(denoiser, context, id, index[points])

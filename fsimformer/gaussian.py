@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -77,6 +77,10 @@ class Given:
     mean: Tensor
     loading: Tensor
     own: Tensor
+
+    def detached(self) -> Given:
+        """Without a gradient."""
+        return Given(*(getattr(self, f.name).detach() for f in fields(self)))
 
 
 class FactorModel(nn.Module):
@@ -125,26 +129,30 @@ class FactorModel(nn.Module):
         out = out.double()
         return out[..., :-2], out[..., -2], out[..., -1].clamp(min=FLOOR)
 
-    def given(self, streams: Streams) -> Given:
-        """Condition on the observed tokens of both streams."""
+    def information(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """What observed tokens add to P and to P ĝ, (B, k, k) and (B, k): sums over tokens."""
+        phi, mu, d = self.at(batch)
+        value, bend = batch.value.double(), self._tails(batch)
+        if bend is not None:  # observed values as the tables have them
+            u = bend * torch.sinh(value / bend.masked_fill(bend == 0, 1.0))
+            value = torch.where((bend > 0) & batch.observed, u, value)
+        weight = batch.observed / d
+        return phi.mT @ (phi * weight[..., None]), (phi.mT @ (weight * (value - mu))[..., None])[..., 0]
+
+    def given(self, streams: Streams, before: tuple[Tensor, Tensor] | None = None) -> Given:
+        """Condition on the observed tokens of both streams, and on the `information` of others that all rows share."""
         k, b, device = self.scalars.shape[1] - 2, streams.active.shape[0], exact_device(self.table.device)
         if device != self.table.device:
             streams = streams.to(device)
         precision = torch.eye(k, dtype=torch.float64, device=device).expand(b, k, k)
         shift = precision.new_zeros(b, k)
+        if before is not None:
+            precision, shift = precision + before[0].to(device), shift + before[1].to(device)
         frozen, active = streams.frozen, streams.active
         (loading, mean, own), tail = self.at(active), self._tails(active)
-        for batch, (phi, mu, d), bend in (
-            (frozen, self.at(frozen), self._tails(frozen)),
-            (active, (loading, mean, own), tail),
-        ):
-            value = batch.value.double()
-            if bend is not None:  # observed values as the tables have them
-                u = bend * torch.sinh(value / bend.masked_fill(bend == 0, 1.0))
-                value = torch.where((bend > 0) & batch.observed, u, value)
-            weight = batch.observed / d
-            precision = precision + phi.mT @ (phi * weight[..., None])
-            shift = shift + (phi.mT @ (weight * (value - mu))[..., None])[..., 0]
+        for batch in (frozen, active):
+            more, toward = self.information(batch)
+            precision, shift = precision + more, shift + toward
         loading = loading * active.latent[..., None]
         if tail is not None:
             root = torch.linalg.cholesky(precision)
@@ -163,7 +171,8 @@ class FactorModel(nn.Module):
             out[batch.variable == id] = tail
         return out
 
-    def denoise(self, y: Tensor, ratio: Tensor, given: Given) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def denoise(y: Tensor, ratio: Tensor, given: Given) -> tuple[Tensor, Tensor]:
         """x̂ and its mean square error, both (B, R, n_a) in the dtype of y, from y (B, R, n_a) and λ (B, R)."""
         b, r, n = y.shape
         like, y, ratio = y, y.to(given.mean.device).double(), ratio.to(given.mean.device).double()

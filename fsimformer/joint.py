@@ -29,7 +29,7 @@ from fsimformer.density import log_density
 from fsimformer.devices import require_device
 from fsimformer.evaluate import evaluate
 from fsimformer.function_tree import GROUP, functions_group, functions_group_many
-from fsimformer.model_file import Model, load_model, save_model
+from fsimformer.model_file import Model, find_model, load_model, save_model
 from fsimformer.points import readings_of, same_readings
 from fsimformer.refine import NETWORK, LogLikelihood, parameters, refine
 from fsimformer.request import Request
@@ -37,25 +37,9 @@ from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig
 from fsimformer.schema import Schema
 from fsimformer.stages import Budget
 from fsimformer.surprise import surprise as joint_surprise
-from fsimformer.tokens import Dial, require_dial
+from fsimformer.tokens import Dial, more_ride, require_dial
 
 DEFAULT_DIAL = "default"
-MODELS = Path(__file__).parent / "models"
-
-
-def find_model(name: str | Path) -> Path:
-    """The directory of a model that ships, by name, or of one that was saved; see `load`.
-
-    Raises:
-        FileNotFoundError: neither; the message lists the models that ship.
-    """
-    bare = isinstance(name, str) and Path(name).name == name
-    if bare and (MODELS / name / "model.json").is_file():
-        return MODELS / name
-    if not Path(name).exists():
-        names = sorted(p.name for p in MODELS.iterdir() if (p / "model.json").is_file()) if MODELS.is_dir() else []
-        raise FileNotFoundError(f"No model named {str(name)!r}, and no such directory. Models that ship: {names}.")
-    return Path(name)
 
 
 def load(name: str | Path, *, embeddings: Mapping[str, nn.Module] | None = None) -> Joint:
@@ -135,7 +119,8 @@ class Joint:
                 a setting does depends on whether training had it (`joint.provenance["train"]["dial"]`).
 
         Raises:
-            KeyError: unknown variable; ValueError: values outside a support, infinite, or of no numeric type.
+            KeyError: unknown variable; ValueError: values outside a support, infinite, or of no numeric type; readings
+                in the active stream that are to be compressed.
 
         Warns:
             ObservationWarning: more readings than training had, or values and places that it did not observe; other
@@ -147,8 +132,21 @@ class Joint:
         else:
             labels, observations = read_many(schema, observed, batch_dim, origin=origin)
         self._warn_many(observations, labels)
-        dial = self.model.n_active_observed if n_active_observed == DEFAULT_DIAL else n_active_observed
-        return Conditional(self, tuple(observations), labels, batch_dim, require_dial(dial))
+        dial = require_dial(self.model.n_active_observed if n_active_observed == DEFAULT_DIAL else n_active_observed)
+        self._require_frozen(observations, dial)
+        return Conditional(self, tuple(observations), labels, batch_dim, dial)
+
+    def _require_frozen(self, observations: list[Observation], dial: Dial) -> None:
+        """Long observations are compressed, not attended to reading by reading."""
+        network = self.model.denoiser.network.config
+        if not network.inducing or not more_ride(dial, network.compress_above):
+            return
+        most = max(sum(int(np.isfinite(c.value).sum()) for c in o.channels.values()) for o in observations)
+        if most > network.compress_above:
+            raise ValueError(
+                f"n_active_observed: {dial!r} lets {most} readings attend to each other, and this network compresses "
+                f"more than {network.compress_above}. Choices: 'few', or a number up to {network.compress_above}."
+            )
 
     check = check_joint  # is it to be believed?
     surprise = joint_surprise  # is an observation unlike all simulated ones?

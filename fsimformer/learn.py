@@ -87,7 +87,7 @@ def train(
             fresh simulations at every step. `fsimformer.simulations.Simulations`: these, the last tenth held out.
             `fsimformer.arriving.Arriving`: those of an archive that is still being written.
         config: optimiser, batches, seed; `TrainConfig()` by default.
-        network: sizes of the network; its `uses_index` comes from the schema.
+        network: sizes of the network; its `uses_index` comes from the schema, its `most_readings` from the design.
         design: how many readings a function has in a row, and where; by default 0 to 60 a data channel, 0 to 40 a
             functional parameter.
         masks: which conditionals are trained, and how often.
@@ -152,6 +152,9 @@ def train(
     uses_index = schema.uses_index()
     start = (NetworkConfig(), "trig", "dense", "few") if initial is None else _settings(initial)
     network = replace(network or start[0], uses_index=tuple(map(tuple, uses_index.tolist())))
+    if network.inducing:
+        most = sum(design.n_max) if initial is None else start[0].most_readings
+        network = replace(network, most_readings=most)
     schedule, dependency = schedule or start[1], dependency or start[2]
     dial = start[3] if n_active_observed == DEFAULT_DIAL else n_active_observed
     dial = require_dial(dial)

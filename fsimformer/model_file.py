@@ -40,10 +40,12 @@ from fsimformer.schema import Schema
 from fsimformer.tokens import Dial, require_dial
 from fsimformer.whiten import Whitening
 
+MODELS = Path(__file__).parent / "models"
 FORMAT = 2
 TRUNCATED = 3  # format 2 and `refined_for`: a reader that knows nothing of it must not take the model for amortised
 
-_ADDED = {"distance_decay": False}  # the network's settings that older cards lack, as their networks are built
+# the network's settings that older cards lack, as their networks are built
+_ADDED = {"distance_decay": False, "inducing": 0, "compress_above": 2048, "most_readings": 0}
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # a function's repr must not differ between processes
 
@@ -102,6 +104,21 @@ class Model:
         return tuple(out)
 
 
+def find_model(name: str | Path) -> Path:
+    """The directory of a model that ships, by name, or of one that was saved; see `load`.
+
+    Raises:
+        FileNotFoundError: neither; the message lists the models that ship.
+    """
+    bare = isinstance(name, str) and Path(name).name == name
+    if bare and (MODELS / name / "model.json").is_file():
+        return MODELS / name
+    if not Path(name).exists():
+        names = sorted(p.name for p in MODELS.iterdir() if (p / "model.json").is_file()) if MODELS.is_dir() else []
+        raise FileNotFoundError(f"No model named {str(name)!r}, and no such directory. Models that ship: {names}.")
+    return Path(name)
+
+
 def build_denoiser(
     schema: Schema,
     network: NetworkConfig,
@@ -116,10 +133,13 @@ def build_denoiser(
     `truncated`: its prior is truncated, as sequential training does. `baseline`: it will have a linear one.
 
     Raises:
-        ValueError: unknown schedule or dependency; embeddings that do not fit the schema's array variables.
+        ValueError: unknown schedule or dependency; embeddings that do not fit the schema's array variables; `inducing`
+            with a dependency mask, with arrays, or without a function.
     """
     if dependency not in ("dense", "undirected", "causal"):
         raise ValueError(f"Unknown dependency mask {dependency!r}. Choices: 'dense', 'undirected', 'causal'.")
+    if network.inducing:
+        _require_compressible(schema, network, dependency)
     if schema.references and dependency != "dense":
         raise ValueError(f"dependency {dependency!r}: with reference sets ({list(schema.references)}) only 'dense'.")
     graph = truncated_graph if truncated else moral_graph
@@ -130,6 +150,21 @@ def build_denoiser(
     past = torch.from_numpy(past_only(schema)) if dependency == "causal" and schema.indexes else None
     net = Network(network, 2 if baseline else 1)
     return Denoiser(net, schedule, mask, build_embeddings(schema, network.width, embeddings), past)
+
+
+def _require_compressible(schema: Schema, network: NetworkConfig, dependency: str) -> None:
+    """Long observations of this schema can be compressed (summary.py)."""
+    where = f"NetworkConfig: inducing {network.inducing}"
+    if dependency != "dense":
+        raise ValueError(
+            f"{where} with dependency {dependency!r}: a summary of readings would see past the mask. Choices: "
+            "dependency='dense', or inducing=0."
+        )
+    if schema.arrays:
+        raise ValueError(
+            f"{where} with the array variables {list(schema.arrays)}: their tokens are no readings, and models with "
+            "arrays are not compressed. Choices: inducing=0."
+        )
 
 
 def plain(obj: Any) -> Any:

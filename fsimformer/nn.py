@@ -24,70 +24,7 @@ from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention, 
 
 from fsimformer.attend import Bias, additive, attend, biases
 from fsimformer.distance import DistanceDecay, Places
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Sizes of a `Network`.
-
-    Args:
-        uses_index: (n_ids, D) nested tuples; False = the id's variable lacks this index dim, its features are zeroed.
-            `train` fills it in from the schema.
-        width, depth, n_heads, mlp_ratio: the transformer; the defaults have about 0.3 M parameters.
-        value_features: pairs of Fourier features of the value, 0.5 to `value_frequency` rad per sd (smooth on purpose).
-        index_features: pairs a dim of Fourier features of the index in [-1, 1], π/4 to `index_frequency`·π rad. 0 =
-            none, nor the index itself: the network sees differences of indexes alone, and its answer stays what it is
-            when all indexes are shifted.
-        rotary_frequency: half of every head's pairs of channels turn with the index, by π/4 to `rotary_frequency`·π
-            rad: logits see distances between tokens, the other half does not (arXiv 2104.09864). 0 = no rotation.
-        distance_decay: logits fall with the distance between tokens, by a slope a layer, head and index dim, learned
-            (fixed in arXiv 2108.12409).
-    """
-
-    uses_index: tuple[tuple[bool, ...], ...] = ()
-    width: int = 96
-    depth: int = 4
-    n_heads: int = 6
-    mlp_ratio: int = 2
-    value_features: int = 8
-    value_frequency: float = 4.0
-    index_features: int = 16
-    index_frequency: float = 16.0
-    rotary_frequency: float = 16.0
-    noise_width: int = 32
-    distance_decay: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "uses_index", tuple(tuple(bool(x) for x in row) for row in self.uses_index))
-        sizes = ("width", "depth", "n_heads", "mlp_ratio", "value_features", "noise_width")
-        if small := [name for name in sizes if getattr(self, name) < 1]:
-            raise ValueError(f"NetworkConfig: expected {small} >= 1, got {self}.")
-        if self.width % self.n_heads:
-            fit = [h for h in range(1, 1 + self.width // 4) if self.width % h == 0 and self.width // h % 2 == 0]
-            near = max((h for h in fit if h <= self.n_heads), default=1)
-            raise ValueError(
-                f"NetworkConfig: width {self.width} is not a multiple of n_heads {self.n_heads}. Pass n_heads={near}."
-            )
-        if not (self.rotary_frequency == 0 or 0.25 <= self.rotary_frequency < math.inf):
-            raise ValueError(f"NetworkConfig: expected rotary_frequency 0 or >= 0.25, got {self.rotary_frequency}.")
-        if self.rotary_frequency > 0 and self.width // self.n_heads % 2:
-            raise ValueError(
-                f"NetworkConfig: expected an even number of channels a head (width/n_heads) to turn in pairs, got "
-                f"{self.width // self.n_heads}; or rotary_frequency=0."
-            )
-        n_index = len(self.uses_index[0]) if self.uses_index else 0
-        if self.index_features < 0:
-            raise ValueError(f"NetworkConfig: expected index_features >= 0, got {self.index_features}.")
-        if n_index and not (self.index_features or self.rotary_frequency or self.distance_decay):
-            raise ValueError(
-                "NetworkConfig: nothing tells the network where a token lies; expected index_features > 0, "
-                "rotary_frequency > 0 or distance_decay=True."
-            )
-        if self.rotary_frequency > 0 and self.width // 4 < n_index * self.n_heads:
-            raise ValueError(
-                f"NetworkConfig: width {self.width} has fewer than 4 channels a head for each of {n_index} index dims "
-                f"to turn; expected at least {4 * n_index * self.n_heads}, or rotary_frequency=0."
-            )
+from fsimformer.network_config import NetworkConfig as NetworkConfig  # where it is looked for
 
 
 @dataclass(frozen=True)
@@ -146,8 +83,15 @@ class Embedding(nn.Module):
         static = self.id(variable) + self.state(observed.long())
         if index.shape[-1] == 0 or self.index is None:
             return static
+        return static + self.place(index, self.uses_index[variable])
+
+    def place(self, index: Tensor, uses: Tensor) -> Tensor:
+        """Of (…, D) index, where `uses` (…, D) bool says so: (…, W); 0 where nothing may tell the index itself."""
+        if self.index is None:
+            return index.new_zeros(*index.shape[:-1], self.id.weight.shape[1])
         features = torch.cat([index[..., None], _fourier(index, self.index_frequencies)], dim=-1)
-        return static + self.index((features * self.uses_index[variable][..., None]).flatten(-2))
+        out: Tensor = self.index((features * uses[..., None]).flatten(-2))
+        return out
 
     def forward(self, static: Tensor, value: Tensor) -> Tensor:
         """static (…, W) and value (…) -> tokens (…, W)."""
@@ -182,9 +126,12 @@ class Rotary(nn.Module):
 
     def phases(self, variable: Tensor, index: Tensor) -> Tensor | None:
         """(B, n) ids and (B, n, D) index -> cosine and sine, (B, n, 1, H, pairs, 2)."""
+        return self.turned(index, self.uses_index[variable]) if self.active else None
+
+    def turned(self, index: Tensor, uses: Tensor) -> Tensor | None:
+        """As `phases`, of tokens that have the dims `uses` (B, n, D) bool."""
         if not self.active:
             return None
-        uses = self.uses_index[variable]
         angle = torch.einsum("bnd,hpd->bnhp", index * uses, self.turns)
         modulus = torch.ones_like(angle)
         if not self.anchored:
@@ -312,7 +259,10 @@ class Network(nn.Module):
             return Context(none, none, places)
         static = self.embedding.static(variable, index, torch.ones_like(variable))
         h = self.embedding(static if content is None else static + content, value)
-        phases = self.rotary.phases(variable, index)
+        return self.through(h, attend, self.rotary.phases(variable, index), places)
+
+    def through(self, h: Tensor, attend: Tensor, phases: Tensor | None, places: Places | None) -> Context:
+        """The context of frozen tokens h (B, n_f, W); `attend` as in `encode`."""
         bias = additive(attend, h)[:, None]  # (B, 1, n_f or 1, n_f)
         keys, values = [], []
         for i, layer in enumerate(self.layers):

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fsimformer.denoise import Denoiser
+from fsimformer.denoise import Denoiser, Shared
 from fsimformer.noise import WhiteNoise
 from fsimformer.sample import SamplerConfig, sample_active
 from fsimformer.seeds import generator_at
@@ -158,9 +158,12 @@ def draw(
     else:
         for group in _groups([t for t in tasks if t.stages], n_draws, budget):
             _draw_first(denoiser, group, config, n_active_observed, budget)
-    for task in tasks:
+    for task in (t for t in tasks if len(t.stages) > 1):
+        with torch.no_grad():  # once for all stages and draws
+            stays, shared = denoiser.shorten(task.observed) if task.edges is None else (task.observed, None)
+        task = replace(task, observed=stays)
         for number in range(1, len(task.stages)):
-            _draw_given(denoiser, task, number, config, n_active_observed, budget)
+            _draw_given(denoiser, task, number, config, n_active_observed, budget, shared)
     return [t.out for t in tasks]
 
 
@@ -236,9 +239,18 @@ def _draw_first(
 
 
 def _draw_given(
-    denoiser: Denoiser, task: _Task, number: int, config: SamplerConfig, n_active_observed: Dial, budget: Budget
+    denoiser: Denoiser,
+    task: _Task,
+    number: int,
+    config: SamplerConfig,
+    n_active_observed: Dial,
+    budget: Budget,
+    shared: Shared | None,
 ) -> None:
-    """A later stage of one data set: every draw has its own context, the observation and its own stage 1."""
+    """A later stage of one data set: every draw has its own context, the observation and its own stage 1.
+
+    `shared`: what a long observation came to; the dial counts the tokens that stay.
+    """
     first, stage = task.stages[0], task.stages[number]
     known = take(task.query, first)
     known = replace(known, condition_mask=torch.ones_like(known.condition_mask))
@@ -252,7 +264,7 @@ def _draw_given(
         batch.value[:, given] = task.out[draws][:, first]
         streams = split(batch, n_active_observed)
         with torch.no_grad():
-            encoded = denoiser.encode(streams.to(denoiser.device))
+            encoded = denoiser.encode(streams.to(denoiser.device), shared=shared)
         latent = streams.active.latent[0]  # the same in every row
 
         def place(values: Tensor, draws: slice = draws, n: int = n, latent: Tensor = latent) -> Tensor:

@@ -236,6 +236,11 @@ def require_dial(dial: object, where: str = "n_active_observed") -> Dial:
     return dial
 
 
+def more_ride(dial: Dial, n: int) -> bool:
+    """The dial may put more than n observed tokens of a row, n > `FEW`, into the active stream."""
+    return dial is None or (dial != "few" and dial > n)
+
+
 @dataclass(frozen=True)
 class Streams:
     """A batch parted in two; `position` (B, n_a) says where each active token stands in the batch.

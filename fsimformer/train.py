@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,124 +25,10 @@ from fsimformer.devices import Group
 from fsimformer.digest import digest
 from fsimformer.masks import MaskConfig
 from fsimformer.muon import Muon
+from fsimformer.noised import mean_loss
 from fsimformer.seeds import generator_at
-from fsimformer.tokens import Dial, Streams, TokenBatch, require_dial, split
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train.
-
-    Args:
-        steps, batch_size: optimiser steps, and rows a step.
-        learning_rate, warmup, weight_decay, clip: AdamW with linear warm-up, cosine decay to 0, gradient norm clip; the
-            last three hold for Muon, too.
-        matrix_rate: learning rate of the layers' weight matrices, which Muon steps (orthogonalised momentum; update
-            scaled to AdamW's size, arXiv 2502.16982); 0 = AdamW for them too.
-        ema: decay of the averaged weights, which are what is validated and returned.
-        n_micro: batches of similar rows that a step is cut into (even), less padding against more overhead; 1 = the
-            rows as they come, best where all have the same few tokens.
-        pool: steps whose rows are drawn and sorted together, so that batches of similar rows are similar indeed.
-        level_tokens, max_levels: noise levels that share one encoded context: as many as keep levels × active tokens
-            under `level_tokens`, at most `max_levels`.
-        max_latents: latents kept in a row; others are dropped at random, as if nobody had asked for them.
-        dial: pairs (which observed tokens ride in the active stream, see `tokens.split`; relative frequency).
-        cooldown: share of a run, its last, over which the rates fall linearly to 0 after having been constant (arXiv
-            2405.18392); 0 = half a cosine over the whole run.
-        validate_every, patience: validation interval in steps; after `patience` validations without a gain a run cools
-            down and ends, or, without a cool-down, ends at once; not before it was told its linear baseline, if it has
-            one: told early then, it has as many validations again.
-        min_gain: share of the validation loss by which it must fall below that of the last gain to count as a gain.
-        n_validation: held-out rows.
-        checkpoint_every: steps between checkpoints.
-    """
-
-    steps: int = 10_000
-    batch_size: int = 128
-    learning_rate: float = 2e-3
-    matrix_rate: float = 5e-3
-    warmup: int = 200
-    weight_decay: float = 1e-4
-    clip: float = 1.0
-    ema: float = 0.999
-    cooldown: float = 0.0
-    n_micro: int = 6
-    pool: int = 4
-    level_tokens: int = 48
-    max_levels: int = 8
-    max_latents: int = 32
-    dial: tuple[tuple[Dial, float], ...] = (("few", 0.9), (None, 0.1))
-    validate_every: int = 500
-    patience: int = 1_000_000
-    min_gain: float = 0.0
-    n_validation: int = 1024
-    checkpoint_every: int = 1000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "pool",
-            "max_levels",
-            "max_latents",
-            "validate_every",
-            "patience",
-            "checkpoint_every",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TrainConfig: expected {name} >= 1, got {getattr(self, name)}.")
-        if self.n_micro != 1 and (self.n_micro < 2 or self.n_micro % 2):
-            raise ValueError(f"TrainConfig: expected n_micro 1 or even, got {self.n_micro}.")
-        if self.n_micro == 1 and self.pool != 1:
-            raise ValueError(f"TrainConfig: expected pool 1 with n_micro 1 (rows are not sorted), got {self.pool}.")
-        for name in ("warmup", "weight_decay", "matrix_rate", "level_tokens"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"TrainConfig: expected {name} >= 0, got {getattr(self, name)}.")
-        for name, ok in {
-            "learning_rate > 0": self.learning_rate > 0,
-            "clip > 0": self.clip > 0,
-            "0 <= ema < 1": 0 <= self.ema < 1,
-            "0 <= cooldown < 1": 0 <= self.cooldown < 1,
-            "0 <= min_gain < 1": 0 <= self.min_gain < 1,
-            "n_validation >= 2": self.n_validation >= 2,
-        }.items():
-            if not ok:
-                raise ValueError(f"TrainConfig: expected {name}, got {getattr(self, name.split()[-3])}.")
-        for riders, _ in self.dial:
-            require_dial(riders, "TrainConfig, dial")
-        shares = [p for _, p in self.dial]
-        if min(shares, default=-1) < 0 or sum(shares) <= 0:
-            raise ValueError(f"TrainConfig: expected pairs (dial, frequency >= 0), got {self.dial}.")
-        object.__setattr__(self, "dial", tuple((n, float(p)) for n, p in self.dial))
-
-    @property
-    def turn(self) -> int:
-        """Step at which the cool-down begins if patience lasts."""
-        return round(self.steps * (1 - self.cooldown))
-
-    def late(self, step: int, turn: int | None) -> bool:
-        """The cool-down has begun, or, of a run without one, the last three tenths."""
-        return step >= ((self.turn if self.cooldown else round(0.7 * self.steps)) if turn is None else turn)
-
-    def rate_at(self, step: int, turn: int | None = None) -> float:
-        """Share of the learning rates: linear warm-up, then half a cosine to 0 at `steps`, or constant and a cool-down.
-
-        `turn`: step at which patience ran out and the cool-down began; None = it did not.
-        """
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        if self.cooldown == 0:
-            part = (step - self.warmup) / max(1, self.steps - self.warmup)
-            return 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
-        start, end = self.turn if turn is None else turn, self.end(turn)
-        return min(1.0, (end - step) / max(1, end - start))
-
-    def end(self, turn: int | None = None) -> int:
-        """Steps of a run whose patience ran out at step `turn`; with a cool-down `rate_at` is 0 there."""
-        if turn is None or self.cooldown == 0:  # without a cool-down the turn is to the baseline, and no end
-            return self.steps
-        return min(self.steps, turn + math.ceil(turn * self.cooldown / (1 - self.cooldown)))
+from fsimformer.tokens import TokenBatch
+from fsimformer.train_config import TrainConfig as TrainConfig  # where it is looked for
 
 
 @dataclass(frozen=True)
@@ -152,73 +38,6 @@ class Progress:
     step: int
     loss: float
     validation: float | None
-
-
-@dataclass(frozen=True)
-class Noised:
-    """A micro-batch as the loss takes it: streams, log λ (B, R) and standard normals (B, R, n_a)."""
-
-    streams: Streams
-    log_ratio: Tensor
-    epsilon: Tensor
-
-    @classmethod
-    def draw(cls, batch: TokenBatch, levels: NoiseLevels, config: TrainConfig, generator: torch.Generator) -> Noised:
-        """Dial, riders, noise levels and noise drawn from the generator."""
-        choice = torch.multinomial(torch.tensor([p for _, p in config.dial]), 1, generator=generator)
-        streams = split(batch, config.dial[int(choice)][0], generator)
-        b, n_a = streams.active.shape
-        n_levels = max(1, min(config.max_levels, config.level_tokens // max(1, n_a)))
-        log_ratio = levels.draw((b, n_levels), generator)
-        return cls(streams, log_ratio, torch.randn(b, n_levels, n_a, generator=generator))
-
-    @property
-    def n_rows(self) -> int:
-        return len(self.log_ratio)
-
-    @property
-    def row_tokens(self) -> int:
-        """Tokens that the network sees of one row."""
-        return self.streams.frozen.shape[1] + self.epsilon[0].numel()
-
-    def rows(self, which: slice) -> Noised:
-        """Some of its rows."""
-        s = self.streams
-        return Noised(
-            replace(s, frozen=s.frozen.rows(which), active=s.active.rows(which), position=s.position[which]),
-            self.log_ratio[which],
-            self.epsilon[which],
-        )
-
-    def loss(self, denoiser: Denoiser, told: bool) -> Tensor:
-        """Mean over its rows."""
-        weight = denoiser.network.out.weight  # noise comes in its precision, on its device
-        return denoiser.loss(self.streams.to(weight.device), self.log_ratio.to(weight), self.epsilon.to(weight), told)
-
-
-def mean_loss(
-    denoiser: Denoiser,
-    batches: Sequence[TokenBatch],
-    levels: NoiseLevels,
-    config: TrainConfig,
-    generator: torch.Generator,
-    told: bool = True,
-    group: Group = Group(),  # noqa: B008 (frozen)
-    backward: bool = False,
-) -> float:
-    """The mean loss over the rows of all batches; `backward`: this process's share of its gradient is left behind."""
-    parts = [Noised.draw(batch, levels, config, generator) for batch in batches]
-    n, total = sum(part.n_rows for part in parts), 0.0
-    shares = group.shares([part.n_rows for part in parts], [part.row_tokens for part in parts])
-    for part, share in zip(parts, shares):
-        if share.start == share.stop:
-            continue
-        mine = part if share.stop - share.start == part.n_rows else part.rows(share)
-        loss = mine.loss(denoiser, told) * (mine.n_rows / n)
-        if backward:
-            loss.backward()
-        total += float(loss.detach())
-    return group.sum(total)
 
 
 def fit(
@@ -263,14 +82,18 @@ def fit(
     """
     parameters = dict(denoiser.named_parameters())
     optimizers = build_optimizers(denoiser, config)
+    network, ours = asdict(denoiser.network.config), asdict(config)
+    if not denoiser.network.config.inducing:  # checkpoints from before there was compression go on
+        ours.pop("compressed")
+        network = {k: v for k, v in network.items() if k not in ("inducing", "compress_above", "most_readings")}
     settings: dict[str, Any] = {
         **(about or {}),
         "schedule": type(denoiser.schedule).__name__,
-        "train": asdict(config),
+        "train": ours,
         "masks": None if masks is None else asdict(masks),
         "generation": generation,
         "levels": asdict(levels),
-        "network": asdict(denoiser.network.config),
+        "network": network,
     }
     settings = json.loads(json.dumps(settings))  # what is no JSON fails here, not at the first checkpoint
     run = Run(ema={k: p.detach().clone() for k, p in parameters.items()})
@@ -353,7 +176,10 @@ def fit(
 
 def build_optimizers(denoiser: Denoiser, config: TrainConfig) -> tuple[torch.optim.Optimizer, ...]:
     """AdamW, and Muon for the matrices of the layers where `matrix_rate` asks for it."""
-    matrices = [p for p in denoiser.network.layers.parameters() if p.ndim == 2] if config.matrix_rate > 0 else []
+    layers: list[torch.nn.Module] = [denoiser.network.layers]
+    if denoiser.summariser is not None:
+        layers += [denoiser.summariser.local]
+    matrices = [p for x in layers for p in x.parameters() if p.ndim == 2] if config.matrix_rate > 0 else []
     hidden = {id(p) for p in matrices}
     rest = [p for p in denoiser.parameters() if id(p) not in hidden]
     fused = True if denoiser.device.type == "cpu" else None  # one call for all parameters; None = torch's choice

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from fsimformer.denoise import Denoiser
-from fsimformer.nn import Context
+from fsimformer.nn import Context, NetworkConfig
 from fsimformer.sbi.estimator import Columns, Estimator
 from fsimformer.whiten import Standardise
 
@@ -15,7 +15,7 @@ from fsimformer.whiten import Standardise
 class GaussianNetwork(nn.Module):
     """F of `denoise.py` for z ~ N(mean, covariance) over the token ids; all tokens of a row must be active."""
 
-    n_outputs = 1
+    n_outputs, config = 1, NetworkConfig()
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
         super().__init__()

@@ -80,11 +80,18 @@ def test_it_is_used_from_the_cool_down_on() -> None:
     seen: list[float] = []
     original = Denoiser.loss
 
-    def spy(self: Denoiser, streams: Streams, log_ratio: Tensor, epsilon: Tensor, told: bool = True) -> Tensor:
+    def spy(
+        self: Denoiser,
+        streams: Streams,
+        log_ratio: Tensor,
+        epsilon: Tensor,
+        told: bool = True,
+        above: int | None = None,
+    ) -> Tensor:
         if self.training and torch.is_grad_enabled():
             moved = (self.estimate.weight.abs().sum() + self.network.out.weight[1].abs().sum()).detach()
             seen.append(-1.0 if told else float(moved))
-        return original(self, streams, log_ratio, epsilon, told)
+        return original(self, streams, log_ratio, epsilon, told, above)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Denoiser, "loss", spy)
@@ -99,10 +106,12 @@ def test_patience_does_not_end_a_run_before_it_is_used() -> None:
     told: list[bool] = []
     original = Denoiser.loss
 
-    def spy(self: Denoiser, streams: Streams, ratio: Tensor, epsilon: Tensor, now: bool = True) -> Tensor:
+    def spy(
+        self: Denoiser, streams: Streams, ratio: Tensor, epsilon: Tensor, now: bool = True, above: int | None = None
+    ) -> Tensor:
         if torch.is_grad_enabled():
             told.append(now)
-        return original(self, streams, ratio, epsilon, now)
+        return original(self, streams, ratio, epsilon, now, above)
 
     patient = replace(CONFIG, steps=400, n_micro=1, pool=1, cooldown=0.0, patience=3, min_gain=0.99, ema=0.0)
     with pytest.MonkeyPatch.context() as patch:

@@ -20,8 +20,7 @@ from fsimformer import plots_check
 from fsimformer.check import diagnose
 from fsimformer.cli import main
 from fsimformer.cli_check import simulator_of
-from fsimformer.joint import find_model
-from fsimformer.model_file import read_card
+from fsimformer.model_file import find_model, read_card
 from fsimformer.report import report
 from fsimformer.simulators import SIRD, HareLynx
 

@@ -182,9 +182,9 @@ class ExactGaussian(Denoiser):
     def __init__(self) -> None:
         torch.nn.Module.__init__(self)
 
-    device = torch.device("cpu")
+    device, summariser = torch.device("cpu"), None
 
-    def encode(self, streams: Streams) -> _Known:  # type: ignore[override]
+    def encode(self, streams: Streams, shared: None = None) -> _Known:  # type: ignore[override]
         return _Known(streams)
 
     @staticmethod
