@@ -91,7 +91,8 @@ class Between:
         variable: a variable's name, each of whose values at `at` is u, or an `Integral`, `Average` or `Difference`.
         lower, upper: in the variable's units; numbers, or an array with one for each value.
         at: index points of a function, as in `sample`; None for scalars, vectors (all components) and functionals. A
-            series is meant as it is read, its noise included. Where a value was observed it must lie in the interval.
+            series is meant as it is read, its noise included. Where a value was observed it must lie in the interval;
+            a second reading there, which `sample` gives when asked, is another value and stays free.
     """
 
     variable: str | Functional
