@@ -136,8 +136,8 @@ def predator_prey(records: list[dict[str, Any]]) -> list[str]:
         out.append(
             f"{'Told the linear baseline: ' if r.get('baseline') else ''}{r['simulations']} simulations, {r['steps']} "
             f"steps, {r['train_cpu_seconds']:.0f} CPU s of training; n = {r['n']} data sets a task, blocks of "
-            f"{r['block']}, {r['n_ode']} steps of the solver. The estimator on a Gaussian process of known density: off "
-            f"by {error:.4f} nats a target at most.\n"
+            f"{r['block']}, {r['n_ode']} steps of the solver. The estimator on a Gaussian process of known density: "
+            f"off by {error:.4f} nats a target at most.\n"
         )
         rows = []
         for row in r["rows"]:
