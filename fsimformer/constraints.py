@@ -92,7 +92,8 @@ class Between:
         lower, upper: in the variable's units; numbers, or an array with one for each value.
         at: index points of a function, as in `sample`; None for scalars, vectors (all components) and functionals. A
             series is meant as it is read, its noise included. Where a value was observed it must lie in the interval;
-            a second reading there, which `sample` gives when asked, is another value and stays free.
+            a second reading there, which `sample` gives when asked, is another value and stays free. A functional, too,
+            takes what was observed where something was: a difference from a reading is one from its value.
     """
 
     variable: str | Functional
@@ -115,6 +116,11 @@ class Potential:
     log_weight: Callable[[xr.Dataset], xr.DataArray]
     at: Mapping[str, Any] | None = None
     bound: float | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.log_weight):
+            got = type(self.log_weight).__name__
+            raise TypeError(f"Potential: expected a function of a Dataset of draws, got {got}: {self.log_weight!r}.")
 
 
 Constraint = Between | Potential
@@ -160,7 +166,14 @@ class Weighing:
         Raises:
             TypeError, ValueError: no array (chain, draw), NaN, +inf, or above the bound.
         """
-        found: Any = self.potential.log_weight(draws)
+        try:
+            found: Any = self.potential.log_weight(draws)
+        except KeyError as error:
+            error.add_note(
+                f"Potential: its Dataset of draws holds {list(draws.data_vars)}; functions and data are there where "
+                "at= names their points, Potential(..., at={name: points}), observed parameters never."
+            )
+            raise
         shape = (2, n // 2)
         if isinstance(found, xr.DataArray) and set(found.dims) == {"chain", "draw"}:
             found = found.transpose("chain", "draw").to_numpy()
@@ -190,7 +203,10 @@ def resolve(schema: Schema, observation: Observation, constraint: Constraint) ->
         everything = query(schema, observation, constraint.at or {}, stacklevel=6)
         return Weighing(constraint, everything)
     if not isinstance(constraint, Between):
-        raise TypeError(f"constrain: expected Between or Potential, got {type(constraint).__name__}.")
+        raise TypeError(
+            f"constrain: expected Between or Potential, got {type(constraint).__name__}. Several are several "
+            "arguments; a functional goes into Between, a function of draws into Potential."
+        )
     of = constraint.variable
     if isinstance(of, str):
         return _values(schema, observation, constraint, of)
@@ -201,9 +217,17 @@ def resolve(schema: Schema, observation: Observation, constraint: Constraint) ->
     index, weights = of.nodes(schema, observation)
     points = Points(np.zeros(len(index), dtype=np.int64), index[:, None], {}, None)
     lower, upper = _bounds(constraint, 1)
+    seen = _read_at(observation, of.variable, points)
+    known = np.isfinite(seen)
+    constant = float(weights[known] @ seen[known])
+    if known.all():
+        if not lower[0] <= constant <= upper[0]:
+            raise ValueError(f"Between: {of} was observed to be {constant:g}, not in [{lower[0]:g}, {upper[0]:g}].")
+        return None
     _require_width(str(of), lower, upper)
-    asked = Query({of.variable: points}, {of.variable: np.zeros(len(index), dtype=bool)})
-    return Interval(str(of), asked, weights, lower, upper)
+    left = points.take(~known)
+    asked = Query({of.variable: left}, {of.variable: np.zeros(len(left), dtype=bool)})
+    return Interval(str(of), asked, weights[~known], lower - constant, upper - constant)
 
 
 def _values(schema: Schema, observation: Observation, constraint: Between, name: str) -> Interval | None:
@@ -246,14 +270,29 @@ def _values(schema: Schema, observation: Observation, constraint: Between, name:
 
 def _bounds(constraint: Between, n: int) -> tuple[np.ndarray, np.ndarray]:
     try:
+        for v in (constraint.lower, constraint.upper):
+            if np.asarray(v).dtype.kind in "USTmM":  # NumPy would read "50", and count dates
+                raise TypeError(f"{v!r} is no number")
         lower, upper = (
             np.broadcast_to(np.asarray(v, dtype=np.float64), n) for v in (constraint.lower, constraint.upper)
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"Between: expected bounds as numbers, one or {n} of them, got {constraint}.") from error
     if not (lower <= upper).all():  # NaN fails, too
-        raise ValueError(f"Between: expected lower <= upper, got [{lower}, {upper}].")
+        nan = "; leave a bound out where there is none" if np.isnan([lower, upper]).any() else ""
+        raise ValueError(f"Between: expected lower <= upper, got [{lower}, {upper}]{nan}.")
     return lower, upper
+
+
+def _read_at(observation: Observation, name: str, points: Points) -> np.ndarray:
+    """(P,) what was observed at points of a variable, the mean of several readings there; NaN where nothing was."""
+    out, channel = np.full(len(points), np.nan), observation.channels.get(name)
+    for k in range(len(points)) if channel is not None else ():
+        assert channel is not None
+        value = channel.value[_same(channel.points, points, k)]
+        if np.isfinite(value).any():
+            out[k] = np.nanmean(value)
+    return out
 
 
 def _same(a: Points, b: Points, k: int) -> np.ndarray:

@@ -261,7 +261,8 @@ def drawn_values(schema: Schema, whitening: Whitening, query: Query, group: xr.D
             raise ValueError(f"{name!r}: expected {len(points)} values a draw, got {x[0, 0].size}.")
         z = whitening.forward(name, torch.from_numpy(x.reshape(-1, len(points))), points.component)
         if not bool(torch.isfinite(z).all()):
-            raise ValueError(f"{name!r}: some draws are NaN, or lie at or off an end of their support.")
+            support = schema[name].support
+            raise ValueError(f"{name!r}: some draws are NaN, or lie at or off an end of their support, {support}.")
         columns.append(z)
         log_det = log_det + whitening.log_det(name, z, points.component).sum(1)
     return torch.cat(columns, 1), log_det

@@ -83,6 +83,11 @@ def log_density(
 
 def _asked(schema: Schema, observation: Observation, values: xr.Dataset) -> Query:
     """The values' variables at their points."""
+    if not isinstance(values, xr.Dataset):
+        raise ValueError(
+            f"log_prob: expected an xarray.Dataset of values, or the DataTree that `sample` returned, got "
+            f"{type(values).__name__}."
+        )
     if not len(values.data_vars):
         raise ValueError("log_prob: expected a Dataset with values of some variables, got an empty one.")
     at: dict[str, Any] = {}

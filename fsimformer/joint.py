@@ -341,19 +341,20 @@ class Conditional:
 
         Args:
             values: draws of one data set, their parameters meant (functions at the points drawn), or a Dataset
-                of any variables, functions at its coordinates; dims besides the variables' own are samples.
+                of any variables, functions at its coordinates; dims besides the variables' own are samples. A value
+                of a series where one was observed is a second reading's.
             tolerance: of the solver, nats a value. The divergence is exact, of blocks of values (density.py).
 
         Returns:
             (chain, draw), or the Dataset's sample dims; attributes say how many values, blocks and steps it took.
 
         Raises:
-            KeyError, ValueError: values of unknown variables, of what was observed, off their support, NaN.
+            KeyError, ValueError: values of unknown variables, of observed parameters, off their support, NaN.
 
         Warns:
             ObservationWarning: the tolerance was not reached.
         """
-        group = values if isinstance(values, xr.Dataset) else parameters(values)
+        group = parameters(values) if isinstance(values, xr.DataTree) else values
         return log_density(self.joint.model, self._only(), self.n_active_observed, group, tolerance)
 
     def refine(

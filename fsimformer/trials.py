@@ -110,8 +110,13 @@ def fresh(model: Model, simulator: Simulator, n: int, seed: int, *, purpose: int
     """n data sets that no training saw; `purpose` tells independent collections of one seed apart.
 
     Raises:
-        ValueError: a simulator of another schema than the model's, or one whose draws are not finite.
+        TypeError: no simulator. ValueError: one of another schema than the model's, or whose draws are not finite.
     """
+    if isinstance(simulator, type) or not isinstance(simulator, Simulator):
+        raise TypeError(
+            f"simulator: expected the one that the model was trained on, such as fsimformer.simulators.HareLynx(), or "
+            f"a FunctionSimulator; got {simulator!r}."
+        )
     require_schema(model.schema, simulator.schema)
     drawn = simulate(simulator, n, generator_at(seed, _TRIALS, 0, purpose, 0))
     spread = model.spread or None
@@ -133,7 +138,7 @@ def require_schema(ours: Schema, theirs: Schema) -> None:
     a, b = ({v.name: v for v in s.variables} for s in (ours, theirs))
     names = sorted(k for k in {*a, *b} if a.get(k) != b.get(k))
     what = f"variables {names} differ" if names else f"index dims differ, {ours.dims} and {theirs.dims}"
-    raise ValueError(f"check: expected a simulator with the model's schema; {what}. Take the one it was trained on.")
+    raise ValueError(f"simulator: expected one with the model's schema; {what}. Take the one it was trained on.")
 
 
 def run_trials(model: Model, data: Fresh, plan: Plan, callback: Callback | None = None) -> Trials:

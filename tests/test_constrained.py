@@ -247,6 +247,8 @@ def test_every_data_set_of_a_batch_by_itself() -> None:
         (Between("f", 0, 1), ValueError, "'f' is a function: say where with at="),
         (Between("f", 1, 0, at=[4.0]), ValueError, r"expected lower <= upper, got \[\[1.\], \[0.\]\]"),
         (Between("f", float("nan"), at=[4.0]), ValueError, "expected lower <= upper"),
+        (Between("f", None, 1.0, at=[4.0]), ValueError, "leave a bound out where there is none"),
+        (Between("f", upper="50", at=[4.0]), ValueError, "expected bounds as numbers"),
         (Between("f", 1, 1, at=[4.0]), ValueError, r"'f' in \[1, 1\], which no draw meets"),
         (Between(Difference("f", 4.0, 5.0), 0, 0), ValueError, "which no draw meets: expected lower < upper"),
         (Between(Difference("f", 4.0, 4.0), 0), ValueError, "expected two different points"),
@@ -257,6 +259,7 @@ def test_every_data_set_of_a_batch_by_itself() -> None:
         (Between(Integral("nothing", 0.0, 1.0)), ValueError, r"got 'nothing'. Functions: \['f', 'x'\]"),
         (Between(3, 0, 1), TypeError, "a variable's name or a functional, got int"),
         ("f < 3", TypeError, "expected Between or Potential, got str"),
+        ([Between("f", 0, 1, at=[4.0])], TypeError, "got list. Several are several arguments"),
         (Potential(lambda d: 1.0), TypeError, r"of dims \(chain, draw\), got float"),
         (Potential(lambda d: d["f"] * np.nan, at={"f": [4.0]}), TypeError, "got .*time"),
         (
@@ -269,6 +272,14 @@ def test_every_data_set_of_a_batch_by_itself() -> None:
 def test_constraints_that_make_no_sense(constraint: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         conditional().constrain(constraint).sample(10, {"f": [4.0]})  # type: ignore[arg-type]
+
+
+def test_a_potential_that_lacks_something_says_what_it_has() -> None:
+    with pytest.raises(TypeError, match="Potential: expected a function of a Dataset of draws, got str: 'f < 3'"):
+        Potential("f < 3")  # type: ignore[arg-type]
+    with pytest.raises(KeyError) as caught:
+        conditional().constrain(Potential(lambda d: d["f"] > 0)).sample(10, {"f": [4.0]})
+    assert "there where at= names their points" in caught.value.__notes__[0]
 
 
 def test_a_point_that_is_asked_for_twice_is_refused() -> None:
@@ -300,6 +311,22 @@ def test_what_was_observed_inside_needs_nothing_more() -> None:
     settled = conditional().constrain(Between("x", 0.5, 1.5, at=[2.0])).sample(20, {"f": [4.0]}, seed=0)
     assert float(settled["sample_stats"]["acceptance"]) == 1.0
     assert free["posterior"]["f"].shape == settled["posterior"]["f"].shape
+
+
+def test_a_functional_takes_what_was_observed_where_something_was() -> None:
+    """x(9) − x(2) >= 0 where x(2) was read to be 1: x(9) >= 1, not more than a second reading at 2 would be."""
+    rise = conditional().constrain(Between(Difference("x", at=9.0, minus=2.0), lower=0.0))
+    same = conditional().constrain(Between("x", lower=1.0, at=[9.0]))
+    a, b = (c.sample(40, {"x": [9.0]}, seed=0)["predictions"]["x"].to_numpy() for c in (rise, same))
+    assert a.min() >= 1.0
+    np.testing.assert_array_equal(a, b)
+    twice = xr.Dataset({"x": ("time", [1.0, 2.0])}, {"time": [2.0, 2.0]})  # two readings there: their mean
+    c = JOINT.condition(twice).constrain(Between(Difference("x", 9.0, 2.0), lower=0.0))
+    assert c.sample(40, {"x": [9.0]}, seed=0)["predictions"]["x"].min() >= 1.5
+    settled = conditional().constrain(Between(Difference("x", 6.0, 2.0), upper=0.0)).sample(20, {"f": [4.0]}, seed=0)
+    assert float(settled["sample_stats"]["acceptance"]) == 1.0
+    with pytest.raises(ValueError, match=r"was observed to be -1.5, not in \[0, inf\]"):
+        conditional().constrain(Between(Difference("x", 6.0, 2.0), lower=0.0)).sample(20, {"f": [4.0]})
 
 
 def test_scalars_of_a_shipped_model_by_both_methods() -> None:

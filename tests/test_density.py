@@ -106,6 +106,11 @@ def test_values_that_make_no_sense(values: xr.Dataset, error: type[Exception], m
         JOINT.condition(SEEN).log_prob(values)
 
 
+def test_values_are_a_dataset_or_a_tree() -> None:
+    with pytest.raises(ValueError, match=r"log_prob: expected an xarray.Dataset of values, .* got dict"):
+        JOINT.log_prob({"f": 0.2})  # type: ignore[arg-type]
+
+
 def test_observed_parameters_and_tolerances() -> None:
     known = fsf.load("lotka_volterra").condition({"alpha": 1.5})
     with pytest.raises(ValueError, match=r"\['alpha'\] were observed"):

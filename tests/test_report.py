@@ -155,7 +155,7 @@ def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_the_command_needs_a_simulator_of_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "report.html")
     assert main(["check", "lotka_volterra", "--simulator", "hare_lynx", "--out", out]) == 2
-    assert "expected a simulator with the model's schema; variables ['alpha', " in capsys.readouterr().err
+    assert "expected one with the model's schema; variables ['alpha', " in capsys.readouterr().err
     assert main(["check", "lotka_volterra", "--out", str(tmp_path / "no" / "report.html")]) == 2
     assert "No such directory" in capsys.readouterr().err
 

@@ -125,7 +125,7 @@ def test_errors_name_what_came() -> None:
         joint.surprise(observed(0), linear.SIMULATOR, 9)
     with pytest.raises(ValueError, match=r"no readings to judge; expected some of \['x', 'y'\]"):
         joint.surprise(xr.Dataset({"a": 0.5}), linear.SIMULATOR)
-    with pytest.raises(ValueError, match="expected a simulator with the model's schema"):
+    with pytest.raises(ValueError, match="expected one with the model's schema"):
         joint.surprise(observed(0), SIRD())
-    with pytest.raises(ValueError, match="expected a simulator with the model's schema"):
+    with pytest.raises(ValueError, match="expected one with the model's schema"):
         tiny.joint().surprise(pd.DataFrame({"time": [1.0], "variable": ["y"], "value": [2.0]}), linear.SIMULATOR)

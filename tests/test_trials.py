@@ -67,8 +67,14 @@ def test_design_is_that_of_the_card() -> None:
 
 
 def test_a_simulator_of_other_variables_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected a simulator with the model's schema; variables \['a', "):
+    with pytest.raises(ValueError, match=r"expected one with the model's schema; variables \['a', "):
         fresh(linear.joint().model, SIRD(), 3, 0)
+
+
+@pytest.mark.parametrize("wrong", ["sird", SIRD, None, lambda n, generator: {}])
+def test_what_is_no_simulator_is_refused(wrong: object) -> None:
+    with pytest.raises(TypeError, match=r"simulator: expected the one that the model was trained on, such as .*; got"):
+        fresh(linear.joint().model, wrong, 3, 0)  # type: ignore[arg-type]
 
 
 def test_functions_by_reference_set_and_series_by_their_paths() -> None:
