@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import arviz as az
@@ -21,7 +22,7 @@ from fsimformer.denoise import Encoded
 from fsimformer.importance import fit_pareto, pareto_quantile, resample, smoothed_weights
 from fsimformer.joint import Joint
 from fsimformer.model_file import Model
-from fsimformer.nn import Context
+from fsimformer.nn import Context, NetworkConfig
 from fsimformer.tokens import Streams
 from fsimformer.whiten import Transform, Whitening
 
@@ -89,6 +90,7 @@ class Wrong:
     mean: float
     sd: float
     device: str = "cpu"
+    network = SimpleNamespace(config=NetworkConfig())  # which compresses nothing
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"mean": torch.tensor(self.mean), "sd": torch.tensor(self.sd)}

@@ -337,7 +337,7 @@ def test_simulators_draw_at_chosen_parameters() -> None:
     centre = torch.tensor([0.25 - 0.4 / 2**0.5, -1.0 / 2**0.5], dtype=torch.float64)
     radius = (x - centre).norm(dim=1)
     assert scipy.stats.kstest(radius.numpy(), scipy.stats.norm(0.1, 0.01).cdf).pvalue > 1e-3
-    sird = fsf.simulators.SIRD(grid_points=26)
+    sird = fsf.simulators.SIRD(grid_points=26, reference=())
     whole, generator = sird.simulate(5, seeded(3)), seeded(3)
     scalars = {k: whole[k] for k in ("recovery_rate", "death_rate", "initial_infected")}
     draw_priors(sird.schema, 5, generator)  # as `simulate` starts
@@ -362,7 +362,7 @@ def test_simulators_draw_at_chosen_parameters() -> None:
 )
 def test_clean_paths_that_leave_out_a_function_are_refused_before_any_training(takes_rate: bool, message: str) -> None:
     """A function has no closed path of scalars alone; without `simulate_at` round two could not simulate."""
-    sird = fsf.simulators.SIRD(grid_points=26)
+    sird = fsf.simulators.SIRD(grid_points=26, reference=())
 
     def clean(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if takes_rate:
