@@ -116,6 +116,7 @@ def draw_constrained(
         if (one := resolve(model.schema, observation, c)) is not None:
             found.append(one)
     plan = _Plan.of(model, observation, asked, found)
+    plan.log_weight(torch.zeros(2, len(plan.query)))  # a potential that asks for what is not there fails before a draw
     seeds = _Seeds(seed, data_set)
     pilot = plan.draw(_BATCH, settings, seeds.at(_DRAWS, 0))
     method = constraints.method

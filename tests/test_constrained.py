@@ -277,8 +277,15 @@ def test_constraints_that_make_no_sense(constraint: object, error: type[Exceptio
 def test_a_potential_that_lacks_something_says_what_it_has() -> None:
     with pytest.raises(TypeError, match="Potential: expected a function of a Dataset of draws, got str: 'f < 3'"):
         Potential("f < 3")  # type: ignore[arg-type]
+    asked = []
+
+    def log_weight(draws: xr.Dataset) -> xr.DataArray:
+        asked.append(dict(draws.sizes))
+        return draws["f"] > 0
+
     with pytest.raises(KeyError) as caught:
-        conditional().constrain(Potential(lambda d: d["f"] > 0)).sample(10, {"f": [4.0]})
+        conditional().constrain(Potential(log_weight, at={"x": [8.0]})).sample(10, {"f": [4.0]})
+    assert asked == [{"chain": 2, "draw": 1, "time": 1}]  # not after a thousand draws
     assert "there where at= names their points" in caught.value.__notes__[0]
 
 
