@@ -10,13 +10,14 @@ from typing import Any
 from markdown import table
 from record import RESULTS
 from tables_ablation import ablation
+from tables_distill import distill
 from tables_encodings import encodings
 from tables_peers import peers
 from tables_resolution import functional_linear, functions, knots, predator_prey, resolution, space
 from tables_sbibm import dependency, sbibm
 from tables_sequential import sequential
 
-PICTURES = {"resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
+PICTURES = {"distill": "docs/distill.png", "resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
 OUT = Path(__file__).resolve().parent / "README.md"
 
 
@@ -157,6 +158,7 @@ def main() -> None:
         (sbibm.__name__, sbibm, "sbibm/*.json"),
         (dependency.__name__, dependency, "dependency/*.json"),
         (sequential.__name__, sequential, "sequential_*.json"),
+        (distill.__name__, distill, "distill_*.json"),
         (resolution.__name__, resolution, "resolution_*.json"),
         (functions.__name__, functions, "functions_*.json"),
         (knots.__name__, knots, "knots.json"),

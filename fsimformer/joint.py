@@ -239,7 +239,7 @@ class Conditional:
             seed: equal seeds give equal draws; more draws change none of the first, nor do other data sets.
             generator: takes the place of `seed`, which is drawn from it.
             quality: "sde" (32 evaluations; forgets errors that the network makes early), "fast" (an ODE, 20), "exact"
-                (an ODE, 48), or a SamplerConfig.
+                (an ODE, 48), "few" (4, of a Joint that `distill` has made), or a SamplerConfig.
             budget: limits of one network call.
 
         Returns:

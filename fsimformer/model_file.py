@@ -6,6 +6,7 @@ key raises. The directory is written beside its place and moved there whole: a r
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from fsimformer.denoise import Denoiser
 from fsimformer.digest import digest
 from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints, require_shapes
+from fsimformer.flow_map import JUMPS
 from fsimformer.folder import (
     CARD,
     WEIGHTS,
@@ -110,10 +112,12 @@ def build_denoiser(
     embeddings: Mapping[str, nn.Module] | None = None,
     truncated: bool = False,
     baseline: bool = False,
+    jumps: bool = False,
 ) -> Denoiser:
     """An untrained denoiser for a schema; `embeddings`: array variable -> module that embeds it.
 
-    `truncated`: its prior is truncated, as sequential training does. `baseline`: it will have a linear one.
+    `truncated`: its prior is truncated, as sequential training does. `baseline`: it will have a linear one. `jumps`: it
+    is told to which noise level it leads, as a flow map is.
 
     Raises:
         ValueError: unknown schedule or dependency; embeddings that do not fit the schema's array variables.
@@ -128,8 +132,19 @@ def build_denoiser(
         mask = torch.ones(schema.n_ids, schema.n_ids, dtype=torch.bool)
         mask[:, [i for name in schema.references for i in schema.residual_ids(name)]] = False
     past = torch.from_numpy(past_only(schema)) if dependency == "causal" and schema.indexes else None
-    net = Network(network, 2 if baseline else 1)
+    net = Network(network, 2 if baseline else 1, jumps)
     return Denoiser(net, schedule, mask, build_embeddings(schema, network.width, embeddings), past)
+
+
+def with_flow_map(denoiser: Denoiser) -> Denoiser:
+    """A flow map as distilling starts from it: the denoiser's own weights, and jumps that it ignores."""
+    own = denoiser.network
+    with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from the global generator
+        network = Network(own.config, own.n_outputs, jumps=True)
+    network.load_state_dict(own.state_dict(), strict=False)
+    out = copy.deepcopy(denoiser)
+    out.network = network.to(denoiser.device)
+    return out
 
 
 def plain(obj: Any) -> Any:
@@ -173,6 +188,8 @@ def save_model(model: Model, path: str | Path) -> None:
         card["refined_for"] = model.refined_for
     if model.denoiser.baseline is not None:
         card["baseline"] = model.denoiser.baseline.shape()
+    if model.denoiser.flow_map is not None:
+        card["flow_map"] = list(JUMPS)
     if model.spread:
         card["spread"] = {name: [s.tolist() for s in parts] for name, parts in model.spread.items()}
     write_folder(path, card, model.denoiser)
@@ -237,9 +254,14 @@ def _read(
         truncated = card.get("refined_for") is not None
         settings = schema, network, card["schedule"], card["dependency"], embeddings, truncated, "baseline" in card
         denoiser = build_denoiser(*settings)
+        denoiser.flow_map = build_denoiser(*settings, jumps=True) if "flow_map" in card else None
+    if card.get("flow_map", list(JUMPS)) != list(JUMPS):
+        raise ValueError(f"{path / CARD}: expected flow_map {list(JUMPS)} (evaluations), got {card['flow_map']}.")
     if "baseline" in card:
         _require_factors(schema, card["baseline"], weights, path)
         denoiser.baseline = empty_factors(schema.n_ids, **card["baseline"])
+        if denoiser.flow_map is not None:
+            denoiser.flow_map.baseline = denoiser.baseline  # one and the same: it has not been trained
     if denoiser.embeddings is not None:
         own = {k.removeprefix("embeddings."): x for k, x in weights.items() if k.startswith("embeddings.")}
         require_shapes(schema, denoiser.embeddings, own)
@@ -322,7 +344,7 @@ def _check_card(card: Any, path: Path) -> None:
         found = card.get("format") if isinstance(card, dict) else type(card).__name__
         hint = "; it was saved by fsimformer.sbi: read it with fsimformer.sbi.load" if "sbi" in str(found) else ""
         raise ValueError(f"{path / CARD}: expected format {FORMAT} or {TRUNCATED}, got {found!r}{hint}.")
-    expected |= {"embeddings", "baseline"} & set(card)  # of models with arrays, or with a linear baseline
+    expected |= {"embeddings", "baseline", "flow_map"} & set(card)  # with arrays, with a linear baseline, distilled
     expected |= {"refined_for"} if card["format"] == TRUNCATED else set()
     with_knots = [v["name"] for v in card["schema"]["variables"] if v.get("reference")]
     expected |= {"spread"} if with_knots else set()

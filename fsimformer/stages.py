@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fsimformer.denoise import Denoiser
 from fsimformer.noise import WhiteNoise
-from fsimformer.sample import SamplerConfig, sample_active
+from fsimformer.sample import SamplerConfig, drawing, sample_active
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import Dial, TokenSet, collate, join, split, take
 
@@ -119,6 +119,7 @@ def draw(
         n_active_observed: the dial of design.md, D1.
         edges: (n_ids, n_ids) bool one a data set, its own dependency mask beside the denoiser's; None = no such masks.
     """
+    denoiser = drawing(denoiser, config)
     own = [None] * len(queries) if edges is None else edges
     tasks = [
         _Task(o, q, plan(q, is_function, budget.n_joint), _Noise(q, n_draws, seed, i), torch.zeros(n_draws, len(q)), e)

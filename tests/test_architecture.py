@@ -44,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gaussian": {"tokens", "grids"},
     "moments": {"tokens", "readings", "functions", "gaussian"},
     "denoise": {"tokens", "nn", "masks", "noise", "embeddings", "gaussian"},
-    "sample": {"noise", "denoise"},
+    "flow_map": {"noise", "denoise"},
+    "sample": {"noise", "denoise", "flow_map"},
     "stages": {"tokens", "seeds", "noise", "denoise", "sample"},
     "extension": {"tokens", "seeds", "kernels", "functions", "noise", "denoise", "sample", "stages"},
     "function_tree": {"schema", "whiten"},
@@ -58,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "importance": set(),
     "truncate": set(),
     "explicit": {"schema", "convert", "readings", "simulators"},
-    "refine": {"tokens", "points", "tree", "convert", "sample", "likelihood", "importance", "model_file"},
+    "refine": {"tokens", "points", "tree", "convert", "flow_map", "sample", "likelihood", "importance", "model_file"},
     "checkpoint": set(),
     "batches": {"tokens", "masks"},
     "muon": set(),
@@ -75,7 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "campaign": {"seeds", "simulators", "child", "archive", "recorded"},
     "model_file": {
         *("schema", "graph", "tokens", "whiten", "nn", "functions", "folder", "embeddings", "gaussian"),
-        *("denoise", "digest"),
+        *("denoise", "digest", "flow_map"),
     },
     "ranges": {"schema", "tokens", "whiten"},
     "provenance": {"masks", "denoise", "checkpoint", "train"},
@@ -88,6 +89,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("denoise", "batches", "digest", "devices", "train", "simulators", "simulations", "model_file", "ranges"),
         *("provenance", "joint"),
     },
+    "distill": {
+        *("tokens", "seeds", "convert", "masks", "readings", "denoise", "flow_map", "sample", "batches", "devices"),
+        *("noise", "train", "simulators", "simulations", "model_file", "ranges", "provenance", "joint", "learn"),
+    },
     "pool": {"schema", "whiten", "truncate", "simulators", "simulations", "learn"},
     "sequential": {
         *("schema", "graph", "tokens", "nn", "seeds", "points", "convert", "masks", "readings", "denoise"),
@@ -96,7 +101,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "__init__": {
         *("priors", "schema", "nn", "convert", "masks", "readings", "denoise", "sample", "stages", "explicit"),
-        *("train", "simulators", "joint", "learn", "sequential"),
+        *("train", "simulators", "joint", "learn", "sequential", "distill"),
     },
     "plots": set(),
     "files": set(),
