@@ -8,7 +8,8 @@
 
 "auto" draws a batch and takes rejection where one draw in a thousand is kept and `max_draws` will do, else smc; where
 smc is left with a handful of effective draws, guidance, with a warning. No draw violates an interval, whatever the
-method: each is checked as it is returned. SMC and guidance need an SDE sampler: beside an ODE they take "sde".
+method: each is checked as it is returned. SMC and guidance need an SDE sampler: beside an ODE, and beside the flow map
+of a distilled Joint, they take "sde" and the network itself, and `sample_stats` says so.
 """
 
 from __future__ import annotations
@@ -214,9 +215,14 @@ def _reject(
     p = (n - 1) / (last - 1) if n > 1 else 1 / last
     stats: dict[str, float | str] = {
         "method": "rejection", "acceptance": n / last, "ess": float(n), "distinct": float(n),
-        "constraint_log_prob": math.log(p) + plan.bounds,
+        "constraint_log_prob": math.log(p) + plan.bounds, **_solver(settings),
     }  # fmt: skip
     return Outcome(_joined(kept), stats)
+
+
+def _solver(settings: Settings, repeats: int = 0) -> dict[str, float | str]:
+    """What solved, for `sample_stats`."""
+    return {"sampler": settings.config.method, "evaluations": (1 + repeats) * settings.config.evaluations}
 
 
 def _joined(parts: Sequence[Drawn]) -> Drawn:
@@ -254,7 +260,7 @@ def _weigh(plan: _Plan, n: int, settings: Settings, seeds: _Seeds, pilot: Tensor
                     stats: dict[str, float | str] = {
                         "method": "smc", "acceptance": float(np.isfinite(weight).mean()), "ess": ess,
                         "distinct": float(len(chosen.unique())),
-                        "constraint_log_prob": particles.log_mean + mean + plan.bounds,
+                        "constraint_log_prob": particles.log_mean + mean + plan.bounds, **_solver(settings),
                     }  # fmt: skip
                     return plan.taken(drawn, chosen, stats)
         size *= 4
@@ -295,7 +301,7 @@ def _guide(
         )
     stats: dict[str, float | str] = {
         "method": "guidance", "acceptance": accepted / trials, "ess": math.nan, "distinct": float(n),
-        "constraint_log_prob": math.nan,
+        "constraint_log_prob": math.nan, **_solver(settings, _REPEATS),
     }  # fmt: skip
     return Outcome(_joined(kept), stats)
 

@@ -210,7 +210,7 @@ def distill(
     scalar = torch.from_numpy(~schema.uses_index().any(axis=1))
     about: dict[str, Any] = {
         "distilled": model.fingerprint, "simulator": type(simulator).__name__, "simulator_config": plain(simulator),
-        "simulations": n, "design": asdict(design), "jumps": list(JUMPS),
+        "simulations": n, "design": asdict(design), "log_ratios": log_ratios().tolist(),
     }  # fmt: skip
     if drawn is simulations:  # a checkpoint must not go on with others: those held out would have been seen
         about["simulations_digest"] = digest(drawn.values)

@@ -15,6 +15,8 @@ A draw takes 1, 2 or 4 jumps between the same five noise levels; these seven jum
 from __future__ import annotations
 
 import itertools
+import math
+from typing import Any
 
 from torch import Tensor
 
@@ -31,6 +33,19 @@ def log_ratios(n_jumps: int = 4) -> Tensor:
     schedule = TrigSchedule()
     grid = time_grid(schedule, max(JUMPS), LOG_MIN, LOG_MAX, POWER)
     return (schedule.sigma(grid) / schedule.alpha(grid)).log()[:: max(JUMPS) // n_jumps]
+
+
+def require_levels(found: Any, where: str) -> None:
+    """The log λ between which a flow map has learned to jump are those above; None = there is no flow map.
+
+    Raises:
+        ValueError: others.
+    """
+    known = log_ratios().tolist()
+    if found is not None and not (
+        len(found) == len(known) and all(math.isclose(a, b, abs_tol=1e-9) for a, b in zip(found, known, strict=True))
+    ):
+        raise ValueError(f"{where}: expected jumps between the log noise levels {known}, got {found}.")
 
 
 def jump(denoiser: Denoiser, y: Tensor, ratio: Tensor, target: Tensor, encoded: Encoded) -> Tensor:

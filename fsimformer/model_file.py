@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fsimformer.denoise import Denoiser
 from fsimformer.digest import digest
 from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints, require_shapes
-from fsimformer.flow_map import FLOW_MAP, JUMPS
+from fsimformer.flow_map import FLOW_MAP, log_ratios, require_levels
 from fsimformer.folder import (
     CARD,
     WEIGHTS,
@@ -219,7 +219,7 @@ def save_model(model: Model, path: str | Path) -> None:
     if model.denoiser.baseline is not None:
         card["baseline"] = model.denoiser.baseline.shape()
     if model.denoiser.flow_map is not None:
-        card["flow_map"] = list(JUMPS)
+        card["flow_map"] = log_ratios().tolist()
     if model.spread:
         card["spread"] = {name: [s.tolist() for s in parts] for name, parts in model.spread.items()}
     write_folder(path, card, model.denoiser)
@@ -285,8 +285,7 @@ def _read(
         settings = schema, network, card["schedule"], card["dependency"], embeddings, truncated, "baseline" in card
         denoiser = build_denoiser(*settings)
         denoiser.flow_map = build_denoiser(*settings, jumps=True) if "flow_map" in card else None
-    if card.get("flow_map", list(JUMPS)) != list(JUMPS):
-        raise ValueError(f"{path / CARD}: expected flow_map {list(JUMPS)} (evaluations), got {card['flow_map']}.")
+    require_levels(card.get("flow_map"), f"{path / CARD}: flow_map")
     if "baseline" in card:
         _require_factors(schema, card["baseline"], weights, path)
         denoiser.baseline = empty_factors(schema.n_ids, **card["baseline"])

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import xarray as xr
-from tiny import SCHEMA, seeded
+from test_long_observations import GRID, SETTINGS, level
+from test_long_observations import LINE as LEVEL
+from test_summary import compressing
+from test_summary import rows as reading_rows
+from tiny import SCHEMA, cast, seeded
 from tiny import joint as tiny_joint
 from torch import Tensor, nn
 
 import fsimformer as fsf
 from fsimformer.denoise import Denoiser, NoiseLevels
-from fsimformer.distill import DISTILLING, TEACHER, Student, jumps, trajectory
+from fsimformer.distill import DISTILLING, TEACHER, Student, jumps, trajectory, with_jumps
 from fsimformer.flow_map import jumped, log_ratios
+from fsimformer.folder import CARD, WEIGHTS
 from fsimformer.kernels import Kernel
 from fsimformer.masks import MaskConfig
 from fsimformer.nn import Context, Network, NetworkConfig
@@ -190,6 +198,14 @@ def test_a_distilled_joint_draws_in_few_evaluations_and_as_before(tmp_path: Path
     after = few.condition(seen).sample(10, quality="fast")["posterior"]["a"]
     xr.testing.assert_identical(before, after)
     few.save(tmp_path / "few")
+    card = json.loads((tmp_path / "few" / CARD).read_text())
+    assert card["flow_map"] == card["provenance"]["flow_map"]["log_ratios"] == log_ratios().tolist()
+    for other in ([4.0, -6.2], [4.0, 2.0, 1.0, 0.0, -6.2]):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / CARD).write_text(json.dumps(card | {"flow_map": other}))
+        shutil.copy(tmp_path / "few" / WEIGHTS, tmp_path / "other")
+        with pytest.raises(ValueError, match=r"flow_map: expected jumps between the log noise levels \[.*, got"):
+            fsf.load(tmp_path / "other")
     again, drawn = fsf.load(tmp_path / "few"), {}
     for n in (1, 2, 4):
         quality = fsf.SamplerConfig("flow_map", n)
@@ -206,6 +222,46 @@ def test_a_distilled_joint_draws_in_few_evaluations_and_as_before(tmp_path: Path
         joint.condition(seen).sample(10, quality="few")
     more = fsf.train(line(), simulations=100, config=FEW_STEPS, initial=few)
     assert more.model.denoiser.flow_map is None
+
+
+def test_a_flow_map_sets_out_from_its_teacher_whether_readings_are_compressed_or_not() -> None:
+    """Whatever the target, bit for bit; the loss reaches summaries through tokens, and their Gaussian by likelihood."""
+    teacher, target = compressing(dtype=torch.float32), torch.full((2, 3), 0.01)
+    flow_map = with_jumps(teacher)
+    streams = split(cast(reading_rows(300, 40), torch.float32), 0)
+    y, ratio = torch.randn(2, 3, streams.active.shape[1], generator=seeded(2)), torch.full((2, 3), 0.4)
+    expected = teacher.at_ratio(y, ratio, teacher.encode(streams))
+    encoded = flow_map.encode(streams)
+    assert encoded.summary is not None and encoded.summary.count.tolist()[1] == 0 < encoded.summary.count.tolist()[0]
+    assert torch.equal(flow_map.at_ratio(y, ratio, encoded, target), expected)
+    student = Student(flow_map.train(), teacher)
+    assert student.summariser is flow_map.summariser is not None
+    zero = torch.zeros(2, 3)
+    student.loss(streams, zero, y).backward()
+    for layer in (flow_map.summariser.head, flow_map.summariser.value, flow_map.network.out):
+        assert layer.weight.grad is not None and bool(layer.weight.grad.any())
+    assert all(p.grad is None for p in teacher.parameters())
+    with torch.no_grad():
+        losses = [float(student.loss(streams, zero, y, above=above)) for above in (None, 1_000)]
+    assert losses[0] != losses[1]
+
+
+def test_a_network_that_compresses_is_distilled_with_its_summaries(tmp_path: Path) -> None:
+    simulator = FunctionSimulator(LEVEL, level, {"t": GRID})
+    joint = fsf.train(simulator, config=FEW_STEPS, **SETTINGS)
+    joint.save(tmp_path / "before")
+    few = fsf.distill(fsf.load(tmp_path / "before"), simulator, simulations=100, config=FEW_STEPS)
+    few.save(tmp_path / "few")
+    rng = np.random.default_rng(0)
+    seen = xr.Dataset({"y": ("t", rng.normal(size=150))}, {"t": rng.uniform(-1, 1, 150)})
+    order, again = rng.permutation(150), fsf.load(tmp_path / "few")
+    draws = [
+        j.condition(seen.isel(t=o)).sample(6, {}, quality="few")["posterior"]["a"]
+        for j, o in ((few, np.arange(150)), (few, order), (again, np.arange(150)))
+    ]
+    xr.testing.assert_allclose(draws[1], draws[0], rtol=0, atol=1e-4)
+    xr.testing.assert_identical(draws[2], draws[0])
+    assert few.provenance["flow_map"]["design"] == joint.provenance["design"]
 
 
 def test_what_cannot_be_distilled_is_refused() -> None:
