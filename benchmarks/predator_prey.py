@@ -13,7 +13,8 @@ interpolation, consecutive times of both species elsewhere. `validate` lays the 
 a Gaussian process instead of a network, against that process's closed form.
 
     python benchmarks/predator_prey.py validate
-    python benchmarks/predator_prey.py run
+    python benchmarks/predator_prey.py run --steps 3000
+    python benchmarks/predator_prey.py run --steps 3000 --baseline
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def series_alone() -> FunctionSimulator:
     return FunctionSimulator(Schema(series, schema.dims), simulate, SIMULATOR.grid)
 
 
-def trained(simulations: int, steps: int, callback: Any = None) -> fsf.Joint:
+def trained(simulations: int, steps: int, baseline: bool = False, callback: Any = None) -> fsf.Joint:
     """From runs/ if it was trained before."""
     config = TrainConfig(
         steps=steps, batch_size=32, n_micro=4, cooldown=0.3, ema=0.995, max_latents=BLOCK, level_tokens=4 * BLOCK,
@@ -80,9 +81,10 @@ def trained(simulations: int, steps: int, callback: Any = None) -> fsf.Joint:
     settings: dict[str, Any] = {
         "simulations": simulations, "config": config, "network": network,
         "masks": only(imputation=0.35, forecast=0.35, gap=0.1, variable=0.1, joint=0.1),
-        "design": fsf.Design((250, 250), skew=1.0, shared=0.1, regular=0.1, window=0.3),
+        "design": fsf.Design((250, 250), skew=1.0, shared=0.1, regular=0.1, window=0.3), "baseline": baseline,
     }  # fmt: skip
-    return kept(f"predator_prey/{simulations}_{steps}", series_alone(), settings, callback=callback)
+    name = f"predator_prey/{simulations}_{steps}{'_baseline' if baseline else ''}"
+    return kept(name, series_alone(), settings, callback=callback)
 
 
 @dataclass(frozen=True)
@@ -230,13 +232,14 @@ def main() -> None:
     parser.add_argument("what", choices=("validate", "run"))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--sets", type=int, default=N_SETS)
+    parser.add_argument("--baseline", action="store_true", help="tell the network its linear baseline as well")
     parser.add_argument("--train-only", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "validate":
         print(save("predator_prey_estimator", 0, validate()))
         return
-    joint = trained(SIMULATIONS, args.steps)
+    joint = trained(SIMULATIONS, args.steps, args.baseline)
     if args.train_only:
         return
     model, rows = joint.model, []
@@ -254,9 +257,9 @@ def main() -> None:
     estimator = json.loads((RESULTS / "predator_prey_estimator.json").read_text())["results"]
     results = budget(joint.provenance) | {
         "n": args.sets, "block": BLOCK, "n_ode": N_ODE, "estimator": estimator["rows"], "rows": rows,
-        "train_commit": joint.provenance.get("commit", ""),
+        "train_commit": joint.provenance.get("commit", ""), "baseline": args.baseline,
     }  # fmt: skip
-    print(save("predator_prey", 0, results))
+    print(save("predator_prey_baseline" if args.baseline else "predator_prey", 0, results))
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def main() -> None:
         (functions.__name__, functions, "functions_*.json"),
         (knots.__name__, knots, "knots.json"),
         (functional_linear.__name__, functional_linear, "functional_linear_*.json"),
-        (predator_prey.__name__, predator_prey, "predator_prey.json"),
+        (predator_prey.__name__, predator_prey, "predator_pre*[!r].json"),  # not the estimator's
         (space.__name__, space, "space_*.json"),
         (constraints.__name__, constraints, "constraints.json"),
         (hodgkin_huxley.__name__, hodgkin_huxley, "hodgkin_huxley.json"),

@@ -134,9 +134,10 @@ def predator_prey(records: list[dict[str, Any]]) -> list[str]:
     for r in records:
         error = max(row["largest"] for row in r["estimator"])
         out.append(
-            f"{r['simulations']} simulations, {r['steps']} steps, {r['train_cpu_seconds']:.0f} CPU s of training; n = "
-            f"{r['n']} data sets a task, blocks of {r['block']}, {r['n_ode']} steps of the solver. The estimator on a "
-            f"Gaussian process of known density: off by {error:.4f} nats a target at most.\n"
+            f"{'Told the linear baseline: ' if r.get('baseline') else ''}{r['simulations']} simulations, {r['steps']} "
+            f"steps, {r['train_cpu_seconds']:.0f} CPU s of training; n = {r['n']} data sets a task, blocks of "
+            f"{r['block']}, {r['n_ode']} steps of the solver. The estimator on a Gaussian process of known density: "
+            f"off by {error:.4f} nats a target at most.\n"
         )
         rows = []
         for row in r["rows"]:

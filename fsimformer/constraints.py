@@ -46,12 +46,7 @@ class Integral:
 
     def nodes(self, schema: Schema, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
         """Index points (P,) in the index's units, and weights (P,)."""
-        start, stop = _places(schema, observation, self.variable, [self.start, self.stop])
-        if not start < stop or self.n_nodes < 1:
-            raise ValueError(f"{self}: expected start < stop and n_nodes >= 1.")
-        x, w = np.polynomial.legendre.leggauss(self.n_nodes)
-        half = (stop - start) / 2
-        return start + half * (1 + x), half * w
+        return _rule(schema, observation, self)
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ class Average:
 
     def nodes(self, schema: Schema, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
         """Index points (P,) in the index's units, and weights (P,)."""
-        at, w = Integral(self.variable, self.start, self.stop, self.n_nodes).nodes(schema, observation)
+        at, w = _rule(schema, observation, self)
         return at, w / w.sum()
 
 
@@ -79,7 +74,10 @@ class Difference:
 
     def nodes(self, schema: Schema, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
         """Index points (2,) in the index's units, and weights (2,)."""
-        return _places(schema, observation, self.variable, [self.at, self.minus]), np.array([1.0, -1.0])
+        at = _places(schema, observation, self.variable, [self.at, self.minus], stacklevel=8)
+        if at[0] == at[1]:
+            raise ValueError(f"{self}: expected two different points.")
+        return at, np.array([1.0, -1.0])
 
 
 Functional = Integral | Average | Difference
@@ -93,7 +91,8 @@ class Between:
         variable: a variable's name, each of whose values at `at` is u, or an `Integral`, `Average` or `Difference`.
         lower, upper: in the variable's units; numbers, or an array with one for each value.
         at: index points of a function, as in `sample`; None for scalars, vectors (all components) and functionals. A
-            series is meant as it is read, its noise included. Where a value was observed it must lie in the interval.
+            series is meant as it is read, its noise included. Where a value was observed it must lie in the interval;
+            a second reading there, which `sample` gives when asked, is another value and stays free.
     """
 
     variable: str | Functional
@@ -184,8 +183,8 @@ def resolve(schema: Schema, observation: Observation, constraint: Constraint) ->
 
     Raises:
         TypeError: no constraint. KeyError: unknown variable.
-        ValueError: bounds that are NaN, crossed, of another shape, or outside the support; a function without `at`, or
-            anything else with it; an observed value outside the interval.
+        ValueError: bounds that are NaN, crossed, equal, of another shape, or outside the support; a function without
+            `at`, or anything else with it; an observed value outside the interval.
     """
     if isinstance(constraint, Potential):
         everything = query(schema, observation, constraint.at or {}, stacklevel=6)
@@ -202,6 +201,7 @@ def resolve(schema: Schema, observation: Observation, constraint: Constraint) ->
     index, weights = of.nodes(schema, observation)
     points = Points(np.zeros(len(index), dtype=np.int64), index[:, None], {}, None)
     lower, upper = _bounds(constraint, 1)
+    _require_width(str(of), lower, upper)
     asked = Query({of.variable: points}, {of.variable: np.zeros(len(index), dtype=bool)})
     return Interval(str(of), asked, weights, lower, upper)
 
@@ -227,7 +227,7 @@ def _values(schema: Schema, observation: Observation, constraint: Between, name:
             known[observed.points.component[np.isfinite(observed.value)]] = True
     lower, upper = _bounds(constraint, len(points))
     support = schema[name].support
-    if (wrong := (upper < support.lower) | (lower > support.upper)).any():
+    if (wrong := (upper <= support.lower) | (lower >= support.upper)).any():  # supports are open
         k = int(np.flatnonzero(wrong)[0])
         raise ValueError(f"Between: {name!r} never lies in [{lower[k]:g}, {upper[k]:g}]; its support is {support}.")
     for k in np.flatnonzero(known).tolist():
@@ -239,6 +239,7 @@ def _values(schema: Schema, observation: Observation, constraint: Between, name:
     if known.all():
         return None
     left = points.take(~known)
+    _require_width(repr(name), lower[~known], upper[~known])
     asked = Query({name: left}, {name: np.zeros(len(left), dtype=bool)})
     return Interval(repr(name), asked, None, lower[~known], upper[~known])
 
@@ -261,12 +262,31 @@ def _same(a: Points, b: Points, k: int) -> np.ndarray:
     return near & (a.component == b.component[k])
 
 
-def _places(schema: Schema, observation: Observation, name: str, at: list[Any]) -> np.ndarray:
+def _rule(schema: Schema, observation: Observation, of: Integral | Average) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss–Legendre: index points (P,) in the index's units, and weights (P,) of the integral."""
+    start, stop = _places(schema, observation, of.variable, [of.start, of.stop], stacklevel=9)
+    if not start < stop or of.n_nodes < 1:
+        raise ValueError(f"{of}: expected start < stop and n_nodes >= 1.")
+    x, w = np.polynomial.legendre.leggauss(of.n_nodes)
+    half = (stop - start) / 2
+    return start + half * (1 + x), half * w
+
+
+def _require_width(of: str, lower: np.ndarray, upper: np.ndarray) -> None:
+    if (flat := lower == upper).any():
+        k = int(np.flatnonzero(flat)[0])
+        raise ValueError(
+            f"Between: {of} in [{lower[k]:g}, {upper[k]:g}], which no draw meets: expected lower < upper. A value that "
+            "is known is an observation, for `condition`."
+        )
+
+
+def _places(schema: Schema, observation: Observation, name: str, at: list[Any], stacklevel: int) -> np.ndarray:
     """Index points in the index's units, in the order given."""
     if name not in schema or not schema.is_function(name) or len(schema[name].dims) != 1:
         raise ValueError(
             f"A functional is of a function of one index dim, got {name!r}. Functions: "
             f"{[v for v in schema.names if schema.is_function(v) and len(schema[v].dims) == 1]}."
         )
-    found: np.ndarray = query(schema, observation, {name: np.array(at)}, stacklevel=8).points[name].index[:, 0]
+    found: np.ndarray = query(schema, observation, {name: np.array(at)}, stacklevel).points[name].index[:, 0]
     return found

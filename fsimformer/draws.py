@@ -70,9 +70,20 @@ def draw_conditional(
     ]
 
 
+def joined(parts: Sequence[Drawn]) -> Drawn:
+    """Draws of some batches, one after the other."""
+    knots = {k: torch.cat([d.knots[k] for d in parts]) for k in parts[0].knots}
+    coefficients = {k: torch.cat([d.coefficients[k] for d in parts]) for k in parts[0].coefficients}
+    return Drawn(torch.cat([d.z for d in parts]), knots, coefficients)
+
+
 def combine(schema: Schema, queries: Sequence[Query]) -> tuple[Query, list[Tensor]]:
     """One query of all points, those of the first as they are, of the others what is not yet there; and the columns of
-    each query in it."""
+    each query in it.
+
+    Raises:
+        ValueError: the first asks several times for a point that another query means.
+    """
     points: dict[str, Points] = {}
     local: list[dict[str, np.ndarray]] = []
     for q in queries:
@@ -86,6 +97,8 @@ def combine(schema: Schema, queries: Sequence[Query]) -> tuple[Query, list[Tenso
             spans = np.array([d.upper - d.lower for d in dims])
             near = np.abs(held.index[None] - own.index[:, None]) <= 1e-9 * spans
             same = near.all(-1) & (held.component[None] == own.component[:, None])
+            if (same.sum(1) > 1).any():
+                raise ValueError(f"constrain: {name!r} is asked for twice at a point of a constraint; ask for it once.")
             new = ~same.any(1)
             where[name] = np.where(new, len(held) + np.cumsum(new) - 1, same.argmax(1))
             component, index = (np.concatenate([a, b[new]]) for a, b in (

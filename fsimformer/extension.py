@@ -32,7 +32,7 @@ from fsimformer.tokens import Dial, TokenBatch, TokenSet, collate, join, split, 
 
 _SAMPLING, _FUNCTION = 4, 2  # first numbers of the path, seeds.py: (seed, 4, data set, 2, id)
 _TOKENS = 64  # points solved in one call: residuals do not see each other, only memory counts
-_SLACK = 1e-6  # of an index in [−1, 1], which tokens carry in float32
+SLACK = 1e-6  # of an index in [−1, 1], which tokens carry in float32
 RESOLVED = 2e-3  # s(q) below it: the end of a sampler's own noise
 _FEW = 0.03  # s(q) below it: an error of a tenth in r is one of 3e-3 in z
 _SOLVER, _SHORT = SamplerConfig("ab2", 20, power=5.0, log_min=-5.2), SamplerConfig("ab2", 8, power=5.0, log_min=-4.0)
@@ -159,7 +159,7 @@ def extend(
     """
     n, size = len(z_knots), len(at)
     r = torch.zeros(n, size)
-    beyond = (at.abs() > 1 + _SLACK).any(-1)
+    beyond = (at.abs() > 1 + SLACK).any(-1)
     scale = reference.scale(at).masked_fill(beyond, 0.0)
 
     def solve(where: Tensor, id: int, config: SamplerConfig, together: int) -> Tensor:

@@ -266,7 +266,8 @@ class Conditional:
                 `fsimformer.Potential` (anything that can be said of a Dataset of draws); those before hold on.
             method: "rejection" (exact), "smc" (as exact as its particles are many), "guidance" (approximate), or
                 "auto": the first of these that is worth it. `sample_stats` says which it was, its acceptance, effective
-                number of draws, how many are distinct, and the log probability of the constraints.
+                number of draws, how many are distinct, and the log probability of the constraints. By rejection alone
+                do more draws change none of the first.
             max_draws: that rejection may try for one data set.
 
         Raises, when draws are asked for:
@@ -307,9 +308,7 @@ class Conditional:
                 process writes it. ImportError: without the extra `archive`.
         """
         if self.labels is None:
-            raise ValueError(
-                "sample_to: expected many data sets, condition(..., batch_dim=...); for one there is sample."
-            )
+            raise ValueError("sample_to: expected many data sets, condition(..., batch_dim=...); sample draws of one.")
         if self.constraints.of:
             raise ValueError("sample_to: draws under constraints are had by `sample`.")
         from fsimformer.streamed import stream  # needs an extra
@@ -389,6 +388,8 @@ class Conditional:
         return refine(self.joint.model, self._only(), self.n_active_observed, draws, log_likelihood, n, seed)
 
     def _only(self) -> Observation:
+        if self.constraints.of:
+            raise ValueError("log_prob and refine know nothing of constraints: ask the conditional without them.")
         if self.labels is not None or len(self.observations) != 1:
             raise ValueError("log_prob and refine take one data set: condition on one of them without batch_dim.")
         return self.observations[0]

@@ -14,7 +14,7 @@ from fsimformer.points import Observation, Query
 from fsimformer.schema import Schema
 from fsimformer.seeds import normals
 from fsimformer.tokens import TokenSet
-from fsimformer.whiten import Whitening
+from fsimformer.whiten import Ints, Whitening
 
 
 def as_paths(schema: Schema, tokens: TokenSet) -> TokenSet:
@@ -38,25 +38,41 @@ def with_noise(
 
     normal: y = f + sd·ε;  lognormal: y = f·exp(sd·ε);  ε independent at every reading of every draw.
     """
-    columns, first = {}, 0
-    for name, points in query.points.items():
-        columns[name] = slice(first, first + len(points))
-        first += len(points)
-    out = z.clone()
+    columns, out = _columns(query), z.clone()
     for series in schema.paths.values():
         if series not in query.points:
             continue
         noise, component = schema[series].noise, query.points[series].component
         assert noise is not None
-        if not isinstance(noise.sd, str):
-            sd = torch.full((len(z), 1), float(noise.sd), dtype=torch.float64)
-        elif noise.sd in columns:
-            sd = whitening[noise.sd].inverse(z[:, columns[noise.sd]].double())
-        else:
-            known = observation.channels[noise.sd].value
-            sd = torch.full((len(z), 1), float(known[np.isfinite(known)][0]), dtype=torch.float64)
         x = whitening.inverse(series, z[:, columns[series]].double(), component)
-        shift = sd * normals(len(z), x.shape[1], generator).double()
+        shift = noise_sd(schema, whitening, observation, query, z, series) * normals(*x.shape, generator).double()
         y = x + shift if noise.kind == "normal" else x * shift.exp()
         out[:, columns[series]] = whitening.forward(series, y, component).to(out.dtype)
     return out
+
+
+def noise_sd(
+    schema: Schema, whitening: Whitening, observation: Observation, query: Query, z: Tensor, series: str
+) -> Tensor:
+    """sd of the noise of a series, of x or of log x, in whitened draws z (n, len(query)): (n, 1) float64."""
+    noise, columns = schema[series].noise, _columns(query)
+    assert noise is not None
+    if not isinstance(noise.sd, str):
+        return torch.full((len(z), 1), float(noise.sd), dtype=torch.float64)
+    if noise.sd in columns:
+        return whitening[noise.sd].inverse(z[:, columns[noise.sd]].double())
+    known = observation.channels[noise.sd].value
+    return torch.full((len(z), 1), float(known[np.isfinite(known)][0]), dtype=torch.float64)
+
+
+def noise_variance(schema: Schema, whitening: Whitening, series: str, z: Tensor, component: Ints, sd: Tensor) -> Tensor:
+    """Of readings around whitened values z (n, P), to first order and on the whitened scale: (P,), medians over n."""
+    noise = schema[series].noise
+    assert noise is not None
+    size = sd if noise.kind == "normal" else sd * whitening.inverse(series, z, component)
+    return (size * (-whitening.log_det(series, z, component)).exp()).square().median(0).values
+
+
+def _columns(query: Query) -> dict[str, slice]:
+    ends = np.cumsum([0, *(len(p) for p in query.points.values())]).tolist()
+    return {name: slice(a, b) for name, a, b in zip(query.points, ends[:-1], ends[1:], strict=True)}

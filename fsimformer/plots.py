@@ -139,7 +139,7 @@ def bands(
             ax.vlines(x, q[1 + 2 * i], q[2 + 2 * i], color=color, alpha=shade, linewidth=6, label=label)
         else:
             ax.fill_between(x, q[1 + 2 * i], q[2 + 2 * i], color=color, alpha=shade, linewidth=0, label=label)
-    for i, one in enumerate(draws[:: len(draws) // curves][:curves] if curves else ()):
+    for i, one in enumerate(draws[np.arange(curves) * len(draws) // curves] if curves else ()):
         ax.plot(x, one, color=color, linewidth=0.5, alpha=0.7, label=None if i else "draws")
     ax.plot(x, q[0], color=color, linewidth=1.4, marker="_" if len(x) == 1 else None, markersize=12, label="median")
     if x.dtype.kind == "M":  # whole dates would run into each other

@@ -186,7 +186,7 @@ def _require_same_observation(model: Model, observation: Observation, draws: xr.
 def _same_places(a: np.ndarray, b: np.ndarray) -> bool:
     """Labels of the same points; of another kind (dates on one side, numbers on the other) they cannot be compared."""
     a = a.reshape(-1)
-    if a.dtype.kind == b.dtype.kind == "f":
+    if a.dtype.kind in "iuf" and b.dtype.kind in "iuf":
         return len(a) == len(b) and np.allclose(a, b, rtol=1e-9, atol=0)
     return a.dtype.kind != b.dtype.kind or np.array_equal(a, b)
 

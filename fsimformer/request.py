@@ -80,7 +80,7 @@ class Request:
     @property
     def stats(self) -> dict[str, Any]:
         """For `sample_stats`."""
-        return {"seed": self.seed, "evaluations": self.sampler.evaluations, "sampler": self.sampler.method}
+        return {"seed": self.seed, **self.sampler.stats()}
 
     @property
     def drawn_by(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -210,6 +211,10 @@ class SamplerConfig:
     def evaluations(self) -> int:
         """Network evaluations of one draw."""
         return self.n_steps * _EVALUATIONS.get(self.method, 1)
+
+    def stats(self, times: int = 1) -> dict[str, Any]:
+        """For `sample_stats`; `times`: how often every step is taken."""
+        return {"evaluations": times * self.evaluations, "sampler": self.method}
 
     @property
     def stochastic(self) -> bool:

@@ -14,8 +14,10 @@ and the product of the mean weights is an unbiased estimate of P(constraints): �
 Particles are resampled, systematically, where their effective number falls below half of them.
 
 A constraint is an interval for a number u, linear in the values of some points: u = Σ_p a_p x_p, or z of one point.
-Given y it is taken to be normal about u(x̂), its variance s² τ²/(s² + τ²) with s² that of λ ε in u and τ² that of u over
-draws without constraints: exact for a Gaussian. ψ is the product over constraints to the power ρ, n_eff/n of
+Given y it is taken to be normal about u(x̂), its variance s² τ²/(s² + τ²) + v, with s² that of λ ε in u, v what x leaves
+open of u (measurement noise, a function between its knots), and τ² + v the variance of u over draws without
+constraints: exact for a Gaussian. A v too small would send all particles to where u(x) itself lies in the interval:
+they look well, and miss the others. ψ is the product over constraints to the power ρ, n_eff/n of
 correlated constraints: fifty points of one smooth function are no fifty constraints.
 
 Guidance is the same without weights: approximate. Its steps may be repeated, with noise added back between
@@ -39,6 +41,7 @@ from fsimformer.sample import History, SamplerConfig, advance, step_sd
 from fsimformer.tokens import Dial, TokenSet, collate, join, split
 
 _FAR = 1e4  # sds: nothing is expected there
+_LEAST = -50.0  # log ψ where it is no number
 _ORDER = {"sde_2m": 2, "sde_3m": 3}
 
 
@@ -48,11 +51,11 @@ class Term:
 
     Args:
         rows: (P, L) float64: the whitened values of the points are rows @ z, z (L,) those of the tokens drawn.
-        spare: (P,) float64, variance of what `rows` leaves open of each.
+        spare: (P,) float64, variance of what `rows` leaves open of each, v.
         weights: (P,) float64, a.
         inverse: whitened values (…, P) -> values, and log |dx/dz| of whitened values; None: u is on the whitened scale.
         lower, upper: of u; ±inf = open.
-        sd: of u without constraints, τ.
+        sd: of u without constraints, √(τ² + v).
     """
 
     rows: Tensor
@@ -68,15 +71,13 @@ class Term:
         points = z @ self.rows.T
         if self.inverse is None:
             u, slope = points @ self.weights, self.weights
-            bend = slope @ self.rows
-            own, spare = (bend**2).sum(), (slope**2 * self.spare).sum()
         else:
             value, log_det = self.inverse
             u = value(points) @ self.weights
             slope = self.weights * log_det(points.detach()).exp()  # (n, P)
-            own, spare = ((slope @ self.rows) ** 2).sum(-1), (slope**2 * self.spare).sum(-1)
-        noise = own * ratio**2 + spare
-        sd = (noise * self.sd**2 / (noise + self.sd**2)).clamp(min=1e-12).sqrt()
+        noise, spare = ((slope @ self.rows) ** 2).sum(-1) * ratio**2, (slope**2 * self.spare).sum(-1)
+        own = (self.sd**2 - spare).clamp(min=1e-3 * self.sd**2)
+        sd = (noise * own / (noise + own) + spare).clamp(min=1e-12).sqrt()
         return log_interval((self.lower - u) / sd, (self.upper - u) / sd)
 
 
@@ -179,7 +180,8 @@ def draw_twisted(
                 y = new + (ratio**2 - log_ratio[i + 1].exp() ** 2).sqrt().float() * normals()
         y, history, before = new, after, log_psi
         if repeats is None:
-            weight = weight - (0.5 * (shift / sd) ** 2 + shift / sd * z).sum(-1).double()
+            pull = (shift / sd).double()
+            weight = weight - (0.5 * pull**2 + pull * z).sum(-1)
     return Particles(y, weight, before, log_mean)
 
 
@@ -212,7 +214,9 @@ class _Solver:
             x_hat = self.denoiser.at_ratio(active, levels, self.encoded)[0][:, self.latent]
             log_psi = self.twist.log_psi(x_hat.cpu().double(), ratio)
             bend = torch.autograd.grad(log_psi.sum(), y)[0] if self.twist.terms else torch.zeros_like(y)
-        return x_hat.detach().cpu(), log_psi.detach(), bend.cpu()
+        x_hat, log_psi, bend = x_hat.detach().cpu(), log_psi.detach(), bend.cpu()
+        bad = ~(log_psi.isfinite() & bend.isfinite().all(-1))  # overflow: any other ψ will do, and one NaN spoils all
+        return x_hat, log_psi.masked_fill(bad, _LEAST), bend.masked_fill(bad[:, None], 0.0)
 
 
 def _effective(log_weight: Tensor) -> float:

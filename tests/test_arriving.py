@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 from torch import Tensor
 
 import fsimformer as fsf
@@ -234,27 +233,3 @@ def test_what_is_no_archive_or_another_one(full: Archive, tmp_path: Path) -> Non
     initial = trained(opened(full.path), replace(CONFIG, steps=1))
     with pytest.raises(ValueError, match="given simulations with an initial Joint"):
         trained(opened(full.path), initial=initial)
-
-
-@pytest.mark.slow
-def test_online_training_reaches_the_exact_posterior_as_training_afterwards_does(tmp_path: Path) -> None:
-    """θ | x ~ N(0.8 x, 0.2): means to 0.1 sd, sds to 8 %, whether half of the draws or all wait for the last."""
-    archive = Archive.create(tmp_path / "a.zarr", 3, 100, "gaussian", SCHEMA)
-    with archive.writing() as writer:
-        for numbers in archive.missing(8_000):
-            writer.write({k: fields_of(gaussian(seed_at(3, 7, k))) for k in numbers})
-    config = fsf.TrainConfig(
-        steps=1_500, batch_size=128, n_micro=1, pool=1, max_levels=4, validate_every=100, warmup=50, n_validation=256,
-        ema=0.99, dial=((None, 1.0),),
-    )  # fmt: skip
-    masks = fsf.MaskConfig(1, 0, 0, 0, 0, 0, 0, 0, 0)  # x observed, θ latent
-    network = fsf.NetworkConfig(width=32, depth=1, n_heads=2)
-    for reserve in (0.5, 1.0):
-        runs = Arriving.open(archive.path, SCHEMA, 8_000, first=1_000, reserve=reserve)
-        joint = fsf.train(runs, simulations=runs, config=config, network=network, masks=masks)
-        for x in (-1.5, 0.0, 1.0):
-            theta = (
-                joint.condition(xr.Dataset({"x": x})).sample(4_000, at={}, quality="exact")["posterior/theta"].values
-            )
-            assert abs(theta.mean() - 0.8 * x) < 0.1 * 0.2**0.5, (reserve, x)
-            assert theta.std() == pytest.approx(0.2**0.5, rel=0.08), (reserve, x)

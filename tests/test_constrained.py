@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import xarray as xr
 from gp_network import KERNEL, NOISE, SD, exact_joint
@@ -110,7 +111,7 @@ def test_a_rare_event_falls_to_smc_by_itself_and_an_impossible_one_ends() -> Non
     apart = [Between("f", lower=2.0, at=[4.0]), Between("f", upper=-2.0, at=[4.001])]
     with pytest.raises(ValueError, match=r"0 of 5,000 draws satisfied .* probability is below 0.0006"):
         conditional().constrain(*apart, method="rejection", max_draws=5_000).sample(10, {"f": [4.0]})
-    with pytest.raises(ValueError, match="draws satisfied the constraints"):
+    with pytest.raises(ValueError, match=r"0 of 1,000 guided draws satisfied the constraints, .*for\. They may"):
         conditional().constrain(*apart, max_draws=1_000).sample(10, {"f": [4.0]})
 
 
@@ -132,6 +133,39 @@ def test_a_constrained_reading_is_the_one_that_is_returned() -> None:
     assert x.min() >= 0 and x.max() <= 1
     f = draws["posterior"]["f"].to_numpy()
     assert f.min() < 0 or f.max() > 1  # the reading is meant, not the path beneath it
+
+
+def test_a_rare_reading_leaves_its_path_as_free_as_noise_allows() -> None:
+    """x(8) in an interval half as wide as its noise, by SMC: f(8) has the law of a Gaussian given that reading."""
+    mean, sd = linear(np.array([8.0]), np.ones(1))
+    total = math.hypot(sd, NOISE)
+    low, high = mean + 2.2 * total, mean + 2.2 * total + 0.3
+    c = conditional().constrain(Between("x", low, high, at=[8.0]), method="smc")
+    draws = c.sample(1_000, {"f": [8.0], "x": [8.0]}, seed=0)
+    x, f = draws["predictions"]["x"].to_numpy(), draws["posterior"]["f"].to_numpy()
+    assert x.min() >= low and x.max() <= high
+    ess = float(draws["sample_stats"]["ess"])
+    assert ess > 100
+    spread = sd * NOISE / total
+    assert abs(f.mean() - (mean + (sd / total) ** 2 * (x.mean() - mean))) < 5 * spread / ess**0.5
+    assert abs(f.std() / spread - 1) < 5 / (2 * ess) ** 0.5
+    exact = math.log(np.diff(truncnorm(-np.inf, np.inf).cdf([(low - mean) / total, (high - mean) / total])).item())
+    assert abs(float(draws["sample_stats"]["constraint_log_prob"]) - exact) < 0.4
+
+
+def test_beyond_the_trained_range_knots_bend_nothing() -> None:
+    """f(11), solved alone given the knots, by SMC: they say little of it, and are not moved as if they did."""
+    mean, sd = linear(np.array([11.0]), np.ones(1))
+    c = conditional().constrain(Between("f", mean + 1.0 * sd, mean + 3.0 * sd, at=[11.0]), method="smc")
+    with pytest.warns(ObservationWarning, match="outside the trained range") as caught:
+        draws = c.sample(200, {"f": [9.0]}, seed=0)
+    assert {w.filename for w in caught} == {__file__}  # the line that asks, not one of ours
+    f, ess = draws["posterior"]["f"].to_numpy(), float(draws["sample_stats"]["ess"])
+    near, spread = linear(np.array([9.0]), np.ones(1))
+    both = linear(np.array([9.0, 11.0]), np.ones(2))[1]
+    along = (both**2 - spread**2 - sd**2) / 2 / sd  # Cov(f(9), f(11))/sd
+    assert ess > 50
+    assert abs(f.mean() - (near + along * truncnorm(1.0, 3.0).mean())) < 5 * spread / ess**0.5
 
 
 def test_more_draws_change_none_of_the_first_and_another_seed_all() -> None:
@@ -164,6 +198,28 @@ def test_potentials_tilt_the_law() -> None:
         assert abs(float(stats["constraint_log_prob"]) - log_p) < 0.3
 
 
+@pytest.mark.parametrize("method", ["rejection", "smc"])
+def test_every_component_has_its_own_interval(method: str) -> None:
+    """A vector, whole and half observed, and a function with components; a network of random weights."""
+    joint, both = tiny.joint(), {"w": None, "x": [5.0]}
+    free = joint.condition(None).sample(200, both, seed=1)
+    w, x = free["prior"]["w"].median(("chain", "draw")), free["predictions"]["x"].median(("chain", "draw"))
+    known = [
+        Between("w", lower=[0, float(w[1])], upper=[float(w[0]), math.inf]),
+        Between("x", lower=[float(x[0, 0]), -math.inf], upper=[math.inf, float(x[0, 1])], at=[5.0]),
+    ]
+    draws = joint.condition(None).constrain(*known, method=method).sample(40, both, seed=0)
+    assert float(draws["prior"]["w"][..., 0].max()) <= w[0] and float(draws["prior"]["w"][..., 1].min()) >= w[1]
+    assert float(draws["predictions"]["x"][..., 0].min()) >= x[0, 0]
+    assert float(draws["predictions"]["x"][..., 1].max()) <= x[0, 1]
+    half = joint.condition({"w": xr.DataArray([np.nan, float(w[1]) + 1], dims="part")})
+    assert float(half.constrain(known[0], method=method).sample(40, {}, seed=0)["posterior"]["w"].max()) <= w[0]
+    with pytest.raises(ValueError, match=r"'w' was observed to be .*, not in"):
+        joint.condition({"w": xr.DataArray([np.nan, float(w[1]) / 2], dims="part")}).constrain(known[0]).sample(40, {})
+    with pytest.raises(ValueError, match=r"a function of one index dim, got 'x'. Functions: \['rate', 'y'\]"):
+        joint.condition(None).constrain(Between(Average("x", 1.0, 2.0), 0)).sample(40, both)
+
+
 def test_a_bool_potential_is_an_interval() -> None:
     a = conditional().constrain(Potential(lambda d: d["f"].isel(time=0) > 0.5, at={"f": [4.0]}))
     b = conditional().constrain(Between("f", lower=0.5, at=[4.0]))
@@ -179,6 +235,9 @@ def test_every_data_set_of_a_batch_by_itself() -> None:
     p = draws["sample_stats"]["constraint_log_prob"]
     assert p.dims == ("region",) and float(p[1]) > float(p[0])
     assert [str(m) for m in draws["sample_stats"]["method"].to_numpy()] == ["rejection"] * 2
+    with pytest.raises(ValueError, match="was observed to be 3, not in") as caught:
+        JOINT.condition(batch, batch_dim="region").constrain(Between("x", upper=2.0, at=[2.0])).sample(10, {"f": [4.0]})
+    assert caught.value.__notes__ == ["In data set number 1, counted from 0."]
 
 
 @pytest.mark.parametrize(
@@ -188,6 +247,9 @@ def test_every_data_set_of_a_batch_by_itself() -> None:
         (Between("f", 0, 1), ValueError, "'f' is a function: say where with at="),
         (Between("f", 1, 0, at=[4.0]), ValueError, r"expected lower <= upper, got \[\[1.\], \[0.\]\]"),
         (Between("f", float("nan"), at=[4.0]), ValueError, "expected lower <= upper"),
+        (Between("f", 1, 1, at=[4.0]), ValueError, r"'f' in \[1, 1\], which no draw meets"),
+        (Between(Difference("f", 4.0, 5.0), 0, 0), ValueError, "which no draw meets: expected lower < upper"),
+        (Between(Difference("f", 4.0, 4.0), 0), ValueError, "expected two different points"),
         (Between("f", [0, 1], at=[4.0, 5.0, 6.0]), ValueError, "expected bounds as numbers, one or 3 of them"),
         (Between("x", lower=1.5, at=[2.0]), ValueError, r"'x' was observed to be 1, not in \[1.5, inf\]"),
         (Between(Integral("x", 5.0, 4.0)), ValueError, "expected start < stop"),
@@ -209,10 +271,24 @@ def test_constraints_that_make_no_sense(constraint: object, error: type[Exceptio
         conditional().constrain(constraint).sample(10, {"f": [4.0]})  # type: ignore[arg-type]
 
 
+def test_a_point_that_is_asked_for_twice_is_refused() -> None:
+    """Each of two readings there would need the constraint."""
+    with pytest.raises(ValueError, match="'x' is asked for twice at a point of a constraint"):
+        conditional().constrain(Between("x", 0, 1, at=[8.0])).sample(10, {"x": [8.0, 8.0]})
+
+
+def test_a_sharp_potential_without_a_bound_says_what_is_missing() -> None:
+    sharp = Potential(lambda d: -0.5 * ((d["f"].isel(time=0) - 4) / 1e-3) ** 2, at={"f": [9.0]})
+    with pytest.raises(ValueError, match="too few particles are left, and guidance needs a bound"):
+        conditional().constrain(sharp).sample(10, {"f": [4.0]})
+
+
 def test_outside_of_the_support_and_unknown_methods() -> None:
     lv = fsf.load("lotka_volterra").condition({"prey": xr.DataArray([1.0], {"time": [1.0]}, "time")})
     with pytest.raises(ValueError, match=r"'alpha' never lies in \[5, 6\]; its support is"):
         lv.constrain(Between("alpha", 5, 6)).sample(10, at={})
+    with pytest.raises(ValueError, match=r"'alpha' never lies in \[-inf, 1\]"):  # supports are open
+        lv.constrain(Between("alpha", upper=1.0)).sample(10, at={})
     with pytest.raises(ValueError, match="unknown method 'mcmc'. Choices"):
         conditional().constrain(method="mcmc")
     with pytest.raises(ValueError, match="max_draws >= 1"):
@@ -247,11 +323,19 @@ def test_scalars_of_a_shipped_model_by_both_methods() -> None:
         assert abs(x.mean() - y.mean()) < 5 * x.std() * (1 / n + 1 / ess) ** 0.5
 
 
+def test_densities_under_constraints_are_refused() -> None:
+    c = conditional().constrain(Between("f", lower=0.5, at=[4.0]))
+    with pytest.raises(ValueError, match="know nothing of constraints: ask the conditional without them"):
+        c.log_prob(xr.Dataset({"f": ("time", [0.2])}, {"time": [4.0]}))
+
+
 def test_refining_constrained_draws_is_refused() -> None:
     lv = fsf.load("lotka_volterra").condition({"prey": xr.DataArray([1.0], {"time": [1.0]}, "time")})
     draws = lv.constrain(Between("alpha", upper=2.5)).sample(10, at={})
     with pytest.raises(ValueError, match=r"under constraints \(rejection\)"):
         lv.refine(draws, lambda d: d["alpha"])
+    with pytest.raises(ValueError, match="know nothing of constraints"):
+        lv.constrain(Between("alpha", upper=2.5)).refine(lv.sample(10, at={}), lambda d: d["alpha"])
 
 
 def test_auto_warns_of_guidance(monkeypatch: pytest.MonkeyPatch) -> None:

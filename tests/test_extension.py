@@ -121,6 +121,9 @@ def test_draws_of_another_observation_or_without_their_noise_are_refused() -> No
     moved = exact_joint().condition({"x": OBSERVED["x"].assign_coords(time=TIMES + np.array([0, 0, 0.1, 0]))})
     with pytest.raises(ValueError, match="extend: the draws were conditioned on 'x' at other places along 'time'"):
         moved.extend(draws, {"f": [1.0]})
+    whole = exact_joint().condition({"x": OBSERVED["x"].assign_coords(time=np.arange(4))})  # integers are numbers, too
+    with pytest.raises(ValueError, match="extend: the draws were conditioned on 'x' at other places along 'time'"):
+        whole.extend(draws, {"f": [1.0]})
     with pytest.raises(ValueError, match=r"extend: the draws were conditioned on \['x'\] as well"):
         exact_joint().condition(None).extend(draws, {"f": [2.0]})
     del draws["functions"]["noise_f"]

@@ -18,14 +18,11 @@ from tiny import randomise
 from torch import Tensor
 
 import fsimformer as fsf
-from fsimformer.constrained import _solver
 from fsimformer.denoise import Denoiser, Encoded
 from fsimformer.distill import with_jumps
-from fsimformer.draws import Settings
 from fsimformer.joint import Joint
 from fsimformer.request import Request
-from fsimformer.sample import QUALITY, History, SamplerConfig, advance
-from fsimformer.stages import Budget
+from fsimformer.sample import History, SamplerConfig, advance
 
 SEEN = xr.Dataset({"x": ("time", [1.0, -0.5])}, {"time": [2.0, 6.0]})
 AT = np.array([4.0])
@@ -97,8 +94,6 @@ def test_what_solved_is_said_of_every_data_set_alone() -> None:
     stats = c.sample(10, {"f": AT}, quality="few")["sample_stats"]
     said = {k: stats[k].values.tolist() for k in ("method", "sampler", "evaluations")}
     assert said == {"method": ["smc", "rejection"], "sampler": ["sde_3m", "flow_map"], "evaluations": [32, 4]}
-    settings = Settings(QUALITY["exact"], 0, Budget())
-    assert _solver(settings) == {"sampler": "rk4", "evaluations": 48}
 
 
 def test_a_distilled_joint_goes_on_with_draws_from_before_and_names_who_drew() -> None:

@@ -56,6 +56,8 @@ def test_curves_are_draws_evenly_spread_and_functions_have_some() -> None:
     *curves, _ = ax.lines  # the median is drawn over them
     np.testing.assert_array_equal([line.get_ydata() for line in curves], draws[[0, 133, 266]])
     assert len(plots.bands(tree, "rate", curves=400).lines) == 401
+    *most, _ = plots.bands(tree, "rate", curves=300).lines  # of both chains
+    np.testing.assert_array_equal([line.get_ydata() for line in most[-2:]], draws[[397, 398]])
     with pytest.raises(ValueError, match="curves: expected 0 to 400 of the draws, got 401"):
         plots.bands(tree, "rate", curves=401)
     tree["functions"] = xr.DataTree(tree["posterior"].to_dataset()[["rate"]])

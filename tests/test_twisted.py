@@ -142,6 +142,23 @@ def test_linear_functionals_on_the_original_scale() -> None:
     assert float(((found - keep.mean(0)) / sd).abs().max()) < 5 * (1 / ess + 1 / len(keep)) ** 0.5
 
 
+def test_where_the_twist_is_no_number_another_does_its_work() -> None:
+    """A scale that overflows beyond 1.2, and one that is never a number: law and probability as before."""
+    rows, one = torch.eye(3, dtype=torch.float64)[:1], torch.ones(1, dtype=torch.float64)
+    inverse = (lambda z: z.masked_fill(z > 1.2, torch.nan), torch.zeros_like)
+    twist = Twist((Term(rows, 0 * one, one, inverse, 0.2, 0.9, float(COV[0, 0].sqrt())),))
+    out, n = run(twist, 2_000), 2_000
+    total = (out.log_weight - out.log_psi).masked_fill(~inside(out.z, (0.2, 0.9)), -torch.inf)
+    assert not bool(total.isnan().any())
+    w, (p, mean, cov) = total.softmax(0), exact((0.2, 0.9))
+    assert abs(out.log_mean + float(total.logsumexp(0)) - math.log(n * p)) < 0.15
+    assert float((((w[:, None] * out.z).sum(0) - mean) / cov.diagonal().sqrt()).abs().max()) < 0.15
+    nowhere = Twist((Term(rows, 0 * one, one, (lambda z: z * torch.nan, torch.zeros_like), 0.2, 0.9, 1.0),))
+    plain = run(nowhere, 2_000)
+    assert bool((plain.log_weight == plain.log_psi).all())
+    torch.testing.assert_close(plain.z, run(Twist(()), 2_000).z)
+
+
 def test_guidance_reaches_the_box_and_is_only_near_the_law() -> None:
     ends = BOXES["one in 10,000"]
     _, mean, cov = exact(*ends)
