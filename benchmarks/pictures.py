@@ -65,8 +65,11 @@ def consistency() -> None:
 
 def distill() -> None:
     """C2ST against the reference, and variance error against exact draws, by evaluations; grey: the floor."""
+    paths = sorted(RESULTS.glob("distill_*.json"))
+    if not paths:
+        return
     page, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-    for colour, path in enumerate(sorted(RESULTS.glob("distill_*.json"))):
+    for colour, path in enumerate(paths):
         r = json.loads(path.read_text())["results"]
         for prefix, line in (("flow map", "-"), ("ab2", ":")):
             mine = [row for row in r["rows"] if row["sampler"].startswith(prefix)]

@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from fsimformer.batches import Rows
 from fsimformer.convert import is_parameter, is_residual
 from fsimformer.denoise import Denoiser, Encoded, NoiseLevels
-from fsimformer.devices import Group
+from fsimformer.devices import Group, require_device
 from fsimformer.digest import digest
 from fsimformer.flow_map import JUMPS, LOG_MAX, LOG_MIN, POWER, log_ratios
-from fsimformer.joint import Joint, require_device
+from fsimformer.joint import Joint
 from fsimformer.learn import held_out_of
 from fsimformer.masks import MaskConfig
 from fsimformer.model_file import plain
