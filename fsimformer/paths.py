@@ -45,7 +45,8 @@ def with_noise(
         noise, component = schema[series].noise, query.points[series].component
         assert noise is not None
         x = whitening.inverse(series, z[:, columns[series]].double(), component)
-        shift = noise_sd(schema, whitening, observation, query, z, series) * normals(*x.shape, generator).double()
+        sd = noise_sd(schema, whitening, observation, query, z, series)
+        shift = sd * normals(len(z), x.shape[1], generator).double()
         y = x + shift if noise.kind == "normal" else x * shift.exp()
         out[:, columns[series]] = whitening.forward(series, y, component).to(out.dtype)
     return out
