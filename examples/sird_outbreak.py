@@ -1,7 +1,7 @@
 """An outbreak whose contact rate changes: infected, recovered and deaths, each read on its own irregular days.
 
 A lockdown lowers the contact rate on day 18 and is lifted on day 34. Asked for: the three scalar parameters, the
-contact rate on a daily grid (and, of the same draws, every three hours), the recovered in a gap of 16 days, and a
+contact rate on a daily grid (and, of the same draws, every twelve hours), the recovered in a gap of 16 days, and a
 forecast of the infected and of the deaths for the last ten days, which nobody has read. Writes sird_posterior.nc and
 sird.png.
 
@@ -70,7 +70,7 @@ def main(folder: Path) -> None:
 
     draws.to_netcdf(folder / "sird_posterior.nc", engine="h5netcdf")
     # each draw is a function: the file holds what it takes to evaluate it at other times, today or next year
-    draws = joint.condition(observed).extend(draws, {"contact_rate": np.linspace(0, 50, 401)})
+    draws = joint.condition(observed).extend(draws, {"contact_rate": np.linspace(0, 50, 101)})
     rate = draws["posterior"]["contact_rate"]
     lowest = rate["time"][rate.argmin("time")].quantile([0.05, 0.95], ("chain", "draw"))
     print(f"it was lowest between days {lowest[0]:.1f} and {lowest[1]:.1f}, 90 % of the draws say")
