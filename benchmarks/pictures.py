@@ -63,6 +63,28 @@ def consistency() -> None:
     page.savefig(DOCS / "consistency.png", dpi=110)
 
 
+def distill() -> None:
+    """C2ST against the reference, and variance error against exact draws, by evaluations; grey: the floor."""
+    paths = sorted(RESULTS.glob("distill_*.json"))
+    if not paths:
+        return
+    page, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    for colour, path in enumerate(paths):
+        r = json.loads(path.read_text())["results"]
+        for prefix, line in (("flow map", "-"), ("ab2", ":")):
+            mine = [row for row in r["rows"] if row["sampler"].startswith(prefix)]
+            for ax, key in zip(axes, ("c2st_rf", "variance_error"), strict=True):
+                size, value = ([row[k] for row in mine] for k in ("evaluations", key))
+                label = f"{r['task']}, {prefix}"
+                ax.plot(size, value, line, marker="o", markersize=3, color=f"C{colour}", label=label)
+        axes[0].axhline(r["floor"], color="0.6")
+    axes[0].legend(fontsize=8)
+    axes[0].set(xscale="log", xlabel="evaluations", title="RF C2ST")
+    axes[1].set(xscale="log", yscale="log", xlabel="evaluations", title="variance error")
+    page.savefig(DOCS / "distill.png", dpi=110)
+
+
 if __name__ == "__main__":
     resolution()
     consistency()
+    distill()

@@ -100,7 +100,9 @@ def settings(budget: int, seed: int, variant: str) -> dict[str, Any]:
     }
 
 
-def posterior_draws(joint: fsf.Joint, x: np.ndarray, n: int, seed: int) -> np.ndarray:
+def posterior_draws(
+    joint: fsf.Joint, x: np.ndarray, n: int, seed: int, sampler: str | SamplerConfig = SAMPLER
+) -> np.ndarray:
     """(n, parameters) draws given the whole of x, which lists the data variables in the order of the schema."""
     schema, at, observed = joint.schema, 0, {}
     for v in schema.variables:
@@ -108,7 +110,7 @@ def posterior_draws(joint: fsf.Joint, x: np.ndarray, n: int, seed: int) -> np.nd
             values = x[at : at + schema.n_components(v.name)]
             observed[v.name] = xr.DataArray(values if v.dims else values[0], dims=v.dims)
             at += len(values)
-    draws = joint.condition(observed).sample(n, seed=seed, quality=SAMPLER)["posterior"]
+    draws = joint.condition(observed).sample(n, seed=seed, quality=sampler)["posterior"]
     names = [v.name for v in schema.variables if v.role == "parameter"]
     return np.concatenate([draws[name].values.reshape(n, -1) for name in names], axis=1)
 

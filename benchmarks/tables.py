@@ -11,6 +11,7 @@ from markdown import table
 from record import RESULTS
 from tables_ablation import ablation
 from tables_constraints import constraints, hodgkin_huxley
+from tables_distill import distill
 from tables_encodings import encodings
 from tables_long import long_context, short_contexts
 from tables_peers import peers
@@ -19,7 +20,7 @@ from tables_sbibm import dependency, sbibm
 from tables_scale import many, online
 from tables_sequential import sequential
 
-PICTURES = {"resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
+PICTURES = {"distill": "docs/distill.png", "resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
 OUT = Path(__file__).resolve().parent / "README.md"
 
 
@@ -162,6 +163,7 @@ def main() -> None:
         (sbibm.__name__, sbibm, "sbibm/*.json"),
         (dependency.__name__, dependency, "dependency/*.json"),
         (sequential.__name__, sequential, "sequential_*.json"),
+        (distill.__name__, distill, "distill_*.json"),
         (resolution.__name__, resolution, "resolution_*.json"),
         (functions.__name__, functions, "functions_*.json"),
         (knots.__name__, knots, "knots.json"),

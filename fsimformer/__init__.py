@@ -4,6 +4,7 @@ from fsimformer import simulators
 from fsimformer.constraints import Average, Between, Difference, Integral, Potential
 from fsimformer.convert import ObservationWarning
 from fsimformer.denoise import NoiseLevels
+from fsimformer.distill import distill
 from fsimformer.explicit import log_likelihood
 from fsimformer.joint import Conditional, Joint, load
 from fsimformer.learn import train
@@ -50,6 +51,7 @@ __all__ = [
     "TruncatedNormal",
     "Uniform",
     "Variable",
+    "distill",
     "load",
     "log_likelihood",
     "simulators",

@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         "Default: whatever the file lacks, at the points in the file",
     )
     infer.add_argument("--draws", type=int, default=1000, help="how many draws (default: %(default)s)")
-    infer.add_argument("--quality", choices=("sde", "fast", "exact"), default="sde", help="default: %(default)s")
+    infer.add_argument("--quality", choices=("sde", "fast", "exact", "few"), default="sde", help="default: %(default)s")
     infer.add_argument("--origin", help="ISO date that index 0 stands for, where the file holds dates")
     infer.add_argument("--seed", type=int, default=0)
     infer.add_argument("--out", type=Path, metavar="FILE.nc", help="write all draws as netCDF groups that ArviZ reads")

@@ -34,7 +34,7 @@ def add_check(commands: Any) -> None:
     check.add_argument("--netcdf", type=Path, metavar="FILE.nc", help="also write all results as netCDF groups")
     check.add_argument("--n", type=int, default=200, help="data sets (default: %(default)s)")
     check.add_argument("--draws", type=int, default=100, help="draws for each (default: %(default)s)")
-    check.add_argument("--quality", choices=("sde", "fast", "exact"), default="sde", help="default: %(default)s")
+    check.add_argument("--quality", choices=("sde", "fast", "exact", "few"), default="sde", help="default: %(default)s")
     check.add_argument("--seed", type=int, default=0)
 
 

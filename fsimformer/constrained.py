@@ -9,7 +9,8 @@
 
 "auto" draws a batch and takes rejection where one draw in a thousand is kept and `max_draws` will do, else smc; where
 smc is left with a handful of effective draws, guidance, with a warning. No draw violates an interval, whatever the
-method: each is checked as it is returned. SMC and guidance need an SDE sampler: beside an ODE they take "sde".
+method: each is checked as it is returned. SMC and guidance need an SDE sampler: beside an ODE, and beside the flow map
+of a distilled Joint, they take "sde" and the network itself, and `sample_stats` says so.
 """
 
 from __future__ import annotations
@@ -223,7 +224,7 @@ def _reject(
     p = (n - 1) / (last - 1) if n > 1 else 1 / last
     stats: dict[str, float | str] = {
         "method": "rejection", "acceptance": n / last, "ess": float(n), "distinct": float(n),
-        "constraint_log_prob": math.log(p) + plan.bounds,
+        "constraint_log_prob": math.log(p) + plan.bounds, **settings.config.stats(),
     }  # fmt: skip
     return Outcome(joined(kept), stats)
 
@@ -256,7 +257,7 @@ def _weigh(plan: _Plan, n: int, settings: Settings, seeds: _Seeds, pilot: Tensor
                     stats: dict[str, float | str] = {
                         "method": "smc", "acceptance": float(np.isfinite(weight).mean()), "ess": min(ess, n),
                         "distinct": float(len(chosen.unique())),
-                        "constraint_log_prob": particles.log_mean + mean + plan.bounds,
+                        "constraint_log_prob": particles.log_mean + mean + plan.bounds, **settings.config.stats(),
                     }  # fmt: skip
                     return plan.taken(drawn, chosen, stats)
         size *= 4
@@ -296,7 +297,7 @@ def _guide(
         )
     stats: dict[str, float | str] = {
         "method": "guidance", "acceptance": accepted / trials, "ess": math.nan, "distinct": float(n),
-        "constraint_log_prob": math.nan,
+        "constraint_log_prob": math.nan, **settings.config.stats(1 + _REPEATS),
     }  # fmt: skip
     return Outcome(joined(kept), stats)
 

@@ -111,11 +111,13 @@ class Denoiser(nn.Module):
 
     Attributes:
         baseline: the linear baseline, None until `moments.fit_factors` has fitted it.
+        flow_map: the network that `distill` has made of this one, for draws in few evaluations; None = there is none.
     """
 
     dependency: Tensor | None
     past: Tensor | None
     baseline: FactorModel | None
+    flow_map: Denoiser | None
 
     def __init__(
         self,
@@ -131,7 +133,7 @@ class Denoiser(nn.Module):
         self.register_buffer("dependency", dependency, persistent=False)
         self.register_buffer("past", past, persistent=False)
         self.embeddings = embeddings
-        self.baseline = None
+        self.baseline, self.flow_map = None, None
         if network.n_outputs > 1:
             self.estimate = nn.Linear(3, network.config.width, bias=False)
             nn.init.zeros_(self.estimate.weight)
@@ -139,8 +141,8 @@ class Denoiser(nn.Module):
 
     @property
     def n_parameters(self) -> int:
-        """Weights, those of embedding nets among them."""
-        return sum(p.numel() for p in self.parameters())
+        """Weights, those of embedding nets among them, those of a flow map not."""
+        return sum(p.numel() for name, p in self.named_parameters() if not name.startswith("flow_map."))
 
     @property
     def device(self) -> torch.device:
@@ -256,8 +258,8 @@ class Denoiser(nn.Module):
             return None
         return self.baseline.given(streams, None if shared is None else shared.told)
 
-    def raw(self, value: Tensor, log_ratio: Tensor, encoded: Encoded) -> Tensor:
-        """F above. value (B, R, n_a): scaled at latents, clean at observed tokens; log_ratio (B, R)."""
+    def raw(self, value: Tensor, log_ratio: Tensor, encoded: Encoded, log_target: Tensor | None = None) -> Tensor:
+        """F above. value (B, R, n_a): scaled at latents, clean at observed tokens; log_ratio, log_target (B, R)."""
         a, told, linear, start = encoded.active, None, None, None
         ratio = log_ratio.exp()
         norm = (1 + ratio**2).rsqrt()[..., None]
@@ -286,6 +288,7 @@ class Denoiser(nn.Module):
             encoded.attend_context,
             encoded.content,
             told,
+            *(() if log_target is None else (0.25 * log_target,)),
         )
         if self.network.n_outputs > 1:
             out = out[..., 0] if linear is None else out[..., 0] + out[..., 1] * linear
@@ -297,12 +300,13 @@ class Denoiser(nn.Module):
         y, ratio = x_t / alpha[..., None], sigma / alpha
         return self.at_ratio(y, ratio, encoded)
 
-    def at_ratio(self, y: Tensor, ratio: Tensor, encoded: Encoded) -> Tensor:
-        """x̂ from y = x_t/α_t (B, R, n_a) and λ (B, R)."""
+    def at_ratio(self, y: Tensor, ratio: Tensor, encoded: Encoded, target: Tensor | None = None) -> Tensor:
+        """x̂ from y = x_t/α_t (B, R, n_a) and λ (B, R); of a flow map g, with the λ (B, R) that it leads to."""
         given = encoded.active.value[:, None]
         observed = encoded.active.condition_mask[:, None]
         norm = (1 + ratio**2).rsqrt()[..., None]
-        f = self.raw(torch.where(observed, given, y * norm), ratio.log(), encoded)
+        value, log_target = torch.where(observed, given, y * norm), None if target is None else target.log()
+        f = self.raw(value, ratio.log(), encoded, log_target)
         return torch.where(observed, given, y * norm**2 + ratio[..., None] * norm * f)
 
     def loss(

@@ -31,7 +31,7 @@ from fsimformer.evaluate import evaluate
 from fsimformer.function_tree import GROUP, functions_group, functions_group_many
 from fsimformer.model_file import Model, find_model, load_model, save_model
 from fsimformer.points import readings_of, same_readings
-from fsimformer.refine import NETWORK, LogLikelihood, parameters, refine
+from fsimformer.refine import LogLikelihood, parameters, refine
 from fsimformer.request import Request
 from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig
 from fsimformer.schema import Schema
@@ -228,14 +228,14 @@ class Conditional:
             seed: equal seeds give equal draws; more draws change none of the first, nor do other data sets.
             generator: takes the place of `seed`, which is drawn from it.
             quality: "sde" (32 evaluations; forgets errors that the network makes early), "fast" (an ODE, 20), "exact"
-                (an ODE, 48), or a SamplerConfig.
+                (an ODE, 48), "few" (4, of a Joint that `distill` has made), or a SamplerConfig.
             budget: limits of one network call.
 
         Returns:
             A DataTree with the groups `posterior` (`prior` if nothing was observed), `posterior_predictive`,
             `predictions`, `observed_data`, `constant_data`, `sample_stats`; dims chain, draw, the variable's own. Where
             functions with a reference set were drawn, `functions` holds what `extend` needs. The attribute `network`
-            says which weights drew.
+            says which weights drew, `flow_map` which those of `distill` were.
 
         Raises:
             ValueError: odd or too small n, nothing left to sample, unknown quality, points that make no sense.
@@ -255,7 +255,7 @@ class Conditional:
             functions = functions_group_many(groups, self.labels)
         if functions.data_vars:
             tree[GROUP] = xr.DataTree(functions)
-        tree.attrs[NETWORK] = model.fingerprint
+        tree.attrs |= request.drawn_by
         return tree
 
     def constrain(self, *constraints: Constraint, method: str = "auto", max_draws: int = 200_000) -> Conditional:

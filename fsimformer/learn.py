@@ -174,6 +174,7 @@ def train(
             raise ValueError("train: an `initial` Joint brings its embeddings with it; leave `embeddings` out.")
         generation = require_unseen(initial.provenance, n_given, config.seed)
         denoiser = copy.deepcopy(initial.model.denoiser).to(device).train()
+        denoiser.flow_map = None  # that of other weights
     else:
         with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
             torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reseed the GPU's as well

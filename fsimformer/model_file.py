@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fsimformer.denoise import Denoiser
 from fsimformer.digest import digest
 from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints, require_shapes
+from fsimformer.flow_map import FLOW_MAP, log_ratios, require_levels
 from fsimformer.folder import (
     CARD,
     WEIGHTS,
@@ -40,13 +41,12 @@ from fsimformer.schema import Schema
 from fsimformer.tokens import Dial, require_dial
 from fsimformer.whiten import Whitening
 
+NETWORK = "network"  # attribute of a tree of draws: fingerprint of the network that drew them
 MODELS = Path(__file__).parent / "models"
 FORMAT = 2
 TRUNCATED = 3  # format 2 and `refined_for`: a reader that knows nothing of it must not take the model for amortised
-
 # the network's settings that older cards lack, as their networks are built
 _ADDED = {"distance_decay": False, "inducing": 0, "compress_above": 2048, "most_readings": 0}
-
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # a function's repr must not differ between processes
 
 
@@ -88,10 +88,18 @@ class Model:
     def fingerprint(self) -> str:
         """Sixteen hex digits of a hash of the weights and of the whitening: whose draws these are.
 
+        Not of a flow map's weights: densities, and functions between knots, are those of the network it was made of.
         Computed once: a Model's weights do not change; who trains on takes a copy of its denoiser.
         """
         whitening = json.dumps(self.whitening.to_dict(), sort_keys=True).encode()
-        return digest(self.denoiser.state_dict(), whitening)[:16]
+        own = {k: v for k, v in self.denoiser.state_dict().items() if not k.startswith(f"{FLOW_MAP}.")}
+        return digest(own, whitening)[:16]
+
+    @cached_property
+    def flow_map_fingerprint(self) -> str | None:
+        """The same of the flow map's weights alone; None where there is none."""
+        own = self.denoiser.flow_map
+        return None if own is None else digest(own.state_dict())[:16]
 
     def references(self, names: Collection[str]) -> tuple[ReferenceSet, ...]:
         """The reference sets of these functions, one a component; none of those without."""
@@ -127,10 +135,12 @@ def build_denoiser(
     embeddings: Mapping[str, nn.Module] | None = None,
     truncated: bool = False,
     baseline: bool = False,
+    jumps: bool = False,
 ) -> Denoiser:
     """An untrained denoiser for a schema; `embeddings`: array variable -> module that embeds it.
 
-    `truncated`: its prior is truncated, as sequential training does. `baseline`: it will have a linear one.
+    `truncated`: its prior is truncated, as sequential training does. `baseline`: it will have a linear one. `jumps`: it
+    is told to which noise level it leads, as a flow map is.
 
     Raises:
         ValueError: unknown schedule or dependency; embeddings that do not fit the schema's array variables; `inducing`
@@ -148,7 +158,7 @@ def build_denoiser(
         mask = torch.ones(schema.n_ids, schema.n_ids, dtype=torch.bool)
         mask[:, [i for name in schema.references for i in schema.residual_ids(name)]] = False
     past = torch.from_numpy(past_only(schema)) if dependency == "causal" and schema.indexes else None
-    net = Network(network, 2 if baseline else 1)
+    net = Network(network, 2 if baseline else 1, jumps)
     return Denoiser(net, schedule, mask, build_embeddings(schema, network.width, embeddings), past)
 
 
@@ -208,6 +218,8 @@ def save_model(model: Model, path: str | Path) -> None:
         card["refined_for"] = model.refined_for
     if model.denoiser.baseline is not None:
         card["baseline"] = model.denoiser.baseline.shape()
+    if model.denoiser.flow_map is not None:
+        card["flow_map"] = log_ratios().tolist()
     if model.spread:
         card["spread"] = {name: [s.tolist() for s in parts] for name, parts in model.spread.items()}
     write_folder(path, card, model.denoiser)
@@ -272,9 +284,13 @@ def _read(
         truncated = card.get("refined_for") is not None
         settings = schema, network, card["schedule"], card["dependency"], embeddings, truncated, "baseline" in card
         denoiser = build_denoiser(*settings)
+        denoiser.flow_map = build_denoiser(*settings, jumps=True) if "flow_map" in card else None
+    require_levels(card.get("flow_map"), f"{path / CARD}: flow_map")
     if "baseline" in card:
         _require_factors(schema, card["baseline"], weights, path)
         denoiser.baseline = empty_factors(schema.n_ids, **card["baseline"])
+        if denoiser.flow_map is not None:
+            denoiser.flow_map.baseline = denoiser.baseline  # one and the same: it has not been trained
     if denoiser.embeddings is not None:
         own = {k.removeprefix("embeddings."): x for k, x in weights.items() if k.startswith("embeddings.")}
         require_shapes(schema, denoiser.embeddings, own)
@@ -357,7 +373,7 @@ def _check_card(card: Any, path: Path) -> None:
         found = card.get("format") if isinstance(card, dict) else type(card).__name__
         hint = "; it was saved by fsimformer.sbi: read it with fsimformer.sbi.load" if "sbi" in str(found) else ""
         raise ValueError(f"{path / CARD}: expected format {FORMAT} or {TRUNCATED}, got {found!r}{hint}.")
-    expected |= {"embeddings", "baseline"} & set(card)  # of models with arrays, or with a linear baseline
+    expected |= {"embeddings", "baseline", "flow_map"} & set(card)  # with arrays, with a linear baseline, distilled
     expected |= {"refined_for"} if card["format"] == TRUNCATED else set()
     with_knots = [v["name"] for v in card["schema"]["variables"] if v.get("reference")]
     expected |= {"spread"} if with_knots else set()

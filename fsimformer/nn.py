@@ -214,9 +214,12 @@ class Layer(nn.Module):
 
 
 class Network(nn.Module):
-    """`encode` the frozen tokens once, `decode` the active ones many times; `n_outputs` numbers a token."""
+    """`encode` the frozen tokens once, `decode` the active ones many times; `n_outputs` numbers a token.
 
-    def __init__(self, config: NetworkConfig, n_outputs: int = 1) -> None:
+    `jumps`: it is also told the noise level to which one evaluation is to lead (flow_map.py); at first it ignores it.
+    """
+
+    def __init__(self, config: NetworkConfig, n_outputs: int = 1, jumps: bool = False) -> None:
         super().__init__()
         self.config, self.n_outputs = config, n_outputs
         self.embedding = Embedding(config)
@@ -228,12 +231,15 @@ class Network(nn.Module):
         is_scale = (torch.arange(4 * config.depth + 2) % 2 == 0).float().repeat_interleave(config.width)
         self.register_buffer("is_scale", is_scale, persistent=False)  # of the modulation: added, for h scales by 1 + a
         self.noise = nn.Linear(17, config.noise_width)
+        self.target = nn.Linear(17, config.noise_width, bias=False) if jumps else None
         self.modulation = nn.Linear(config.noise_width, (4 * config.depth + 2) * config.width)
         self.out = nn.Linear(config.width, n_outputs)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        if self.target is not None:
+            nn.init.zeros_(self.target.weight)
 
     noise_frequencies: Tensor
     is_scale: Tensor
@@ -285,6 +291,7 @@ class Network(nn.Module):
         attend_context: Tensor,
         content: Tensor | None = None,
         estimate: Tensor | None = None,
+        c_target: Tensor | None = None,
     ) -> Tensor:
         """One number a token, (B, R, n_a), or (B, R, n_a, n_outputs) where there are several.
 
@@ -295,13 +302,17 @@ class Network(nn.Module):
             attend_context: bool (B, n_f) or (B, n_a, n_f), active to frozen.
             content: (B, n_a, W), as in `encode`, of active tokens that are observed.
             estimate: (B, R, n_a, W), what is known of a latent token besides its noisy value.
+            c_target: (B, R), the noise level that is led to; of a network with `jumps`.
         """
         static = self.embedding.static(variable, index, observed)
         static = static if content is None else static + content
         static = static[:, None] if estimate is None else static[:, None] + estimate
         h = self.embedding(static, value)  # (B, R, n_a, W)
-        noise = torch.cat([c_noise[..., None], _fourier(c_noise, self.noise_frequencies)], dim=-1)
-        modulation = self.modulation(silu(self.noise(noise)))[:, :, None]  # (B, R, 1, ·)
+        level = self.noise(self._level(c_noise))
+        if c_target is not None:
+            assert self.target is not None
+            level = level + self.target(self._level(c_target))
+        modulation = self.modulation(silu(level))[:, :, None]  # (B, R, 1, ·)
         m = (modulation + self.is_scale).chunk(4 * self.config.depth + 2, dim=-1)
         places = None if self.decay is None else self.decay.places(variable, index)
         bias = self._biases(attend, attend_context, h, places, context.places)
@@ -313,6 +324,9 @@ class Network(nn.Module):
         h = torch.addcmul(m[-1], layer_norm(h, (self.config.width,)), m[-2])
         out: Tensor = self.out(h)
         return out if self.n_outputs > 1 else out[..., 0]
+
+    def _level(self, c_noise: Tensor) -> Tensor:
+        return torch.cat([c_noise[..., None], _fourier(c_noise, self.noise_frequencies)], dim=-1)
 
     def _biases(
         self, attend: Tensor, attend_context: Tensor, h: Tensor, places: Places | None, frozen: Places | None

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fsimformer.denoise import Denoiser, NoiseLevels
+from fsimformer.denoise import NoiseLevels
 from fsimformer.devices import Group
-from fsimformer.nn import NetworkConfig
+from fsimformer.nn import Network, NetworkConfig
+from fsimformer.summary import Summariser
 from fsimformer.tokens import Streams, TokenBatch, more_ride, split
 from fsimformer.train_config import TrainConfig
+
+
+class Learner(Protocol):
+    """What a step trains: a `Denoiser`, or what learns from one (distill.py)."""
+
+    @property
+    def network(self) -> Network: ...
+    @property
+    def summariser(self) -> Summariser | None: ...
+    @property
+    def baseline(self) -> object | None:
+        """Not None: there is something that it is told late."""
+
+    @property
+    def schedule(self) -> object: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def n_parameters(self) -> int: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def loss(
+        self, streams: Streams, log_ratio: Tensor, epsilon: Tensor, told: bool = True, above: int | None = None
+    ) -> Tensor:
+        """As `Denoiser.loss`."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +96,7 @@ class Noised:
             self.above,
         )
 
-    def loss(self, denoiser: Denoiser, told: bool) -> Tensor:
+    def loss(self, denoiser: Learner, told: bool) -> Tensor:
         """Mean over its rows."""
         weight = denoiser.network.out.weight  # noise comes in its precision, on its device
         noise = self.log_ratio.to(weight), self.epsilon.to(weight)
@@ -77,7 +104,7 @@ class Noised:
 
 
 def mean_loss(
-    denoiser: Denoiser,
+    denoiser: Learner,
     batches: Sequence[TokenBatch],
     levels: NoiseLevels,
     config: TrainConfig,

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 
 from fsimformer.checkpoint import Run
-from fsimformer.denoise import Denoiser, NoiseLevels
+from fsimformer.denoise import NoiseLevels
 from fsimformer.masks import MaskConfig
+from fsimformer.noised import Learner
 from fsimformer.train import TrainConfig
 
 
 def run_card(
     run: Run,
-    denoiser: Denoiser,
+    denoiser: Learner,
     masks: MaskConfig,
     levels: NoiseLevels,
     config: TrainConfig,

@@ -25,16 +25,16 @@ from fsimformer.convert import (
     query_tokens,
     resampled,
 )
+from fsimformer.flow_map import FLOW_MAP
 from fsimformer.importance import TRUSTED_K, resample, smoothed_weights
 from fsimformer.likelihood import query_log_prob
-from fsimformer.model_file import Model
+from fsimformer.model_file import NETWORK, Model
 from fsimformer.points import Query
 from fsimformer.sample import STOCHASTIC
 from fsimformer.tokens import Dial
 from fsimformer.tree import without_padding
 
 IMPORTANCE = "importance"  # the `method` of draws that were refined
-NETWORK = "network"  # attribute of a tree of draws: fingerprint of the network that drew them
 
 LogLikelihood = Callable[[xr.Dataset], xr.DataArray]
 
@@ -54,7 +54,7 @@ def refine(
     group = parameters(draws)
     _require_proposals(model, observation, draws)
     sampler = draws["sample_stats"].to_dataset().get("sampler") if "sample_stats" in draws.children else None
-    if sampler is not None and str(sampler.item()) in STOCHASTIC:
+    if sampler is not None and str(sampler.item()) in STOCHASTIC | {FLOW_MAP}:
         warnings.warn(
             f"refine: the draws are those of the sampler {sampler.item()!r}, and they are weighed by the density of "
             "the ODE: where the network errs the two differ, and so do the weights. Sample with quality='exact'.",

@@ -17,10 +17,11 @@ import torch
 from fsimformer.convert import Observation, Query, query, query_tokens
 from fsimformer.draws import Settings, draw_conditional
 from fsimformer.extension import Drawn
-from fsimformer.model_file import Model
+from fsimformer.flow_map import FLOW_MAP
+from fsimformer.model_file import NETWORK, Model
 from fsimformer.paths import as_paths
 from fsimformer.query import nothing_asked
-from fsimformer.sample import SamplerConfig, quality_named
+from fsimformer.sample import SamplerConfig, drawing, quality_named
 from fsimformer.stages import Budget
 from fsimformer.tokens import Dial, TokenSet
 
@@ -54,13 +55,15 @@ class Request:
         """What `Conditional.sample` was asked for.
 
         Raises:
-            ValueError: odd or too small n, nothing left to sample, unknown quality, points that make no sense.
+            ValueError: odd or too small n, nothing left to sample, unknown quality, or one of distilled models where
+                this is none, points that make no sense.
         """
         if not isinstance(n, int | np.integer) or n < 2 or n % 2:
             raise ValueError(f"sample: expected an even number of draws >= 2 (two chains), got {n!r}.")
         if not isinstance(budget, Budget | None):
             raise ValueError(f"sample: expected budget=fsimformer.Budget(n_joint, max_tokens) or None, got {budget!r}.")
         sampler, queries = quality_named(quality), []
+        drawing(model.denoiser, sampler)  # there is such a network
         for o in observations:  # no comprehension: warnings count the frames up to the caller of `sample`
             queries.append(query(model.schema, o, at, stacklevel=4))
         if not any(len(q) for q in queries):
@@ -77,7 +80,13 @@ class Request:
     @property
     def stats(self) -> dict[str, Any]:
         """For `sample_stats`."""
-        return {"seed": self.seed, "evaluations": self.sampler.evaluations, "sampler": self.sampler.method}
+        return {"seed": self.seed, **self.sampler.stats()}
+
+    @property
+    def drawn_by(self) -> dict[str, str]:
+        """Attributes of a tree of draws: fingerprint of the network and, where it draws, of the flow map."""
+        few = self.model.flow_map_fingerprint if self.sampler.method == FLOW_MAP else None
+        return {NETWORK: self.model.fingerprint} | ({} if few is None else {FLOW_MAP: few})
 
     def latents(self, number: int) -> TokenSet:
         """What the network is asked for in one data set: paths in the place of noisy series that have one."""
@@ -96,7 +105,7 @@ class Request:
         """What makes the draws, as JSON types: two requests with the same have the same draws."""
         points = (p for q in self.queries for p in (*q.points.items(), *q.replicate.items()))
         return {
-            "network": self.model.fingerprint,
+            **self.drawn_by,
             "observations": _digest(self.observations),
             "at": _digest(points),
             "data_sets": len(self),

@@ -5,6 +5,8 @@ like its paper. ODE samplers follow dx/dt = α' x̂ + σ'(x − α x̂)/σ: equa
 on the way and forgets early errors, which counts for more on trained networks (`benchmarks/sampler_choice.py`). Their
 stated orders are tested on exact Gaussian denoisers.
 
+A network that was distilled (flow_map.py) needs no solver: a few jumps along the flow, which it has learned.
+
 The path that a sampler integrates need not be the one that training weighted: a denoiser depends on λ = σ/α alone, and
 y = x_t/α_t moves between paths. On the trigonometric path the velocity is bounded at both ends, which is why the
 defaults use it; `benchmarks/sampler_error.py` has the comparison that they follow from (design.md, D6).
@@ -15,11 +17,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fsimformer.denoise import Denoiser, Encoded
+from fsimformer.flow_map import FLOW_MAP, JUMPS, jumped
 from fsimformer.noise import Schedule, TrigSchedule, time_grid, velocity
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -175,13 +179,14 @@ class SamplerConfig:
     """Which sampler, how many steps, on which grid.
 
     Args:
-        method: "euler", "ab2", "heun", "rk4", "dpm_2m", "sde_2m" or "sde_3m".
+        method: "euler", "ab2", "heun", "rk4", "dpm_2m", "sde_2m" or "sde_3m"; of a distilled Joint "flow_map", with 1,
+            2 or 4 steps on the grid it has learned.
         n_steps: steps; `evaluations` says what they cost.
         power: density of the time grid near the data.
         log_min, log_max: log λ at which the grid ends and starts; what is drawn is x + λ ε with λ = exp(log_min).
 
     Raises:
-        ValueError: an unknown method, n_steps < 2, power <= 0, log_min >= log_max.
+        ValueError: an unknown method, n_steps < 2, power <= 0, log_min >= log_max; other steps of a flow map.
     """
 
     method: str = "ab2"
@@ -191,8 +196,12 @@ class SamplerConfig:
     log_max: float = 4.0
 
     def __post_init__(self) -> None:
+        if self.method == FLOW_MAP:
+            if self.n_steps not in JUMPS:
+                raise ValueError(f"SamplerConfig: expected n_steps of a flow map in {JUMPS}, got {self.n_steps}.")
+            return
         if self.method not in SAMPLERS:
-            raise ValueError(f"Unknown sampler {self.method!r}. Choices: {sorted(SAMPLERS)}.")
+            raise ValueError(f"Unknown sampler {self.method!r}. Choices: {sorted([*SAMPLERS, FLOW_MAP])}.")
         if self.n_steps < 2:
             raise ValueError(f"SamplerConfig: expected n_steps >= 2, got {self.n_steps}.")
         if not (self.power > 0 and self.log_min < self.log_max):
@@ -202,6 +211,10 @@ class SamplerConfig:
     def evaluations(self) -> int:
         """Network evaluations of one draw."""
         return self.n_steps * _EVALUATIONS.get(self.method, 1)
+
+    def stats(self, times: int = 1) -> dict[str, Any]:
+        """For `sample_stats`; `times`: how often every step is taken."""
+        return {"evaluations": times * self.evaluations, "sampler": self.method}
 
     @property
     def stochastic(self) -> bool:
@@ -224,6 +237,8 @@ QUALITY: dict[str, SamplerConfig] = {
     "exact": SamplerConfig("rk4", 12, power=5.0, log_min=-6.9),  # 0.3 %
     "sde": SamplerConfig("sde_3m", 32, power=5.0, log_min=-6.2, log_max=3.0),  # 0.7 %
 }
+FEW = SamplerConfig(FLOW_MAP, 4)
+"""quality="few", of distilled Joints; SamplerConfig("flow_map", 1) or 2 for still fewer evaluations."""
 DEFAULT_QUALITY = "sde"
 """By benchmarks/sampler_choice.py: networks err more than solvers, and the SDE forgets what they got wrong early."""
 
@@ -236,24 +251,50 @@ def quality_named(quality: str | SamplerConfig) -> SamplerConfig:
     """
     if isinstance(quality, SamplerConfig):
         return quality
-    if quality not in QUALITY:
-        raise ValueError(f"Unknown quality {quality!r}. Choices: {sorted(QUALITY)}, or a SamplerConfig.")
-    return QUALITY[quality]
+    if quality != "few" and quality not in QUALITY:
+        raise ValueError(f"Unknown quality {quality!r}. Choices: {sorted([*QUALITY, 'few'])}, or a SamplerConfig.")
+    return FEW if quality == "few" else QUALITY[quality]
+
+
+def drawing(denoiser: Denoiser, config: SamplerConfig) -> Denoiser:
+    """The network that a sampler evaluates.
+
+    Raises:
+        ValueError: a flow map of a network that was not distilled.
+    """
+    if config.method != FLOW_MAP:
+        return denoiser
+    if denoiser.flow_map is None:
+        raise ValueError(
+            f"quality 'few': this Joint was not distilled; choices: {sorted(QUALITY)}, or fsimformer.distill it first."
+        )
+    return denoiser.flow_map
 
 
 @torch.no_grad()
 def sample_active(
     denoiser: Denoiser, encoded: Encoded, epsilon: Tensor, config: SamplerConfig, noise: StepNoise | None = None
 ) -> Tensor:
-    """Draws of the active tokens, (B, R, n_a), from standard normals of that shape; observed ones as given."""
-    path = TrigSchedule()
+    """Draws of the active tokens, (B, R, n_a), from standard normals of that shape; observed ones as given.
+
+    `denoiser` is the one that encoded: see `drawing`.
+    """
     observed = encoded.active.condition_mask[:, None]
     given = encoded.active.value[:, None]
+    if config.method == FLOW_MAP:
+        draws = jumped(denoiser, encoded, epsilon, config.n_steps)
+    else:
+        draws = config.run(denoise_on_path(denoiser, encoded), epsilon, noise)
+    return torch.where(observed, given, draws)
+
+
+def denoise_on_path(denoiser: Denoiser, encoded: Encoded) -> Denoise:
+    """x̂ from x_t and t on the trigonometric path."""
+    path = TrigSchedule()
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = path.alpha(t), path.sigma(t)
         ratio = (sigma / alpha).to(x).expand(x.shape[:2])  # no longer a number: x's device, too
         return denoiser.at_ratio(x / alpha.to(x.dtype), ratio, encoded)
 
-    draws = config.run(denoise, epsilon, noise)
-    return torch.where(observed, given, draws)
+    return denoise

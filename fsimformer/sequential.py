@@ -274,6 +274,7 @@ class _Refining:
 
         scalar = torch.from_numpy(~schema.uses_index().any(axis=1))
         denoiser = copy.deepcopy(model.denoiser).train()
+        denoiser.flow_map = None  # that of other weights
         if model.dependency != "dense":
             denoiser.dependency = torch.from_numpy(truncated_graph(schema))
         denoiser = denoiser.to(self.device)

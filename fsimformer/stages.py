@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fsimformer.denoise import Denoiser, Shared
 from fsimformer.noise import WhiteNoise
-from fsimformer.sample import SamplerConfig, sample_active
+from fsimformer.sample import SamplerConfig, drawing, sample_active
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import Dial, TokenSet, collate, join, split, take
 
@@ -139,6 +139,7 @@ def draw(
         first: what draws stage 1 of a single data set; None = the sampler of `config`, as everywhere else.
         number: of the first data set among all that are asked for.
     """
+    denoiser = drawing(denoiser, config)
     own = [None] * len(queries) if edges is None else edges
     kept = None if first is None else first.kept
     tasks = [

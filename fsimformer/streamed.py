@@ -35,7 +35,6 @@ from fsimformer.beside import commit, locked, move, place, remove, sweep, sync
 from fsimformer.convert import to_tree_many
 from fsimformer.extension import noise_function
 from fsimformer.function_tree import GROUP, functions_group, functions_group_many
-from fsimformer.refine import NETWORK
 from fsimformer.request import Request
 from fsimformer.tree import drawn_rows
 
@@ -181,7 +180,7 @@ def _template(request: Request, labels: xr.DataArray) -> xr.DataTree:
     functions = functions_group_many(groups, labels)
     if functions.data_vars:
         tree[GROUP] = xr.DataTree(functions)
-    tree.attrs[NETWORK] = model.fingerprint
+    tree.attrs |= request.drawn_by
     return tree
 
 

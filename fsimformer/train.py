@@ -20,12 +20,12 @@ from torch import Tensor
 
 from fsimformer.batches import Rows, deal, micro_batches, observed_rows
 from fsimformer.checkpoint import Run, Stateful, load_checkpoint, save_checkpoint
-from fsimformer.denoise import Denoiser, NoiseLevels
+from fsimformer.denoise import NoiseLevels
 from fsimformer.devices import Group
 from fsimformer.digest import digest
 from fsimformer.masks import MaskConfig
 from fsimformer.muon import Muon
-from fsimformer.noised import mean_loss
+from fsimformer.noised import Learner, mean_loss
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch
 from fsimformer.train_config import TrainConfig as TrainConfig  # where it is looked for
@@ -41,7 +41,7 @@ class Progress:
 
 
 def fit(
-    denoiser: Denoiser,
+    denoiser: Learner,
     rows: Rows,
     validation_rows: Rows,
     is_parameter: Tensor,
@@ -174,7 +174,7 @@ def fit(
     return run
 
 
-def build_optimizers(denoiser: Denoiser, config: TrainConfig) -> tuple[torch.optim.Optimizer, ...]:
+def build_optimizers(denoiser: Learner, config: TrainConfig) -> tuple[torch.optim.Optimizer, ...]:
     """AdamW, and Muon for the matrices of the layers where `matrix_rate` asks for it."""
     layers: list[torch.nn.Module] = [denoiser.network.layers]
     if denoiser.summariser is not None:
@@ -200,7 +200,7 @@ def _out_of_patience(run: Run, config: TrainConfig) -> bool:
 
 
 def validate(
-    denoiser: Denoiser,
+    denoiser: Learner,
     parameters: dict[str, torch.nn.Parameter],
     run: Run,
     held_out: TokenBatch,

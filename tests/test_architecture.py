@@ -53,7 +53,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "moments": {"tokens", "readings", "functions", "gaussian"},
     "summary": {"tokens", "attend", "nn", "gaussian"},
     "denoise": {"tokens", "distance", "nn", "masks", "noise", "embeddings", "gaussian", "summary"},
-    "sample": {"noise", "denoise"},
+    "flow_map": {"noise", "denoise"},
+    "sample": {"noise", "denoise", "flow_map"},
     "stages": {"tokens", "seeds", "noise", "denoise", "sample"},
     "extension": {"tokens", "seeds", "kernels", "functions", "noise", "denoise", "sample", "stages"},
     "function_tree": {"schema", "whiten"},
@@ -76,14 +77,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "truncate": set(),
     "explicit": {"schema", "convert", "readings", "simulators"},
     "density": {"tokens", "points", "query", "convert", "schema", "stages", "likelihood", "model_file"},
-    "refine": {"tokens", "points", "tree", "convert", "sample", "likelihood", "importance", "model_file"},
+    "refine": {"tokens", "points", "tree", "convert", "flow_map", "sample", "likelihood", "importance", "model_file"},
     "checkpoint": set(),
     "batches": {"tokens", "masks"},
     "muon": set(),
     "digest": set(),
     "devices": set(),
     "train_config": {"tokens"},
-    "noised": {"tokens", "nn", "denoise", "devices", "train_config"},
+    "noised": {"tokens", "nn", "summary", "denoise", "devices", "train_config"},
     "train": {
         *("tokens", "seeds", "masks", "denoise", "checkpoint", "batches", "muon", "devices", "digest", "noised"),
         *("train_config",),
@@ -102,10 +103,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "campaign": {"seeds", "simulators", "child", "archive", "recorded"},
     "model_file": {
         *("schema", "graph", "tokens", "whiten", "nn", "functions", "folder", "embeddings", "gaussian"),
-        *("denoise", "digest"),
+        *("denoise", "digest", "flow_map"),
     },
     "ranges": {"schema", "tokens", "whiten"},
-    "provenance": {"masks", "denoise", "checkpoint", "train"},
+    "provenance": {"masks", "denoise", "checkpoint", "noised", "train"},
     "trials": {
         *("schema", "tokens", "seeds", "points", "convert", "readings", "paths", "sample", "stages"),
         *("extension", "likelihood", "simulators", "simulations", "model_file"),
@@ -118,9 +119,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("scores", "tarp", "lc2st", "predictive", "trials"),
     },
     "request": {
-        *("tokens", "query", "convert", "sample", "stages", "extension", "paths", "model_file", "draws"),
+        *("tokens", "query", "convert", "flow_map", "sample", "stages", "extension", "paths", "model_file", "draws"),
     },
-    "streamed": {"convert", "tree", "extension", "function_tree", "refine", "request", "beside"},
+    "streamed": {"convert", "tree", "extension", "function_tree", "request", "beside"},
     "joint": {
         *("check", "surprise", "schema", "tokens", "points", "convert", "sample", "stages", "function_tree"),
         *("evaluate", "refine", "constraints", "constrained", "density", "devices", "model_file", "request"),
@@ -131,6 +132,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("denoise", "batches", "digest", "devices", "train", "simulators", "simulations", "model_file", "ranges"),
         *("provenance", "joint", "stock", "arriving"),
     },
+    "distill": {
+        *("tokens", "nn", "seeds", "convert", "masks", "readings", "summary", "denoise", "flow_map", "sample", "noise"),
+        *("batches", "digest", "devices", "train", "simulators", "simulations", "model_file", "ranges", "provenance"),
+        *("joint", "learn"),
+    },
     "pool": {"schema", "whiten", "truncate", "simulators", "simulations", "learn"},
     "sequential": {
         *("schema", "graph", "tokens", "nn", "seeds", "points", "convert", "masks", "readings", "denoise"),
@@ -139,7 +145,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "__init__": {
         *("priors", "schema", "nn", "convert", "masks", "readings", "denoise", "sample", "stages", "explicit"),
-        *("constraints", "train", "simulators", "joint", "learn", "sequential"),
+        *("constraints", "train", "simulators", "joint", "learn", "sequential", "distill"),
     },
     "plots": set(),
     "plots_check": {"plots"},

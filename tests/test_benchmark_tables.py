@@ -44,3 +44,15 @@ def test_tables_of_functions_put_the_floor_and_what_is_published_beside(monkeypa
     text = "\n".join(predator_prey([record | {"estimator": [{"largest": 0.002}, {"largest": 0.021}]}]))
     assert "| forecasting | -2.35 ± 0.06 | -2.38 | -2.98 | 190 | 100 |" in text
     assert "off by 0.0210 nats a target at most" in text
+
+
+def test_few_evaluations_stand_beside_their_floors(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from tables_distill import distill
+
+    row = {"sampler": "flow map, 2", "evaluations": 2, "c2st_rf": 0.6, "standard_error": 0.01, "c2st_rf_teacher": 0.51}
+    record = {"task": "slcp", "simulations": 9, "n": 4, "n_observations": 3, "floor": 0.5, "floor_teacher": 0.49}
+    record |= {"steps": 7, "distill_cpu_seconds": 12.3, "train_cpu_seconds": 45.6}
+    text = "\n".join(distill([record | {"rows": [row | {"variance_error": 0.02, "cpu_seconds": 0.1}]}]))
+    assert "floors 0.500 and 0.490. Trained for 46 CPU s, distilled in 7 steps, 12 CPU s." in text
+    assert "| flow map, 2 | 2 | 0.600 | 0.010 | 0.510 | 0.020 | 0.100 |" in text

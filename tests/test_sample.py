@@ -265,7 +265,7 @@ def test_what_makes_no_sampler_says_why() -> None:
         SamplerConfig("ddim")
     with pytest.raises(ValueError, match="expected n_steps >= 2, got 1"):
         SamplerConfig("ab2", 1)
-    with pytest.raises(ValueError, match=r"Unknown quality 'best'. Choices: \['exact', 'fast', 'sde'\]"):
+    with pytest.raises(ValueError, match=r"Unknown quality 'best'. Choices: \['exact', 'fast', 'few', 'sde'\]"):
         quality_named("best")
     for name in ("sde_2m", "sde_3m"):
         with pytest.raises(ValueError, match=f"{name} needs `noise`"):
