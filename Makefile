@@ -1,5 +1,5 @@
 # make demo    real hare and lynx counts with holes: a posterior table, hare_lynx_posterior.nc, hare_lynx.png
-# make test    the tests            make lint    ruff and mypy            make clean    removes .venv
+# make test    the tests (the long ones: pytest -m slow)            make lint    ruff and mypy            make clean    removes .venv
 # Each sets up .venv first, once; it is set up again when pyproject.toml or constraints.txt changes.
 
 .DEFAULT_GOAL := test
@@ -18,7 +18,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/hare_lynx.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not slow and not gpu"
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
