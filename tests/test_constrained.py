@@ -336,6 +336,7 @@ def test_a_functional_takes_what_was_observed_where_something_was() -> None:
         conditional().constrain(Between(Difference("x", 6.0, 2.0), lower=0.0)).sample(20, {"f": [4.0]})
 
 
+@pytest.mark.slow
 def test_scalars_of_a_shipped_model_by_both_methods() -> None:
     """Two intervals on parameters of `lotka_volterra`: SMC against rejection on the same network."""
     t = [0.5, 4.0, 9.0]

@@ -104,6 +104,7 @@ def require_alike(folder: Path, name: str, size: int, expected: dict[str, Tensor
     torch.testing.assert_close(found[0], expected, **CLOSE)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_which_goes_on_from_theirs_and_they_fail_together(tmp_path: Path) -> None:
     """Also resumed: two at first, one from step 6 on. A step's rows are 18 in 4 batches: one is shared."""
     expected, run = one_process(tmp_path)

@@ -36,7 +36,7 @@ def observed(**scalars: float) -> xr.Dataset:
             "expected budget=fsimformer.Budget.*, got 8",
         ),
         (lambda j: j.condition(xr.DataTree()), ValueError, "expected one Dataset, got a DataTree"),
-        (lambda j: j.condition(observed()).log_prob(3.0), ValueError, "expected the DataTree .*, got float"),
+        (lambda j: j.condition(observed()).log_prob(3.0), ValueError, "expected an xarray.Dataset .*, got float"),
         (
             lambda j: j.condition(observed()).extend(xr.Dataset(), {}),
             ValueError,
