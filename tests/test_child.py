@@ -140,7 +140,7 @@ def test_a_group_is_killed_before_its_number_is_given_back(monkeypatch: pytest.M
         killpg(group, how)
 
     monkeypatch.setattr(os, "killpg", watched)
-    with child(black_boxes.troubled, limit=2.0) as c:
+    with child(black_boxes.troubled, limit=30.0) as c:
         for seed in (2, 3):  # dies, exits: nobody of ours has ended it
             with pytest.raises(SimulationError, match="process died"):
                 c.run(seed)
@@ -151,7 +151,7 @@ def test_a_program_that_ignores_its_children_s_ends_can_simulate() -> None:
     """With SIGCHLD ignored the system collects them, and nobody learns how they ended."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        with child(black_boxes.troubled, limit=2.0) as c:
+        with child(black_boxes.troubled, limit=30.0) as c:
             with pytest.raises(SimulationError, match="process died"):
                 c.run(2)
             assert same(decode(c.run(9)), fields_of(black_boxes.ragged(9)))
