@@ -38,7 +38,7 @@ from fsimformer.seeds import generator_at, seed_at
 from fsimformer.stages import First
 from fsimformer.tokens import TokenSet
 from fsimformer.tree import to_dataset
-from fsimformer.twisted import Particles, Term, Twist, draw_twisted, shared_power, systematic
+from fsimformer.twisted import Particles, Term, Twist, draw_twisted, effective, shared_power, systematic
 
 METHODS = ("auto", "rejection", "smc", "guidance")
 _CONSTRAINED = 12  # first number of the path, seeds.py: (seed, 12, data set, purpose, batch)
@@ -240,29 +240,30 @@ def _nothing(accepted: int, trials: int, n: int, what: str, way: str) -> str:
 
 def _weigh(plan: _Plan, n: int, settings: Settings, seeds: _Seeds, pilot: Tensor, require: bool) -> Outcome | None:
     """Draws by twisted SMC; None where too few are left and that is not `require`d."""
-    size = max(2 * n, 500)
-    for attempt in range(2):
+    fewest = max(2 * n, 500)
+    for attempt, size in enumerate((fewest, 4 * fewest)):
         generator = seeds.generator(_PARTICLES, attempt)
         drawn, particles = _particles(plan, size, settings, pilot, seeds.at(_PARTICLES, attempt), generator, None)
-        if particles is not None:
-            weight, _ = plan.log_weight(drawn.z)
-            total = particles.log_weight - particles.log_psi + torch.from_numpy(weight)
-            if bool(torch.isfinite(total).any()):
-                w = (total - total.max()).exp()
-                ess = float(w.sum() ** 2 / (w**2).sum())
-                if require or ess >= max(_FEWEST, 0.02 * n):
-                    chosen = systematic(total, n, generator)
-                    chosen = chosen[torch.randperm(n, generator=generator)]  # neighbours descend from one particle
-                    mean = float(total.logsumexp(0)) - math.log(size)
-                    stats: dict[str, float | str] = {
-                        "method": "smc", "acceptance": float(np.isfinite(weight).mean()), "ess": min(ess, n),
-                        "distinct": float(len(chosen.unique())),
-                        "constraint_log_prob": particles.log_mean + mean + plan.bounds, **settings.config.stats(),
-                    }  # fmt: skip
-                    return plan.taken(drawn, chosen, stats)
-        size *= 4
+        if particles is None:
+            continue
+        weight, _ = plan.log_weight(drawn.z)
+        total = particles.log_weight - particles.log_psi + torch.from_numpy(weight)
+        if not bool(torch.isfinite(total).any()):
+            continue
+        ess = effective(total)
+        if not (require or ess >= max(_FEWEST, 0.02 * n)):
+            continue
+        chosen = systematic(total, n, generator)
+        chosen = chosen[torch.randperm(n, generator=generator)]  # neighbours descend from one particle
+        mean = float(total.logsumexp(0)) - math.log(size)
+        stats: dict[str, float | str] = {
+            "method": "smc", "acceptance": float(np.isfinite(weight).mean()), "ess": min(ess, n),
+            "distinct": float(len(chosen.unique())),
+            "constraint_log_prob": particles.log_mean + mean + plan.bounds, **settings.config.stats(),
+        }  # fmt: skip
+        return plan.taken(drawn, chosen, stats)
     if require:
-        raise ValueError(_nothing(0, size // 4, n, "particles", "or take method='guidance'"))
+        raise ValueError(_nothing(0, size, n, "particles", "or take method='guidance'"))
     return None
 
 

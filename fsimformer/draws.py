@@ -21,7 +21,7 @@ from fsimformer.sample import SamplerConfig
 from fsimformer.schema import Index, Schema
 from fsimformer.seeds import generator_at
 from fsimformer.stages import Budget, First
-from fsimformer.tokens import Dial
+from fsimformer.tokens import Dial, TokenSet
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Settings:
     budget: Budget
 
 
-def draw_conditional(
+def solved(
     model: Model,
-    observations: Sequence[Observation],
+    observed: Sequence[TokenSet],
     queries: Sequence[Query],
     n: int,
     settings: Settings,
@@ -43,15 +43,15 @@ def draw_conditional(
     first: First | None = None,
     number: int = 0,
 ) -> list[Drawn]:
-    """Whitened draws of every query given its observation, measurement noise where it belongs.
+    """Whitened draws of every query given its observed tokens, where series that have a path hold that path.
 
     `number`: of the first data set among all that are asked for.
     """
-    schema, whitening = model.schema, model.whitening
+    schema = model.schema
     is_function = torch.from_numpy(schema.uses_index().any(axis=1))
-    drawn = draw_functions(
+    return draw_functions(
         model.denoiser,
-        [observed_tokens(schema, whitening, o) for o in observations],
+        observed,
         [as_paths(schema, query_tokens(schema, q)) for q in queries],
         model.references(schema.references),
         is_function,
@@ -64,6 +64,22 @@ def draw_conditional(
         first,
         number,
     )
+
+
+def draw_conditional(
+    model: Model,
+    observations: Sequence[Observation],
+    queries: Sequence[Query],
+    n: int,
+    settings: Settings,
+    seed: int,
+    first: First | None = None,
+    number: int = 0,
+) -> list[Drawn]:
+    """As `solved`, given observations, measurement noise where it belongs."""
+    schema, whitening = model.schema, model.whitening
+    observed = [observed_tokens(schema, whitening, o) for o in observations]
+    drawn = solved(model, observed, queries, n, settings, seed, first, number)
     return [
         Drawn(with_noise(schema, whitening, o, q, d.z, generator_at(seed, 4, i, 3)), d.knots, d.coefficients)
         for i, (o, q, d) in enumerate(zip(observations, queries, drawn, strict=True), start=number)

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsimformer.convert import is_parameter, query_tokens
-from fsimformer.extension import Drawn, draw_functions, knot_tokens
+from fsimformer.draws import Settings, solved
+from fsimformer.extension import Drawn, knot_tokens
 from fsimformer.likelihood import log_prob
 from fsimformer.model_file import Model
-from fsimformer.paths import as_paths, with_noise
+from fsimformer.paths import with_noise
 from fsimformer.points import Observation, Points, Query
 from fsimformer.readings import Design, Store, read, read_clean
 from fsimformer.sample import SamplerConfig
@@ -238,20 +239,8 @@ def _drawn(
 ) -> list[tuple[Drawn, Tensor]]:
     """What `Conditional.sample` draws: everything solved, and the whitened values asked for (m, len(query))."""
     schema, seed = model.schema, seed_at(plan.seed, _TRIALS, *purpose) % 2**32
-    is_function = torch.from_numpy(schema.uses_index().any(axis=1))
-    drawn = draw_functions(
-        model.denoiser,
-        observed,
-        [as_paths(schema, query_tokens(schema, q)) for q in queries],
-        model.references(schema.references),
-        is_function,
-        is_parameter(schema) & ~is_function,
-        plan.n_draws,
-        plan.config,
-        seed,
-        model.n_active_observed,
-        plan.budget,
-    )
+    settings = Settings(plan.config, model.n_active_observed, plan.budget)
+    drawn = solved(model, observed, queries, plan.n_draws, settings, seed)
     nothing = Observation({}, {}, {})
     return [
         (d, with_noise(schema, model.whitening, nothing, q, d.z, generator_at(seed, 4, i, 3)))

@@ -167,7 +167,7 @@ def draw_twisted(
             x_hat, log_psi, bend = solve(y, float(ratio))
             if repeats is None:
                 weight = weight + log_psi - before
-                if _effective(weight) < 0.5 * n:
+                if effective(weight) < 0.5 * n:
                     log_mean += _log_mean(weight)
                     chosen = systematic(weight, n, generator)
                     y, x_hat, log_psi, bend = y[chosen], x_hat[chosen], log_psi[chosen], bend[chosen]
@@ -219,7 +219,8 @@ class _Solver:
         return x_hat, log_psi.masked_fill(bad, _LEAST), bend.masked_fill(bad[:, None], 0.0)
 
 
-def _effective(log_weight: Tensor) -> float:
+def effective(log_weight: Tensor) -> float:
+    """Number of equally weighted draws that these are worth, (Σw)²/Σw²; −inf = weight 0."""
     w = (log_weight - log_weight.max()).exp()
     return float(w.sum() ** 2 / (w**2).sum())
 

@@ -109,7 +109,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": {"masks", "denoise", "checkpoint", "noised", "train"},
     "trials": {
         *("schema", "tokens", "seeds", "points", "convert", "readings", "paths", "sample", "stages"),
-        *("extension", "likelihood", "simulators", "simulations", "model_file"),
+        *("extension", "draws", "likelihood", "simulators", "simulations", "model_file"),
     },
     "surprise": {
         *("schema", "tokens", "seeds", "convert", "readings", "simulators", "model_file", "trials"),
