@@ -59,10 +59,12 @@ def later(
     return Recipe(simulator, simulations, config, masks, levels)
 
 
-def whole(simulator: Simulator, simulations: int, steps: int, levels: NoiseLevels) -> Recipe:
+def whole(
+    simulator: Simulator, simulations: int, steps: int, levels: NoiseLevels, masks: MaskConfig | None = None
+) -> Recipe:
     """All in one: constant rates, and a cool-down in which the network is told its linear baseline."""
     config = TrainConfig(steps=steps, batch_size=64, n_micro=4, level_tokens=64, cooldown=0.4, seed=1)
-    return Recipe(simulator, simulations, config, MaskConfig(), levels)
+    return Recipe(simulator, simulations, config, masks or MaskConfig(), levels)
 
 
 # Posteriors are what these models are asked for most; the readings of an epidemic need finer noise levels.
@@ -70,10 +72,7 @@ MORE_POSTERIORS = MaskConfig(0.5, 0.16, 0.1, 0.06, 0.05, 0.05, 0.06, 0.02)
 NEAR, WIDE = NoiseLevels(-1.5, 1.4), NoiseLevels(-1.9, 1.7)
 
 RECIPES: dict[str, tuple[Recipe, ...]] = {
-    "lotka_volterra": (
-        first(LotkaVolterra(), 100_000, 13_000),
-        later(LotkaVolterra(), 100_000, 16_000, MORE_POSTERIORS, NEAR),
-    ),
+    "lotka_volterra": (whole(LotkaVolterra(reference=(17,)), 100_000, 16_000, WIDE, MORE_POSTERIORS),),
     "hare_lynx": (
         first(HareLynx(fewest=1e-300, most=1e300), 150_000, 13_000),
         later(HareLynx(), 150_000, 15_000, MORE_POSTERIORS, NEAR),

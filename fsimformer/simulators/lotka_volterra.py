@@ -37,7 +37,7 @@ def log_field(alpha: Tensor, beta: Tensor, gamma: Tensor, delta: Tensor) -> Fiel
 
 @dataclass(frozen=True)
 class LotkaVolterra:
-    """Four parameters, two series with normal noise.
+    """Four parameters, two series with normal noise and, with a reference set, the populations beneath the noise.
 
     Args:
         priors: of alpha, beta, gamma, delta.
@@ -46,6 +46,8 @@ class LotkaVolterra:
         noise: standard deviation of a reading.
         grid_points: size of the dense grid on [0, horizon].
         substeps: solver steps per grid interval.
+        reference: knots of the reference sets of prey_path and predator_path, the populations without the noise of a
+            reading; (): these are no variables, and the model knows readings only.
     """
 
     priors: dict[str, Prior] = field(default_factory=lambda: {k: LogitNormal(0.0, 1.0, 1.0, 3.0) for k in _PARAMETERS})
@@ -55,6 +57,7 @@ class LotkaVolterra:
     noise: float = 0.1
     grid_points: int = 301
     substeps: int = 5
+    reference: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         require_priors(self.priors, _PARAMETERS)
@@ -66,7 +69,12 @@ class LotkaVolterra:
             Variable(k, "data", ("time",), noise=Noise("normal", self.noise), parents=_PARAMETERS)
             for k in ("prey", "predator")
         ]
-        return Schema((*parameters, *series), (Index("time", 0.0, self.horizon),))
+        names = ("prey", "predator") if self.reference else ()
+        paths = [
+            Variable(f"{k}_path", "parameter", ("time",), parents=_PARAMETERS, reference=self.reference, path_of=k)
+            for k in names
+        ]
+        return Schema((*parameters, *series, *paths), (Index("time", 0.0, self.horizon),))
 
     @property
     def grid(self) -> dict[str, Tensor]:
