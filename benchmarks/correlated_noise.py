@@ -49,7 +49,7 @@ CHUNK = 50  # draws in one network call
 
 
 def correlated(standard: Tensor, active: TokenBatch, theta: int, process: Kernel) -> Tensor:
-    """Standard normals (B, R, n_a) -> noise that is the Matérn process on the latent tokens of theta, white elsewhere."""
+    """Standard normals (B, R, n_a) -> noise: the Matérn process on theta's latent tokens, white elsewhere."""
     mine = (active.variable == theta) & active.latent
     at = (active.index[..., :1].double() + 1) / 2  # of [−1, 1] -> [0, 1], the index in its own units
     k = process(at, at)
