@@ -25,7 +25,7 @@ from tables_resolution import (
     space,
 )
 from tables_sbibm import dependency, sbibm
-from tables_scale import many, online
+from tables_scale import many, online, padding, solvers
 from tables_sequential import sequential
 
 PICTURES = {"distill": "docs/distill.png", "resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
@@ -145,6 +145,8 @@ SECTIONS = {
     "learning": learning,
     "online": online,
     "many": many,
+    "padding": padding,
+    "solvers": solvers,
 }
 
 
