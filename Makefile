@@ -18,7 +18,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/hare_lynx.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu"
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
