@@ -1,7 +1,7 @@
 """Padding: the share of a training step's token slots that hold nothing.
 
 Batches as training draws, sorts and cuts them (a pool of steps, micro-batches of similar rows), of the recipes of the
-shipped models and of the tasks in speed.py; `N_POOLS` pools each. A slot is a token of the frozen stream, or one of the
+shipped models and of the tasks in speed.py, with the default pool; `N_POOLS` of them each. A slot is a token of the frozen stream, or one of the
 active stream at one noise level; "unsorted" is the same with the rows of a step in one batch, as they come.
 
     python benchmarks/padding.py
@@ -81,7 +81,7 @@ def main() -> None:
         rows.append({"task": name, **waste(recipe.simulator, config, recipe.masks, None)})
         print(rows[-1], flush=True)
     for name, arguments in training_steps().items():
-        config = TrainConfig(steps=30, **arguments["config"])
+        config = replace(TrainConfig(steps=30, **arguments["config"]), pool=TrainConfig.pool)
         rows.append({"task": name, **waste(arguments["simulator"], config, MaskConfig(), arguments.get("design"))})
         print(rows[-1], flush=True)
     print(save("padding", 0, {"n": N_POOLS, "rows": rows}))
