@@ -1,8 +1,9 @@
 """Padding: the share of a training step's token slots that hold nothing.
 
 Batches as training draws, sorts and cuts them (a pool of steps, micro-batches of similar rows), of the recipes of the
-shipped models and of the tasks in speed.py, with the default pool; `N_POOLS` of them each. A slot is a token of the frozen stream, or one of the
-active stream at one noise level; "unsorted" is the same with the rows of a step in one batch, as they come.
+shipped models and of the tasks in speed.py, with the default pool; `N_POOLS` of them each. A slot is a token of the
+frozen stream, or one of the active stream at one noise level; "unsorted" is the same with the rows of a step in one
+batch, as they come.
 
     python benchmarks/padding.py
 """
