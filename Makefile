@@ -1,9 +1,10 @@
 # make demo    real hare and lynx counts with holes: a posterior table, hare_lynx_posterior.nc, hare_lynx.png
 # make test    the tests (the long ones: pytest -m slow)            make lint    ruff and mypy            make clean    removes .venv
+# make docs    the documentation as a site: build/docs/index.html
 # Each sets up .venv first, once; it is set up again when pyproject.toml or constraints.txt changes.
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -23,6 +24,11 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
+
+docs: $(STAMP)
+	$(PIP) --no-build-isolation -e '.[docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
+	@echo "build/docs/index.html"
 
 clean:
 	rm -rf $(VENV)
