@@ -98,7 +98,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     ),
     "hodgkin_huxley": (whole(HodgkinHuxley(), 100_000, 9_000, NoiseLevels()),),
     "sird": (whole(SIRD(), 150_000, 16_000, WIDE),),
-    "epidemic": (whole(EPIDEMIC, 150_000, 9_000, WIDE, FORECASTS, default_design(EPIDEMIC.schema, 112, 24)),),
+    "epidemic": (whole(EPIDEMIC, 150_000, 7_500, WIDE, FORECASTS, default_design(EPIDEMIC.schema, 112, 24)),),
 }
 
 

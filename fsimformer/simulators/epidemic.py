@@ -58,7 +58,7 @@ _FLOOR = 1e-30  # of what has a logarithm; float32 holds it
 # 95 %: infectious for 2.7 to 13 days; .05 to 5 % die; 3 to 79 % are reported; large counts scatter by 8 to 53 %
 _RECOVERY = LogNormal(math.log(1 / 6), 0.4)
 _FATALITY = LogitNormal(math.log(0.005), 1.2)
-_START = LogUniform(1e-7, 1e-3)
+_START = LogUniform(1e-7, 1e-2)
 _REPORTING = LogitNormal(-1.0, 1.2)
 _SCATTER = LogNormal(math.log(0.2), 0.5)
 
@@ -77,7 +77,8 @@ class Epidemic:
         fatality: share of the infected that dies, below 1; by default logit-normal about 0.5 % (95 %: .05 to 5 %).
         incubation_period: mean days from infection to infectiousness; None = no such compartment.
         death_delay: mean days from the end of infectiousness to death; None = none.
-        initial_infected: share of the population that incubates or is infectious at time 0.
+        initial_infected: share of the population that incubates or is infectious at time 0; everybody else is
+            susceptible. By default every order of magnitude from one in ten million to one in a hundred.
         reporting_rate: share of infections that is reported as cases, on the day of onset.
         case_noise, death_noise: relative standard deviation of large counts.
         infected_noise: standard deviation of the log of a reading of prevalence.
@@ -130,6 +131,8 @@ class Epidemic:
             value = getattr(self, name)
             if isinstance(value, int | float) and not value > 0:
                 raise ValueError(f"Epidemic: expected {name} > 0 or a prior, got {value}.")
+        if isinstance(self.fatality, int | float) and not self.fatality < 1:
+            raise ValueError(f"Epidemic: expected fatality below 1, got {self.fatality}.")
 
     @property
     def schema(self) -> Schema:
