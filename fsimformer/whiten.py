@@ -248,7 +248,7 @@ class Whitening:
         """z -> x, (..., n), as a user reads the variable: counts are whole."""
         x = self.inverse(variable.name, z, component)
         counted = variable.noise is not None and variable.noise.kind == "negbinomial"
-        return x.round().clamp(min=0.0) if counted else x
+        return x.round().clamp(min=0.0).abs() if counted else x  # abs: −0 is 0
 
     def log_det(self, name: str, z: Tensor, component: Ints) -> Tensor:
         """log |dx/dz| at z, (..., n)."""
