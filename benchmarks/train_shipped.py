@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
@@ -22,7 +23,10 @@ import fsimformer as fsf
 from fsimformer.denoise import NoiseLevels
 from fsimformer.masks import MaskConfig
 from fsimformer.nn import NetworkConfig
-from fsimformer.simulators import SIRD, HareLynx, HodgkinHuxley, LotkaVolterra, Simulator
+from fsimformer.priors import LogNormal, LogUniform
+from fsimformer.readings import Design
+from fsimformer.simulations import default_design
+from fsimformer.simulators import SIRD, Epidemic, HareLynx, HodgkinHuxley, LotkaVolterra, Simulator
 from fsimformer.train import Progress, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +44,7 @@ class Recipe:
     config: TrainConfig
     masks: MaskConfig
     levels: NoiseLevels
+    design: Design | None = None
 
 
 def first(simulator: Simulator, simulations: int, steps: int) -> Recipe:
@@ -60,16 +65,30 @@ def later(
 
 
 def whole(
-    simulator: Simulator, simulations: int, steps: int, levels: NoiseLevels, masks: MaskConfig | None = None
+    simulator: Simulator,
+    simulations: int,
+    steps: int,
+    levels: NoiseLevels,
+    masks: MaskConfig | None = None,
+    design: Design | None = None,
+    pool: int = 4,
 ) -> Recipe:
     """All in one: constant rates, and a cool-down in which the network is told its linear baseline."""
-    config = TrainConfig(steps=steps, batch_size=64, n_micro=4, pool=4, level_tokens=64, cooldown=0.4, seed=1)
-    return Recipe(simulator, simulations, config, masks or MaskConfig(), levels)
+    config = TrainConfig(steps=steps, batch_size=64, n_micro=4, pool=pool, level_tokens=64, cooldown=0.4, seed=1)
+    return Recipe(simulator, simulations, config, masks or MaskConfig(), levels, design)
 
 
 # Posteriors are what these models are asked for most; the readings of an epidemic need finer noise levels.
 MORE_POSTERIORS = MaskConfig(0.5, 0.16, 0.1, 0.06, 0.05, 0.05, 0.06, 0.02)
+FORECASTS = MaskConfig(0.32, 0.2, 0.2, 0.06, 0.03, 0.04, 0.05, 0.02, 0.1)
 NEAR, WIDE = NoiseLevels(-1.5, 1.4), NoiseLevels(-1.9, 1.7)
+
+# Counties and nations alike; sixteen weeks, of which the last four may be forecast from daily counts of the others.
+EPIDEMIC = Epidemic(
+    population=LogUniform(3e4, 3e8),
+    incubation_period=LogNormal(math.log(4), 0.4),
+    death_delay=LogNormal(math.log(12), 0.4),
+)
 
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     "lotka_volterra": (whole(LotkaVolterra(reference=(17,)), 100_000, 16_000, WIDE, MORE_POSTERIORS),),
@@ -80,6 +99,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     ),
     "hodgkin_huxley": (whole(HodgkinHuxley(), 100_000, 9_000, NoiseLevels()),),
     "sird": (whole(SIRD(), 150_000, 16_000, WIDE),),
+    "epidemic": (whole(EPIDEMIC, 150_000, 7_500, WIDE, FORECASTS, default_design(EPIDEMIC.schema, 112, 24), 16),),
 }
 
 
@@ -126,6 +146,7 @@ def main() -> None:
             config=recipe.config,
             masks=recipe.masks,
             levels=recipe.levels,
+            design=recipe.design,
             network=NETWORK,
             n_active_observed="few",
             initial=joint,

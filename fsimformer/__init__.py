@@ -10,7 +10,18 @@ from fsimformer.joint import Conditional, Joint, load
 from fsimformer.learn import train
 from fsimformer.masks import MaskConfig
 from fsimformer.nn import NetworkConfig
-from fsimformer.priors import POSITIVE, REAL, LogitNormal, LogNormal, Normal, Support, TruncatedNormal, Uniform
+from fsimformer.priors import (
+    COUNTS,
+    POSITIVE,
+    REAL,
+    LogitNormal,
+    LogNormal,
+    LogUniform,
+    Normal,
+    Support,
+    TruncatedNormal,
+    Uniform,
+)
 from fsimformer.readings import Design
 from fsimformer.sample import SamplerConfig
 from fsimformer.schema import Axis, Components, Index, Noise, Schema, Variable
@@ -19,6 +30,7 @@ from fsimformer.stages import Budget
 from fsimformer.train import Progress, TrainConfig
 
 __all__ = [
+    "COUNTS",
     "POSITIVE",
     "REAL",
     "Average",
@@ -33,6 +45,7 @@ __all__ = [
     "Integral",
     "Joint",
     "LogNormal",
+    "LogUniform",
     "LogitNormal",
     "MaskConfig",
     "NetworkConfig",

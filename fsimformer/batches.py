@@ -34,6 +34,7 @@ def observed_rows(
     keep: Tensor | None = None,
     limits: Tensor | None = None,
     is_residual: Tensor | None = None,
+    has_index: Tensor | None = None,
 ) -> TokenBatch:
     """Rows with condition masks drawn, and at most `n_latent` latents a row, those of the ids in `keep` among them.
 
@@ -42,6 +43,7 @@ def observed_rows(
         limits: (n_ids, 2) lowest and highest value that may be observed. A row that observes another is drawn again:
             whether a row is kept depends on its observed tokens alone, so that p(latent | observed) stays what it was.
             The kinds of mask keep their frequencies; within a kind, rows that observe much are lost more often.
+        is_residual, has_index: as of `draw_condition_masks`.
 
     Rows without a latent (no point of any function was drawn) teach nothing, and are drawn again, too.
 
@@ -62,7 +64,7 @@ def observed_rows(
         batch = rows(len(kinds), generator)
         if attempt == 0:
             kinds = draw_kinds(n, masks if is_residual is not None else replace(masks, extension=0), generator)
-        condition_mask = draw_condition_masks(batch, is_parameter, kinds, generator, is_residual)
+        condition_mask = draw_condition_masks(batch, is_parameter, kinds, generator, is_residual, has_index)
         batch = drop_latent_arrays(batch.replace(condition_mask=condition_mask))
         batch = batch if is_residual is None else drop_residuals(batch, is_residual, kinds)
         has_latent = batch.latent.any(1)

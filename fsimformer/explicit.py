@@ -1,6 +1,7 @@
 """The likelihood of a simulator whose paths follow from its scalar parameters and whose noise the schema states.
 
-    log p(readings | θ) = Σ_i log N(u(x_i); u(f_θ(t_i)), sd²) + log |u'(x_i)|,   u = log for log-normal noise, else x.
+    log p(readings | θ) = Σ_i log N(u(x_i); u(f_θ(t_i)), sd²) + log |u'(x_i)|,   u = log for log-normal noise, else x;
+    of counts, Σ_i of their negative binomial's log probability (counts.py).
 
 What `Conditional.refine` weighs draws with. f_θ comes from the simulator's optional method
 `clean(parameters) -> paths on its grid`, and is read between the grid's points as training reads it.
@@ -18,6 +19,7 @@ import xarray as xr
 from torch import Tensor
 
 from fsimformer.convert import observed_points, read
+from fsimformer.counts import counts_log_prob
 from fsimformer.readings import interpolate
 from fsimformer.schema import Index, Schema
 from fsimformer.simulators.protocol import natural_functions
@@ -129,6 +131,10 @@ def _series(
     n, log = len(path), noise.kind == "lognormal"
     at = torch.from_numpy(dim.scaled(points)).expand(n, -1)[..., None]
     rows = torch.arange(n)
+    sd = parameters[noise.sd] if isinstance(noise.sd, str) else torch.full((n,), float(noise.sd), dtype=torch.float64)
+    if noise.kind == "negbinomial":
+        mean = interpolate(path, rows, at, True) if natural else torch.expm1(interpolate(path.log1p(), rows, at))
+        return counts_log_prob(torch.from_numpy(values), mean, sd[:, None]).sum(1)
     if log and not natural:
         clean = interpolate(path.log(), rows, at)
     else:
@@ -136,7 +142,6 @@ def _series(
         clean = clean.log() if log else clean
     x = torch.from_numpy(values)
     u = x.log() if log else x
-    sd = parameters[noise.sd] if isinstance(noise.sd, str) else torch.full((n,), float(noise.sd), dtype=torch.float64)
     z = (u - clean) / sd[:, None]
     density = -0.5 * z**2 - sd.log()[:, None] - 0.5 * math.log(2 * math.pi)
     return (density - (x.log() if log else 0.0)).sum(1)

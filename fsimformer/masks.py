@@ -23,6 +23,7 @@ class MaskConfig:
         imputation: parameters latent, every data token observed at the row's own random rate.
         forecast: parameters latent; data observed before a random cut along a random index dim, latent after it.
         gap: parameters latent; data latent inside a random window of an index dim, observed outside.
+            In rows of both kinds data without an index, such as a population, are observed.
         likelihood: parameters observed, data latent.
         variable: every variable id observed or not by a fair coin.
         token: every token observed at the row's own random rate.
@@ -62,6 +63,7 @@ def draw_condition_masks(
     kinds: Tensor,
     generator: torch.Generator,
     is_residual: Tensor | None = None,
+    has_index: Tensor | None = None,
 ) -> Tensor:
     """A condition mask for every row, (B, L).
 
@@ -71,6 +73,7 @@ def draw_condition_masks(
         kinds: (B,) long, from `draw_kinds`.
         generator: its draws are in one fixed order, whatever the kinds are.
         is_residual: (n_ids,) bool, ids of what lies between the knots of reference sets; None = there are none.
+        has_index: (n_ids,) bool, ids with an index; None = all data have one.
 
     A row whose mask would leave nothing latent becomes a posterior row; if it has no parameter, a joint row. The tokens
     of one array share a coin, and count as nothing latent: `drop_latent_arrays` is to follow, and `drop_residuals`.
@@ -94,6 +97,8 @@ def draw_condition_masks(
         coin[:, ids] = coin[:, ids.start, None]
     before = along < ends[:, :1]
     inside = (along >= ends[:, :1]) & (along < ends[:, 1:])
+    if has_index is not None:
+        before, inside = before | ~has_index[batch.variable], inside & has_index[batch.variable]
     candidates = {
         "posterior": ~parameter,
         "imputation": ~parameter & (token < rate),

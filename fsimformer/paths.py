@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fsimformer.counts import draw_counts
 from fsimformer.points import Observation, Query
 from fsimformer.schema import Schema
 from fsimformer.seeds import normals
@@ -36,7 +37,7 @@ def with_noise(
 ) -> Tensor:
     """Whitened draws z (n, len(query)) in which series that have a path hold that path -> with readings in their place.
 
-    normal: y = f + sd·ε;  lognormal: y = f·exp(sd·ε);  ε independent at every reading of every draw.
+    normal: y = f + sd·ε;  lognormal: y = f·exp(sd·ε);  ε independent at every reading of every draw; counts: about f.
     """
     columns, out = _columns(query), z.clone()
     for series in schema.paths.values():
@@ -46,8 +47,11 @@ def with_noise(
         assert noise is not None
         x = whitening.inverse(series, z[:, columns[series]].double(), component)
         sd = noise_sd(schema, whitening, observation, query, z, series)
-        shift = sd * normals(len(z), x.shape[1], generator).double()
-        y = x + shift if noise.kind == "normal" else x * shift.exp()
+        if noise.kind == "negbinomial":
+            y = draw_counts(x, sd, generator)
+        else:
+            shift = sd * normals(len(z), x.shape[1], generator).double()
+            y = x + shift if noise.kind == "normal" else x * shift.exp()
         out[:, columns[series]] = whitening.forward(series, y, component).to(out.dtype)
     return out
 
@@ -70,7 +74,12 @@ def noise_variance(schema: Schema, whitening: Whitening, series: str, z: Tensor,
     """Of readings around whitened values z (n, P), to first order and on the whitened scale: (P,), medians over n."""
     noise = schema[series].noise
     assert noise is not None
-    size = sd if noise.kind == "normal" else sd * whitening.inverse(series, z, component)
+    x = whitening.inverse(series, z, component)
+    if noise.kind == "negbinomial":
+        x = x.clamp(min=0.0)
+        size = (x + (sd * x) ** 2).sqrt()
+    else:
+        size = sd if noise.kind == "normal" else sd * x
     return (size * (-whitening.log_det(series, z, component)).exp()).square().median(0).values
 
 

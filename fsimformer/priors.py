@@ -32,6 +32,8 @@ class Support:
 
 REAL = Support()
 POSITIVE = Support(0.0)
+COUNTS = Support(-1.0)
+"""Whole numbers from 0 on, each as wide as the interval about it: the working scale is log(1 + x)."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,20 @@ class Noise:
     """Measurement noise of a series, added where the series is read.
 
     normal: y = f(t) + sd·ε;  lognormal: log y = log f(t) + sd·ε;  ε ~ N(0, 1) independent at every reading.
+    negbinomial: y is a count with mean f(t) and variance f(t) + (sd·f(t))² (counts.py), independent at every reading.
 
     Args:
-        kind: "normal" or "lognormal".
-        sd: a number, or the name of the scalar parameter that holds it.
+        kind: "normal", "lognormal" or "negbinomial".
+        sd: a number, or the name of the scalar parameter that holds it; of counts, their relative standard deviation
+            where they are large.
     """
 
-    kind: Literal["normal", "lognormal"]
+    kind: Literal["normal", "lognormal", "negbinomial"]
     sd: float | str
 
     def __post_init__(self) -> None:
-        if self.kind not in ("normal", "lognormal"):
-            raise ValueError(f"Noise: unknown kind {self.kind!r}. Choices: 'normal', 'lognormal'.")
+        if self.kind not in ("normal", "lognormal", "negbinomial"):
+            raise ValueError(f"Noise: unknown kind {self.kind!r}. Choices: 'normal', 'lognormal', 'negbinomial'.")
         if not isinstance(self.sd, str) and not self.sd > 0:
             raise ValueError(f"Noise: expected sd > 0 or a parameter's name, got {self.sd!r}.")
 
@@ -105,6 +109,22 @@ class Uniform:
 
 
 @dataclass(frozen=True)
+class LogUniform:
+    """log θ ~ U(log lower, log upper): every order of magnitude is as likely; 0 < lower < upper."""
+
+    lower: float = 1e-3
+    upper: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lower < self.upper < math.inf:
+            raise ValueError(f"LogUniform: expected 0 < lower < upper, finite, got ({self.lower}, {self.upper}).")
+
+    @property
+    def support(self) -> Support:
+        return Support(self.lower, self.upper)
+
+
+@dataclass(frozen=True)
 class LogitNormal:
     """θ = lower + (upper − lower)·sigmoid(z), z ~ N(loc, scale²)."""
 
@@ -118,5 +138,7 @@ class LogitNormal:
         return Support(self.lower, self.upper)
 
 
-Prior = Normal | TruncatedNormal | LogNormal | Uniform | LogitNormal
-PRIORS: dict[str, type[Any]] = {c.__name__: c for c in (Normal, TruncatedNormal, LogNormal, Uniform, LogitNormal)}
+Prior = Normal | TruncatedNormal | LogNormal | Uniform | LogUniform | LogitNormal
+PRIORS: dict[str, type[Any]] = {
+    c.__name__: c for c in (Normal, TruncatedNormal, LogNormal, Uniform, LogUniform, LogitNormal)
+}

@@ -4,7 +4,9 @@ A simulation is a path on a dense grid. A token's value is the path interpolated
 measurement noise added there (design.md, D5): noise that is interpolated loses a third of its variance and correlates
 neighbours. Every row draws its own number of points, its own places and its own noise, each time it is read.
 
-Values are kept in working units u, in which noise is additive and whitening is z = u or tail·asinh(u/tail).
+Values are kept in working units u, in which noise is additive and whitening is z = u or tail·asinh(u/tail). The noise
+of counts is additive nowhere: they are drawn about their mean, and u is that of the count spread over its unit
+interval, x + U(−½, ½). On the atoms 0, 1, 2, … a density would have no bound; rounding gives the count back.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fsimformer.counts import count_moments, draw_counts
 from fsimformer.functions import ReferenceSet, knots
 from fsimformer.grids import stencil
 from fsimformer.tokens import TokenBatch, TokenSet, select
@@ -28,9 +31,10 @@ class Series:
         id: token id. dims: positions of its dims among the index dims.
         path: (N, *grid); the grid is regular over [-1, 1] in every dim.
         units: from the path's units to working units, applied after interpolation; None = the path is in working units.
-        sd: noise sd in working units, (N,) or a number; 0 = no noise.
+        sd: noise sd in working units, (N,) or a number; 0 = no noise. Of counts, `Noise.sd` itself.
         tail: asinh tail of its whitening, or None.
         reference: the function's reference set, if it has one.
+        counts: (loc, scale) of the working units u = (log(1 + x) − loc)/scale of a series of counts; None = no counts.
     """
 
     id: int
@@ -40,6 +44,7 @@ class Series:
     tail: float | None = None
     units: Callable[[Tensor], Tensor] | None = None
     reference: ReferenceSet | None = None
+    counts: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,11 @@ def read_at(store: Store, rows: Tensor, tokens: TokenSet, generator: torch.Gener
 def read_noisy(series: Series, rows: Tensor, where: Tensor, generator: torch.Generator) -> Tensor:
     """Whitened readings (B, n) at places (B, n, d), noise added."""
     u = _working_units_at(series, rows, where)
+    if series.counts is not None:
+        loc, scale = series.counts
+        x = draw_counts(torch.expm1(loc + scale * u.double()), _sd(series, rows), generator)
+        x = x + torch.rand(x.shape, generator=generator, device=where.device) - 0.5
+        return _whitened(series, ((torch.log1p(x) - loc) / scale).float())
     noise = torch.randn(where.shape[:2], generator=generator, device=where.device)
     return _whitened(series, u + _sd(series, rows) * noise)
 
@@ -224,9 +234,14 @@ def read_noisy(series: Series, rows: Tensor, where: Tensor, generator: torch.Gen
 def read_moments(series: Series, rows: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of a whitened reading over its noise, (B, n) float64 each, at places (B, n, d).
 
-    Three-point Gauss–Hermite quadrature: without an asinh tail exact, value and noise variance.
+    Three-point Gauss–Hermite quadrature: without an asinh tail exact, value and noise variance. Of counts, to second
+    order in their noise.
     """
     u, sd = _working_units_at(series, rows, where).double(), _sd(series, rows)
+    if series.counts is not None:
+        loc, scale = series.counts
+        mean, variance = count_moments(torch.expm1(loc + scale * u), sd)
+        u, sd = (mean - loc) / scale, variance.sqrt() / scale
     if not isinstance(sd, Tensor) and sd == 0:
         z = _whitened(series, u)
         return z, torch.zeros_like(z)

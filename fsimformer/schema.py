@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fsimformer.dims import Axis, Components, Index, default_reference
-from fsimformer.priors import POSITIVE, PRIORS, REAL, Noise, Prior, Support
+from fsimformer.priors import COUNTS, POSITIVE, PRIORS, REAL, Noise, Prior, Support
 
 __all__ = ["Axis", "Components", "Index", "Noise", "Schema", "Variable"]
 
@@ -110,6 +110,8 @@ class Variable:
             raise ValueError(
                 f"Variable {self.name!r}: log-normal noise needs the positive support {POSITIVE}, got {self.support}."
             )
+        if self.noise.kind == "negbinomial" and self.support != COUNTS:
+            raise ValueError(f"Variable {self.name!r}: counts need the support COUNTS, {COUNTS}, got {self.support}.")
         if self.noise.kind == "normal" and self.support != REAL:
             raise ValueError(f"Variable {self.name!r}: normal noise can leave its support {self.support}.")
 

@@ -156,11 +156,14 @@ def build_store(
             is_natural = v.name in natural or v.path_of in natural
             path = values.to(simulations[v.name].dtype) if is_natural else units(values).float()
             sd: Tensor | float = 0.0
+            counted = v.noise is not None and v.noise.kind == "negbinomial"
             if v.noise is not None:
                 raw = simulations[v.noise.sd].double() if isinstance(v.noise.sd, str) else float(v.noise.sd)
-                sd = (raw / s.scale).float() if isinstance(raw, Tensor) else raw / s.scale
+                raw = raw if counted else raw / s.scale
+                sd = raw.float() if isinstance(raw, Tensor) else raw
             tail = s.tail if t.prior is None else None
-            one = Series(id, dims, path, sd, tail, units if is_natural else None)
+            counts = (s.loc, s.scale) if counted else None
+            one = Series(id, dims, path, sd, tail, units if is_natural else None, counts=counts)
             if v.reference:
                 known = None if spread is None else spread[v.name][c]
                 one = replace(one, reference=_reference(one, schema.residual_ids(v.name)[c], v.reference, known))

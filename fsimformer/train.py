@@ -101,9 +101,14 @@ def fit(
         load_checkpoint(checkpoint, run, parameters, optimizers, settings, state)
     earlier, started = run.cpu_seconds, time.process_time()
 
+    uses = torch.tensor(denoiser.network.config.uses_index, dtype=torch.bool)
+    has_index = uses.any(1) if uses.numel() else None
+
     def draw_rows(source: Rows, n: int, *path: int) -> TokenBatch:
         generator = generator_at(config.seed, *path)
-        return observed_rows(source, n, is_parameter, masks, config.max_latents, generator, keep, limits, is_residual)
+        return observed_rows(
+            source, n, is_parameter, masks, config.max_latents, generator, keep, limits, is_residual, has_index
+        )
 
     held_out = draw_rows(validation_rows, config.n_validation, 1, 0)
     if group.size > 1:

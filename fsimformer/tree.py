@@ -129,7 +129,7 @@ def to_dataset(schema: Schema, whitening: Whitening, query: Query, z: torch.Tens
     entries, first = dict[str, _Entry](), 0
     for name, points in query.points.items():
         own = z[:, first : first + len(points)].double()
-        x = whitening.inverse(name, own, points.component).numpy().reshape(2, -1, len(points))
+        x = whitening.readings(schema[name], own, points.component).numpy().reshape(2, -1, len(points))
         entries[name] = _Entry([points], [x])
         first += len(points)
     return _group(schema, entries, ("chain", "draw"), None, own=False)
@@ -267,7 +267,7 @@ def _parts(
     first, draws = 0, torch.as_tensor(z).detach().to("cpu", torch.float64)
     for name, points in query.points.items():
         own = draws[:, first : first + len(points)]
-        x = whitening.inverse(name, own, points.component).numpy().reshape(2, -1, len(points))
+        x = whitening.readings(schema[name], own, points.component).numpy().reshape(2, -1, len(points))
         first += len(points)
         again = query.replicate[name]
         if schema[name].role == "parameter":

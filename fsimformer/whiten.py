@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fsimformer.priors import LogitNormal, LogNormal, Normal, Prior, Support, TruncatedNormal, Uniform
-from fsimformer.schema import Schema
+from fsimformer.priors import LogitNormal, LogNormal, LogUniform, Normal, Prior, Support, TruncatedNormal, Uniform
+from fsimformer.schema import Schema, Variable
 
 Ints = Tensor | np.ndarray
 
@@ -46,6 +46,8 @@ def prior_to_z(prior: Prior, x: Tensor) -> Tensor:
             return (x.log() - loc) / scale
         case Uniform(lower, upper):
             return torch.special.ndtri((x - lower) / (upper - lower))
+        case LogUniform(lower, upper):
+            return torch.special.ndtri((x / lower).log() / math.log(upper / lower))
         case LogitNormal(loc, scale, lower, upper):
             return (((x - lower) / (upper - x)).log() - loc) / scale
         case TruncatedNormal(loc, scale, lower):
@@ -64,6 +66,8 @@ def prior_from_z(prior: Prior, z: Tensor) -> Tensor:
             return (loc + scale * z).exp()
         case Uniform(lower, upper):
             return lower + (upper - lower) * torch.special.ndtr(z)
+        case LogUniform(lower, upper):
+            return lower * (math.log(upper / lower) * torch.special.ndtr(z)).exp()
         case LogitNormal(loc, scale, lower, upper):
             return lower + (upper - lower) * torch.sigmoid(loc + scale * z)
         case TruncatedNormal(loc, scale, lower):
@@ -90,6 +94,9 @@ def _prior_log_det(prior: Prior, z: Tensor) -> Tensor:
             return loc + scale * z + math.log(scale)
         case Uniform(lower, upper):
             return _log_phi(z) + math.log(upper - lower)
+        case LogUniform(lower, upper):
+            decades = math.log(upper / lower)
+            return math.log(lower) + decades * torch.special.ndtr(z) + _log_phi(z) + math.log(decades)
         case LogitNormal(loc, scale, lower, upper):
             g = loc + scale * z
             logsig = torch.nn.functional.logsigmoid
@@ -236,6 +243,12 @@ class Whitening:
     def inverse(self, name: str, z: Tensor, component: Ints) -> Tensor:
         """z -> x, (..., n)."""
         return self._each(name, lambda t, v: t.inverse(v), z, component)
+
+    def readings(self, variable: Variable, z: Tensor, component: Ints) -> Tensor:
+        """z -> x, (..., n), as a user reads the variable: counts are whole."""
+        x = self.inverse(variable.name, z, component)
+        counted = variable.noise is not None and variable.noise.kind == "negbinomial"
+        return x.round().clamp(min=0.0).abs() if counted else x  # abs: −0 is 0
 
     def log_det(self, name: str, z: Tensor, component: Ints) -> Tensor:
         """log |dx/dz| at z, (..., n)."""

@@ -96,6 +96,19 @@ def test_gap_is_one_window_without_data() -> None:
     assert (mask & data & (t > upper)).any() and (mask & data & (t < lower)).any()
 
 
+@pytest.mark.parametrize("kind", ["forecast", "gap"])
+def test_data_without_an_index_are_observed_where_a_place_decides(kind: str) -> None:
+    """A population lies nowhere in time: it is known before any cut. Untold, a mask takes index 0 for a place."""
+    whole = rows(400)
+    is_parameter = torch.tensor([True, False, True, False, False])  # 1: a scalar of the data
+    kinds, has_index = torch.full((400,), KINDS.index(kind)), torch.tensor([False, False, True, True, True])
+    told = draw_condition_masks(whole, is_parameter, kinds, seeded(), has_index=has_index)
+    untold = draw_condition_masks(whole, is_parameter, kinds, seeded())
+    scalar = (whole.variable == 1) & whole.valid
+    assert bool(told[scalar].all()) and not bool(untold[scalar].all())
+    assert torch.equal(told[~scalar], untold[~scalar]) and not told[whole.variable == 0].any()
+
+
 def test_forecast_and_gap_choose_among_the_index_dims() -> None:
     """With two dims each row is cut along one of them, and both are chosen."""
     whole = batch([30] * 200, n_ids=1, n_index=2)

@@ -12,7 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsimformer.graph import moral_graph, past_only
-from fsimformer.priors import POSITIVE, PRIORS, REAL, LogitNormal, LogNormal, Normal, Support, TruncatedNormal, Uniform
+from fsimformer.priors import (
+    POSITIVE,
+    PRIORS,
+    REAL,
+    LogitNormal,
+    LogNormal,
+    LogUniform,
+    Normal,
+    Support,
+    TruncatedNormal,
+    Uniform,
+)
 from fsimformer.schema import Components, Index, Noise, Schema, Variable
 
 FULL = Schema(
@@ -279,6 +290,7 @@ def two(**changes: Any) -> Schema:
         (lambda: Support(2, 1), r"Support: expected lower < upper, got \(2, 1\)"),
         (lambda: Support(-math.inf, 0), "only an upper end is not offered"),
         (lambda: Noise("gamma", 1.0), "Noise: unknown kind 'gamma'. Choices: 'normal', 'lognormal'"),  # type: ignore[arg-type]
+        (lambda: LogUniform(0.0, 1.0), r"LogUniform: expected 0 < lower < upper, finite, got \(0.0, 1.0\)"),
         (lambda: Noise("normal", 0.0), "Noise: expected sd > 0 or a parameter's name, got 0.0"),
         (lambda: Noise("normal", math.nan), "Noise: expected sd > 0 or a parameter's name, got nan"),
         (lambda: two(role="latent"), "Variable 'y': unknown role 'latent'. Choices: 'parameter', 'data'"),
@@ -352,7 +364,9 @@ def test_an_unknown_key_raises_at_every_level(path: tuple[Any, ...], message: st
 def test_unknown_kinds_list_the_choices() -> None:
     data = FULL.to_dict()
     data["variables"][0]["prior"]["kind"] = "Cauchy"
-    with pytest.raises(ValueError, match=r"Unknown prior 'Cauchy'. Choices: \['LogNormal', 'LogitNormal'"):
+    with pytest.raises(
+        ValueError, match=r"Unknown prior 'Cauchy'. Choices: \['LogNormal', 'LogUniform', 'LogitNormal'"
+    ):
         Schema.from_dict(data)
     data = FULL.to_dict()
     data["dims"][0]["kind"] = "Grid"

@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from fsimformer.convert import drawn_values, observed_tokens, query, read, to_tree
-from fsimformer.priors import POSITIVE, REAL, LogitNormal, LogNormal, Normal, Support, TruncatedNormal, Uniform
+from fsimformer.priors import (
+    POSITIVE,
+    REAL,
+    LogitNormal,
+    LogNormal,
+    LogUniform,
+    Normal,
+    Support,
+    TruncatedNormal,
+    Uniform,
+)
 from fsimformer.schema import Components, Index, Noise, Schema, Variable
 from fsimformer.whiten import (
     Standardise,
@@ -46,6 +56,7 @@ PRIORS = {
     "lognormal": (LogNormal(-1.0, 0.5), ss.lognorm(0.5, scale=math.exp(-1.0))),
     "uniform": (Uniform(-2.0, 5.0), ss.uniform(-2.0, 7.0)),
     "logitnormal": (LogitNormal(0.5, 1.3, -1.0, 2.0), logit_normal(0.5, 1.3, -1.0, 2.0)),
+    "loguniform": (LogUniform(1e-7, 1e-3), ss.loguniform(1e-7, 1e-3)),
     "half": (TruncatedNormal(0.0, 2.0, 0.0), ss.halfnorm(0.0, 2.0)),
     "truncated": (TruncatedNormal(1.0, 0.5, 0.0), ss.truncnorm(-2.0, np.inf, 1.0, 0.5)),
     "tail": (TruncatedNormal(-3.0, 0.5, 0.0), ss.truncnorm(6.0, np.inf, -3.0, 0.5)),  # only the far tail is left

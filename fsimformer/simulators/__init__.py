@@ -1,6 +1,7 @@
 """One file a simulator, and the protocol."""
 
 from fsimformer.simulators.darcy import DarcyFlow
+from fsimformer.simulators.epidemic import Epidemic
 from fsimformer.simulators.gaussian_process import GaussianProcess, GaussianProcessPosterior
 from fsimformer.simulators.hare_lynx import HareLynx, hudson_bay
 from fsimformer.simulators.hodgkin_huxley import HodgkinHuxley
@@ -14,6 +15,7 @@ from fsimformer.simulators.tasks import bernoulli_glm, gaussian_linear, gaussian
 __all__ = [
     "SIRD",
     "DarcyFlow",
+    "Epidemic",
     "FunctionSimulator",
     "GaussianProcess",
     "GaussianProcessPosterior",
