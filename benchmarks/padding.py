@@ -79,7 +79,7 @@ def main() -> None:
     for name, recipes in RECIPES.items():
         recipe = recipes[-1]
         config = replace(recipe.config, pool=TrainConfig.pool)  # the default of today, not of that day
-        rows.append({"task": name, **waste(recipe.simulator, config, recipe.masks, None)})
+        rows.append({"task": name, **waste(recipe.simulator, config, recipe.masks, recipe.design)})
         print(rows[-1], flush=True)
     for name, arguments in training_steps().items():
         config = replace(TrainConfig(steps=30, **arguments["config"]), pool=TrainConfig.pool)
