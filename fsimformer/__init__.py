@@ -12,6 +12,7 @@ from fsimformer.masks import MaskConfig
 from fsimformer.nn import NetworkConfig
 from fsimformer.priors import POSITIVE, REAL, LogitNormal, LogNormal, Normal, Support, TruncatedNormal, Uniform
 from fsimformer.readings import Design
+from fsimformer.regions import highest_density, shortest_interval
 from fsimformer.sample import SamplerConfig
 from fsimformer.schema import Axis, Components, Index, Noise, Schema, Variable
 from fsimformer.sequential import Round, Sequential, train_sequential
@@ -52,8 +53,10 @@ __all__ = [
     "Uniform",
     "Variable",
     "distill",
+    "highest_density",
     "load",
     "log_likelihood",
+    "shortest_interval",
     "simulators",
     "train",
     "train_sequential",

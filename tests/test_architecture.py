@@ -118,6 +118,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("schema", "sample", "simulators", "model_file", "diagnostics", "uniformity", "sbc", "functionals"),
         *("scores", "tarp", "lc2st", "predictive", "trials"),
     },
+    "regions": set(),
     "request": {
         *("tokens", "query", "convert", "flow_map", "sample", "stages", "extension", "paths", "model_file", "draws"),
     },
@@ -145,7 +146,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "__init__": {
         *("priors", "schema", "nn", "convert", "masks", "readings", "denoise", "sample", "stages", "explicit"),
-        *("constraints", "train", "simulators", "joint", "learn", "sequential", "distill"),
+        *("constraints", "train", "simulators", "joint", "learn", "sequential", "distill", "regions"),
     },
     "plots": set(),
     "plots_check": {"plots"},
@@ -170,7 +171,7 @@ XARRAY = {
     "function_tree",
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
     *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded", "streamed", "check", "surprise"),
-    *("plots_check", "report"),
+    *("plots_check", "report", "regions"),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}
