@@ -17,18 +17,13 @@ from torch import nn
 from fsimformer.check import check as check_joint
 from fsimformer.constrained import NONE, Constraints, draw_request
 from fsimformer.constraints import Constraint
-from fsimformer.convert import (
-    Observation,
-    ObservationWarning,
-    read_many,
-    to_tree,
-    to_tree_many,
-)
+from fsimformer.convert import Observation, ObservationWarning, read_many, to_tree, to_tree_many
 from fsimformer.convert import read as read_observation
 from fsimformer.density import log_density
 from fsimformer.devices import require_device
 from fsimformer.evaluate import evaluate
 from fsimformer.function_tree import GROUP, functions_group, functions_group_many
+from fsimformer.mode import mode as conditional_mode
 from fsimformer.model_file import Model, find_model, load_model, save_model
 from fsimformer.points import readings_of, same_readings
 from fsimformer.refine import LogLikelihood, parameters, refine
@@ -388,9 +383,11 @@ class Conditional:
         """
         return refine(self.joint.model, self._only(), self.n_active_observed, draws, log_likelihood, n, seed)
 
+    mode = conditional_mode  # the likeliest values
+
     def _only(self) -> Observation:
         if self.constraints.of:
-            raise ValueError("log_prob and refine know nothing of constraints: ask the conditional without them.")
+            raise ValueError("log_prob, mode and refine know nothing of constraints: ask the conditional without them.")
         if self.labels is not None or len(self.observations) != 1:
-            raise ValueError("log_prob and refine take one data set: condition on one of them without batch_dim.")
+            raise ValueError("log_prob, mode and refine take one data set: condition on one of them without batch_dim.")
         return self.observations[0]

@@ -119,6 +119,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("scores", "tarp", "lc2st", "predictive", "trials"),
     },
     "regions": set(),
+    "mode": {
+        *("tokens", "seeds", "query", "convert", "tree", "sample", "stages", "draws", "density"),
+        *("model_file",),
+    },
     "request": {
         *("tokens", "query", "convert", "flow_map", "sample", "stages", "extension", "paths", "model_file", "draws"),
     },
@@ -126,7 +130,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "joint": {
         *("check", "surprise", "schema", "tokens", "points", "convert", "sample", "stages", "function_tree"),
         *("evaluate", "refine", "constraints", "constrained", "density", "devices", "model_file", "request"),
-        *("streamed",),
+        *("streamed", "mode"),
     },
     "learn": {
         *("schema", "graph", "tokens", "whiten", "nn", "seeds", "convert", "masks", "readings", "moments"),
@@ -171,7 +175,7 @@ XARRAY = {
     "function_tree",
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
     *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded", "streamed", "check", "surprise"),
-    *("plots_check", "report", "regions"),
+    *("plots_check", "report", "mode", "regions"),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}
