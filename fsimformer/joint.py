@@ -253,7 +253,9 @@ class Conditional:
         tree.attrs |= request.drawn_by
         return tree
 
-    def constrain(self, *constraints: Constraint, method: str = "auto", max_draws: int = 200_000) -> Conditional:
+    def constrain(
+        self, *constraints: Constraint, method: str | None = None, max_draws: int | None = None
+    ) -> Conditional:
         """This conditional under constraints, all of which every draw satisfies.
 
         Args:
@@ -262,14 +264,14 @@ class Conditional:
             method: "rejection" (exact), "smc" (as exact as its particles are many), "guidance" (approximate), or
                 "auto": the first of these that is worth it. `sample_stats` says which it was, its acceptance, effective
                 number of draws, how many are distinct, and the log probability of the constraints. By rejection alone
-                do more draws change none of the first.
-            max_draws: that rejection may try for one data set.
+                do more draws change none of the first. None: as before, "auto" at first.
+            max_draws: that rejection may try for one data set; None: as before, 200,000 at first.
 
         Raises, when draws are asked for:
             KeyError, TypeError, ValueError: constraints that make no sense, contradict what was observed, or that no
                 draw was found to satisfy.
         """
-        return replace(self, constraints=Constraints((*self.constraints.of, *constraints), method, max_draws))
+        return replace(self, constraints=self.constraints.and_of(constraints, method, max_draws))
 
     def sample_to(
         self,

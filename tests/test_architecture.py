@@ -68,9 +68,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "draws": {
         *("schema", "tokens", "seeds", "points", "convert", "sample", "stages", "extension", "paths", "model_file"),
     },
+    "target": {
+        *("tokens", "points", "convert", "functions", "tree", "stages", "extension", "paths", "model_file", "twisted"),
+        *("constraints", "draws"),
+    },
     "constrained": {
-        *("tokens", "seeds", "points", "convert", "functions", "tree", "sample", "stages", "extension", "paths"),
-        *("model_file", "twisted", "constraints", "draws", "request"),
+        *("tokens", "seeds", "points", "convert", "sample", "stages", "extension", "model_file", "twisted"),
+        *("constraints", "draws", "request", "target"),
     },
     "likelihood": {"tokens", "noise", "denoise"},
     "importance": set(),
