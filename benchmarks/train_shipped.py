@@ -22,7 +22,7 @@ import fsimformer as fsf
 from fsimformer.denoise import NoiseLevels
 from fsimformer.masks import MaskConfig
 from fsimformer.nn import NetworkConfig
-from fsimformer.simulators import SIRD, HareLynx, HodgkinHuxley, LotkaVolterra, Simulator
+from fsimformer.simulators import SIRD, HareLynx, HodgkinHuxley, Influenza, LotkaVolterra, Simulator
 from fsimformer.train import Progress, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +78,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
         later(HareLynx(), 150_000, 15_000, MORE_POSTERIORS, NEAR),
         later(HareLynx(), 150_000, 9_000, MORE_POSTERIORS, NEAR, rate=0.3),
     ),
+    "influenza": (whole(Influenza(), 100_000, 8_000, WIDE, MORE_POSTERIORS),),
     "hodgkin_huxley": (whole(HodgkinHuxley(), 100_000, 9_000, NoiseLevels()),),
     "sird": (whole(SIRD(), 150_000, 16_000, WIDE),),
 }
