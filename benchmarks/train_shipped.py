@@ -26,7 +26,7 @@ from fsimformer.nn import NetworkConfig
 from fsimformer.priors import LogNormal, LogUniform
 from fsimformer.readings import Design
 from fsimformer.simulations import default_design
-from fsimformer.simulators import SIRD, Epidemic, HareLynx, HodgkinHuxley, LotkaVolterra, Simulator
+from fsimformer.simulators import SIRD, Epidemic, HareLynx, HodgkinHuxley, Influenza, LotkaVolterra, Simulator
 from fsimformer.train import Progress, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,6 +97,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
         later(HareLynx(), 150_000, 15_000, MORE_POSTERIORS, NEAR),
         later(HareLynx(), 150_000, 9_000, MORE_POSTERIORS, NEAR, rate=0.3),
     ),
+    "influenza": (whole(Influenza(), 100_000, 8_000, WIDE, MORE_POSTERIORS),),
     "hodgkin_huxley": (whole(HodgkinHuxley(), 100_000, 9_000, NoiseLevels()),),
     "sird": (whole(SIRD(), 150_000, 16_000, WIDE),),
     "epidemic": (whole(EPIDEMIC, 150_000, 7_500, WIDE, FORECASTS, default_design(EPIDEMIC.schema, 112, 24), 16),),

@@ -23,6 +23,7 @@ from fsimformer.priors import (
     Uniform,
 )
 from fsimformer.readings import Design
+from fsimformer.regions import highest_density, shortest_interval
 from fsimformer.sample import SamplerConfig
 from fsimformer.schema import Axis, Components, Index, Noise, Schema, Variable
 from fsimformer.sequential import Round, Sequential, train_sequential
@@ -65,8 +66,10 @@ __all__ = [
     "Uniform",
     "Variable",
     "distill",
+    "highest_density",
     "load",
     "log_likelihood",
+    "shortest_interval",
     "simulators",
     "train",
     "train_sequential",

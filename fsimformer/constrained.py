@@ -24,28 +24,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fsimformer.constraints import Constraint, Interval, Weighing, resolve
-from fsimformer.convert import Observation, ObservationWarning, query_tokens
-from fsimformer.draws import Settings, combine, draw_conditional, joined
-from fsimformer.extension import SLACK, Drawn
-from fsimformer.functions import ReferenceSet, spline
+from fsimformer.constraints import Constraint, Interval, Weighing, require_common, resolve
+from fsimformer.convert import Observation, ObservationWarning
+from fsimformer.draws import Settings, joined
+from fsimformer.extension import Drawn
 from fsimformer.model_file import Model
-from fsimformer.paths import as_paths, noise_sd, noise_variance
 from fsimformer.points import Query
 from fsimformer.request import Request
 from fsimformer.sample import QUALITY
 from fsimformer.seeds import generator_at, seed_at
 from fsimformer.stages import First
+from fsimformer.target import Target, twist_of
 from fsimformer.tokens import TokenSet
-from fsimformer.tree import to_dataset
-from fsimformer.twisted import Particles, Term, Twist, draw_twisted, effective, shared_power, systematic
+from fsimformer.twisted import Particles, draw_twisted, effective, systematic
 
 METHODS = ("auto", "rejection", "smc", "guidance")
 _CONSTRAINED = 12  # first number of the path, seeds.py: (seed, 12, data set, purpose, batch)
 _DRAWS, _CHANCE, _PARTICLES, _GUIDED = range(4)
 _BATCH = 1_000  # draws at a time: the same for any number asked for, so that more of them change none of the first
 _WORTH = 1e-3  # acceptance from which on rejection is worth it
-_FEWEST = 20  # effective draws below which smc is not to be used
+_FEWEST = 20  # effective draws below which "auto" does not use smc
+_TRUSTED = 50  # below which it warns
 _REPEATS = 2  # of a step of guidance
 
 
@@ -62,6 +61,11 @@ class Constraints:
             raise ValueError(f"constrain: unknown method {self.method!r}. Choices: {METHODS}.")
         if self.max_draws < 1:
             raise ValueError(f"constrain: expected max_draws >= 1, got {self.max_draws}.")
+
+    def and_of(self, more: tuple[Constraint, ...], method: str | None, max_draws: int | None) -> Constraints:
+        """These and more; what is None stays as it is."""
+        how = self.method if method is None else method, self.max_draws if max_draws is None else max_draws
+        return Constraints((*self.of, *more), *how)
 
 
 NONE = Constraints()
@@ -116,7 +120,8 @@ def draw_constrained(
     for c in constraints.of:  # no comprehension: warnings count frames
         if (one := resolve(model.schema, observation, c)) is not None:
             found.append(one)
-    plan = _Plan.of(model, observation, asked, found)
+    require_common([c for c in found if isinstance(c, Interval)])
+    plan = Target.of(model, observation, asked, found)
     plan.log_weight(torch.zeros(2, len(plan.query)))  # a potential that asks for what is not there fails before a draw
     seeds = _Seeds(seed, data_set)
     pilot = plan.draw(_BATCH, settings, seeds.at(_DRAWS, 0))
@@ -145,55 +150,8 @@ class _Seeds:
         return generator_at(self.seed, _CONSTRAINED, self.data_set, purpose, batch)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What is drawn: what was asked, and what the constraints need, each token once."""
-
-    model: Model
-    observation: Observation
-    query: Query
-    asked: Tensor
-    parts: tuple[tuple[Interval | Weighing, Tensor], ...]
-
-    @classmethod
-    def of(cls, model: Model, observation: Observation, asked: Query, found: list[Interval | Weighing]) -> _Plan:
-        whole, columns = combine(model.schema, [asked, *(c.query for c in found)])
-        return cls(model, observation, whole, columns[0], tuple(zip(found, columns[1:], strict=True)))
-
-    @property
-    def intervals(self) -> list[tuple[Interval, Tensor]]:
-        return [(c, where) for c, where in self.parts if isinstance(c, Interval)]
-
-    @property
-    def bounds(self) -> float:
-        """Sum of the bounds of the potentials that have one."""
-        return sum(c.potential.bound or 0.0 for c, _ in self.parts if isinstance(c, Weighing))
-
-    def draw(self, n: int, settings: Settings, seed: int, first: First | None = None) -> Drawn:
-        return draw_conditional(self.model, [self.observation], [self.query], n, settings, seed, first)[0]
-
-    def log_weight(self, z: Tensor) -> tuple[np.ndarray, bool]:
-        """(n,) the constraints' log weight of whitened draws, less the potentials' bounds; and whether all have one."""
-        out, bounded = np.zeros(len(z)), True
-        for c, where in self.parts:
-            if isinstance(c, Interval):
-                own = c.query.points[c.variable]
-                x = self.model.whitening.inverse(c.variable, z[:, where].double(), own.component).numpy()
-                out[~c.satisfied(x)] = -np.inf
-            else:
-                draws = to_dataset(self.model.schema, self.model.whitening, c.query, z[:, where])
-                value, bound = c.log_weight(draws, len(z))
-                out += value - (bound or 0.0)
-                bounded = bounded and bound is not None
-        return out, bounded
-
-    def taken(self, drawn: Drawn, which: Tensor, stats: dict[str, float | str]) -> Outcome:
-        knots, coefficients = ({k: v[which] for k, v in d.items()} for d in (drawn.knots, drawn.coefficients))
-        return Outcome(Drawn(drawn.z[which][:, self.asked], knots, coefficients), stats)
-
-
 def _reject(
-    plan: _Plan, constraints: Constraints, n: int, settings: Settings, seeds: _Seeds, pilot: Drawn
+    plan: Target, constraints: Constraints, n: int, settings: Settings, seeds: _Seeds, pilot: Drawn
 ) -> Outcome | None:
     """Draws by rejection; None where "auto" should try something else."""
     auto, kept, trials, accepted = constraints.method == "auto", list[Drawn](), 0, 0
@@ -216,7 +174,7 @@ def _reject(
             last = trials + int(good[n - accepted - 1]) + 1
             good = good[: n - accepted]
         which = torch.from_numpy(good)
-        kept.append(plan.taken(drawn, which, {}).drawn)
+        kept.append(plan.taken(drawn, which))
         trials, accepted = trials + _BATCH, accepted + len(good)
         worth = accepted >= max(1.0, _WORTH * trials) and n * trials / accepted <= constraints.max_draws
         if auto and accepted < n and trials == _BATCH and not worth:
@@ -238,7 +196,7 @@ def _nothing(accepted: int, trials: int, n: int, what: str, way: str) -> str:
     )
 
 
-def _weigh(plan: _Plan, n: int, settings: Settings, seeds: _Seeds, pilot: Tensor, require: bool) -> Outcome | None:
+def _weigh(plan: Target, n: int, settings: Settings, seeds: _Seeds, pilot: Tensor, require: bool) -> Outcome | None:
     """Draws by twisted SMC; None where too few are left and that is not `require`d."""
     fewest = max(2 * n, 500)
     for attempt, size in enumerate((fewest, 4 * fewest)):
@@ -253,6 +211,14 @@ def _weigh(plan: _Plan, n: int, settings: Settings, seeds: _Seeds, pilot: Tensor
         ess = effective(total)
         if not (require or ess >= max(_FEWEST, 0.02 * n)):
             continue
+        if ess < min(_TRUSTED, n):
+            warnings.warn(
+                f"constrain: the {size:,} particles of sequential Monte Carlo are worth {ess:.0f} independent draws, "
+                f"fewer than {min(_TRUSTED, n)}: means err by {ess**-0.5:.2g} sd. Ask for more draws (particles are "
+                "twice as many), wider intervals, or method='rejection' with a larger max_draws.",
+                ObservationWarning,
+                stacklevel=5,
+            )
         chosen = systematic(total, n, generator)
         chosen = chosen[torch.randperm(n, generator=generator)]  # neighbours descend from one particle
         mean = float(total.logsumexp(0)) - math.log(size)
@@ -261,14 +227,14 @@ def _weigh(plan: _Plan, n: int, settings: Settings, seeds: _Seeds, pilot: Tensor
             "distinct": float(len(chosen.unique())),
             "constraint_log_prob": particles.log_mean + mean + plan.bounds, **settings.config.stats(),
         }  # fmt: skip
-        return plan.taken(drawn, chosen, stats)
+        return Outcome(plan.taken(drawn, chosen), stats)
     if require:
         raise ValueError(_nothing(0, size, n, "particles", "or take method='guidance'"))
     return None
 
 
 def _guide(
-    plan: _Plan, constraints: Constraints, n: int, settings: Settings, seeds: _Seeds, pilot: Tensor, warn: bool
+    plan: Target, constraints: Constraints, n: int, settings: Settings, seeds: _Seeds, pilot: Tensor, warn: bool
 ) -> Outcome:
     """Draws by guidance, those that violate a constraint dropped."""
     kept, trials, accepted = list[Drawn](), 0, 0
@@ -282,7 +248,7 @@ def _guide(
             raise ValueError(f"constrain: {why}guidance needs a bound of every potential, Potential(..., bound=...).")
         u = torch.rand(_BATCH, generator=generator, dtype=torch.float64).log().numpy()
         good = torch.from_numpy(np.flatnonzero(u < weight)[: n - accepted])
-        kept.append(plan.taken(drawn, good, {}).drawn)
+        kept.append(plan.taken(drawn, good))
         trials, accepted = trials + _BATCH, accepted + len(good)
         if accepted == n or (accepted == 0 and batch == 1):
             break
@@ -304,7 +270,7 @@ def _guide(
 
 
 def _particles(
-    plan: _Plan,
+    plan: Target,
     n: int,
     settings: Settings,
     pilot: Tensor,
@@ -316,7 +282,7 @@ def _particles(
     caught = list[Particles]()
 
     def draw(observed: TokenSet, stage: TokenSet) -> Tensor:
-        twist = _twist(plan, pilot, stage)
+        twist = twist_of(plan, pilot, stage)
         denoiser, dial, limit = plan.model.denoiser, settings.dial, settings.budget.max_tokens
         caught.append(
             draw_twisted(denoiser, observed, stage, twist, n, settings.config, dial, limit, generator, repeats)
@@ -330,70 +296,3 @@ def _particles(
         return plan.draw(n, settings, seed, First(draw, kept)), caught[0]
     except FloatingPointError:
         return Drawn(torch.zeros(0, len(plan.query)), {}, {}), None
-
-
-def _twist(plan: _Plan, pilot: Tensor, stage: TokenSet) -> Twist:
-    """ψ of the plan's intervals on the tokens of stage 1; spreads and correlations from draws without constraints."""
-    model, terms, numbers = plan.model, list[Term](), list[Tensor]()
-    references = {r.id: r for r in model.references(model.schema.references)}
-    for c, where in plan.intervals:
-        name, points = c.variable, c.query.points[c.variable]
-        tokens = as_paths(model.schema, query_tokens(model.schema, c.query))
-        rows = [_row(stage, int(id), at, references) for id, at in zip(tokens.variable, tokens.index, strict=True)]
-        matrix, spare = torch.stack([r for r, _ in rows]), torch.tensor([s for _, s in rows], dtype=torch.float64)
-        z = pilot[:, where].double()
-        if name in model.schema.paths.values():
-            spare = spare + _noise_variance(plan, pilot, c, where)
-        if c.weights is not None:
-            weights, component = torch.from_numpy(c.weights), points.component
-            u = model.whitening.inverse(name, z, component) @ weights
-            inverse = (
-                lambda z, k=name, c=component: model.whitening.inverse(k, z, c),
-                lambda z, k=name, c=component: model.whitening.log_det(k, z, c),
-            )
-            terms.append(Term(matrix, spare, weights, inverse, float(c.lower[0]), float(c.upper[0]), float(u.std())))
-            numbers.append(u)
-            continue
-        for p in range(len(points)):
-            transform = model.whitening.part(name, int(points.component[p]))
-            ends = [float(c.lower[p]), float(c.upper[p])]
-            open_ = [ends[0] <= transform.support.lower, ends[1] >= transform.support.upper]
-            if all(open_):
-                continue
-            lower, upper = (
-                sign * math.inf if free else float(transform.forward(torch.tensor(end, dtype=torch.float64)))
-                for sign, free, end in zip((-1, 1), open_, ends, strict=True)
-            )
-            one = torch.ones(1, dtype=torch.float64)
-            terms.append(Term(matrix[p, None], spare[p, None], one, None, lower, upper, float(z[:, p].std())))
-            numbers.append(z[:, p])
-    power = shared_power(torch.stack(numbers, 1)) if numbers else 1.0
-    return Twist(tuple(terms), power)
-
-
-def _noise_variance(plan: _Plan, pilot: Tensor, of: Interval, where: Tensor) -> Tensor:
-    """Of the readings of a series that has a path, whitened, (P,): there where they satisfy their interval."""
-    schema, whitening, component = plan.model.schema, plan.model.whitening, of.query.points[of.variable].component
-    sd = noise_sd(schema, whitening, plan.observation, plan.query, pilot, of.variable)
-    z = pilot[:, where].double()
-    if of.weights is None:
-        x = whitening.inverse(of.variable, z, component)
-        held = x.clamp(torch.from_numpy(of.lower), torch.from_numpy(of.upper))
-        z = torch.where(held == x, z, whitening.forward(of.variable, held, component))
-    return noise_variance(schema, whitening, of.variable, z, component, sd)
-
-
-def _row(stage: TokenSet, id: int, at: Tensor, references: dict[int, ReferenceSet]) -> tuple[Tensor, float]:
-    """A point's whitened value as a row over the tokens of stage 1, and the variance that it leaves open."""
-    row = torch.zeros(len(stage), dtype=torch.float64)
-    mine = stage.variable == id
-    if id in references:
-        reference = references[id]
-        where = at[list(reference.dims)][None]
-        if bool((where.abs() > 1 + SLACK).any()):  # solved alone: the knots' straight line says nothing of it
-            return row, 1.0
-        row[mine] = spline(reference.reference, where)[0]
-        return row, float(reference.scale(where)[0]) ** 2
-    column = (mine & (stage.index == at).all(1)).nonzero()[0, 0]
-    row[column] = 1.0
-    return row, 0.0

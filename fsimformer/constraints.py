@@ -15,7 +15,7 @@ How they are met, `constrained.py` says.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,6 +228,38 @@ def resolve(schema: Schema, observation: Observation, constraint: Constraint) ->
     left = points.take(~known)
     asked = Query({of.variable: left}, {of.variable: np.zeros(len(left), dtype=bool)})
     return Interval(str(of), asked, weights[~known], lower - constant, upper - constant)
+
+
+def require_common(intervals: Sequence[Interval]) -> None:
+    """Intervals of the same value, or of the same functional, overlap. Pairs tell: on a line that is enough.
+
+    Raises:
+        ValueError: no draw can lie in two of them.
+    """
+    for j, b in enumerate(intervals):
+        for a in intervals[:j]:
+            if a.variable != b.variable or (a.weights is None) != (b.weights is None):
+                continue
+            if a.weights is not None:
+                if a.label == b.label:
+                    _require_overlap(a, 0, b, 0)
+                continue
+            own, others = a.query.points[a.variable], b.query.points[b.variable]
+            for k in range(len(others)):
+                for i in np.flatnonzero(_same(own, others, k)).tolist():
+                    _require_overlap(a, i, b, k)
+
+
+def _require_overlap(a: Interval, i: int, b: Interval, k: int) -> None:
+    if max(a.lower[i], b.lower[k]) < min(a.upper[i], b.upper[k]):
+        return
+    points = a.query.points[a.variable]
+    where = "" if a.weights is not None else "".join(f" at {d} {v[i]}" for d, v in points.labels.items())
+    both = " and in ".join(f"[{c.lower[n]:g}, {c.upper[n]:g}]" for c, n in ((a, i), (b, k)))
+    raise ValueError(
+        f"constrain: {a.label}{where} is to lie in {both}, which contradict each other: no draw can satisfy both. "
+        "Constraints add up; begin with `condition` anew to replace one."
+    )
 
 
 def _values(schema: Schema, observation: Observation, constraint: Between, name: str) -> Interval | None:

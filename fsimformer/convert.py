@@ -30,7 +30,7 @@ from fsimformer.points import (
 )
 from fsimformer.query import query
 from fsimformer.schema import Index, Schema
-from fsimformer.tables import Table, read_tables
+from fsimformer.tables import Table, numbers, read_tables
 from fsimformer.tokens import TokenSet
 from fsimformer.tree import resampled, to_tree, to_tree_many
 from fsimformer.whiten import Whitening
@@ -250,13 +250,13 @@ def drawn_values(schema: Schema, whitening: Whitening, query: Query, group: xr.D
     """Whitened draws (n, len(query)) in the query's order, and Σ log |dx/dz| (n,); float64.
 
     Raises:
-        ValueError: a variable of another size than asked, or a value off its support.
+        ValueError: a variable of another size than asked, text in place of numbers, or a value off its support.
     """
     columns, log_det = [], torch.zeros(())
     for name, points in query.points.items():
         own = [next((a for a in (d, f"{d}_{name}") if a in group[name].dims), None) for d in schema[name].dims]
         dims = ["chain", "draw", *(d for d in own if d is not None), ...]  # `point` stays where it is
-        x = group[name].transpose(*dims).to_numpy().astype(np.float64)
+        x = numbers(name, group[name].transpose(*dims))
         if x[0, 0].size != len(points):
             raise ValueError(f"{name!r}: expected {len(points)} values a draw, got {x[0, 0].size}.")
         z = whitening.forward(name, torch.from_numpy(x.reshape(-1, len(points))), points.component)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,6 +36,44 @@ _LOG_MIN = -6.9  # as the sampler of quality "exact"
 _LARGEST = 64  # values of a block: one backward pass each
 
 
+@dataclass(frozen=True)
+class Density:
+    """log p(z | observed) of whitened values of one query, by the probability flow.
+
+    Args:
+        model: the network.
+        observed, tokens: of one data set, and of the L values that are asked for.
+        blocks: positions of each block among the values.
+        dial: observed tokens that ride.
+        max_tokens: draws × latents in one network call; bounds memory.
+    """
+
+    model: Model
+    observed: TokenSet
+    tokens: TokenSet
+    blocks: list[Tensor]
+    dial: Dial
+    max_tokens: int = 4_096
+
+    @classmethod
+    def of(cls, model: Model, observation: Observation, asked: Query, dial: Dial, max_tokens: int = 4_096) -> Density:
+        """The density of what is asked for, in blocks as large as the network was trained to take jointly."""
+        is_function = torch.from_numpy(model.schema.uses_index().any(axis=1))
+        tokens = query_tokens(model.schema, asked)
+        blocks = plan(tokens, is_function, min(model.max_latents, _LARGEST))
+        observed = observed_tokens(model.schema, model.whitening, observation)
+        return cls(model, observed, tokens, blocks, dial, max_tokens)
+
+    def __call__(self, z: Tensor, n_steps: int) -> Tensor:
+        """(n,) float64, of z (n, L), as `n_steps` midpoint steps give it; NaN where the flow overflowed."""
+        out, known = torch.zeros(len(z), dtype=torch.float64), torch.zeros(0, dtype=torch.long)
+        for block in self.blocks:
+            own = z.float(), known, block, self.dial, n_steps, self.max_tokens
+            out += _block(self.model, self.observed, self.tokens, *own)
+            known = torch.cat([known, block])
+        return out
+
+
 def log_density(
     model: Model, observation: Observation, dial: Dial, values: xr.Dataset, tolerance: float, max_tokens: int = 4_096
 ) -> xr.DataArray:
@@ -49,24 +88,14 @@ def log_density(
     asked = _asked(model.schema, observation, values)
     dims, group = _stacked(model.schema, values)
     z, log_det = drawn_values(model.schema, model.whitening, asked, group)
-    is_function = torch.from_numpy(model.schema.uses_index().any(axis=1))
-    tokens = query_tokens(model.schema, asked)
-    blocks = plan(tokens, is_function, min(model.max_latents, _LARGEST))
-    observed = observed_tokens(model.schema, model.whitening, observation)
-
-    def solved(n_steps: int) -> Tensor:
-        out = torch.zeros(len(z), dtype=torch.float64)
-        known = torch.zeros(0, dtype=torch.long)
-        for block in blocks:
-            out += _block(model, observed, tokens, z.float(), known, block, dial, n_steps, max_tokens)
-            known = torch.cat([known, block])
-        return out
-
-    steps, before, value, error = _FIRST, solved(_FIRST), torch.zeros(0), float("inf")
+    density = Density.of(model, observation, asked, dial, max_tokens)
+    steps, before, error = _FIRST, density(z, _FIRST), float("inf")
+    value = before
     while error > tolerance * len(asked) and steps < _LAST:
         steps *= 2
-        after = solved(steps)
-        value, error = (4 * after - before) / 3, float((after - before).abs().max()) / 3
+        after = density(z, steps)
+        gap = (after - before).abs()[(after - before).isfinite()]  # others are told of below
+        value, error = (4 * after - before) / 3, float(gap.max()) / 3 if len(gap) else 0.0
         before = after
     if error > tolerance * len(asked):
         warnings.warn(
@@ -75,10 +104,18 @@ def log_density(
             ObservationWarning,
             stacklevel=4,
         )
+    if lost := int((~value.isfinite()).sum()):
+        warnings.warn(
+            f"log_prob: the solver failed for {lost} of {len(value)} samples, whose density is NaN in the result. "
+            "Their values lie far off what training saw, or the weights hold NaN: are the units those of the model?",
+            ObservationWarning,
+            stacklevel=4,
+        )
+        value = value.masked_fill(~value.isfinite(), float("nan"))
     out = (value - log_det).numpy().reshape([values.sizes[d] for d in dims])
     coords = {d: values.coords[d].variable for d in dims if d in values.coords}
     found = xr.DataArray(out, dims=dims, coords=coords, name="log_prob")
-    return found.assign_attrs(n_values=len(asked), n_blocks=len(blocks), steps=steps, solver_error=error)
+    return found.assign_attrs(n_values=len(asked), n_blocks=len(density.blocks), steps=steps, solver_error=error)
 
 
 def _asked(schema: Schema, observation: Observation, values: xr.Dataset) -> Query:

@@ -17,18 +17,13 @@ from torch import nn
 from fsimformer.check import check as check_joint
 from fsimformer.constrained import NONE, Constraints, draw_request
 from fsimformer.constraints import Constraint
-from fsimformer.convert import (
-    Observation,
-    ObservationWarning,
-    read_many,
-    to_tree,
-    to_tree_many,
-)
+from fsimformer.convert import Observation, ObservationWarning, read_many, to_tree, to_tree_many
 from fsimformer.convert import read as read_observation
 from fsimformer.density import log_density
 from fsimformer.devices import require_device
 from fsimformer.evaluate import evaluate
 from fsimformer.function_tree import GROUP, functions_group, functions_group_many
+from fsimformer.mode import mode as conditional_mode
 from fsimformer.model_file import Model, find_model, load_model, save_model
 from fsimformer.points import readings_of, same_readings
 from fsimformer.refine import LogLikelihood, parameters, refine
@@ -258,7 +253,9 @@ class Conditional:
         tree.attrs |= request.drawn_by
         return tree
 
-    def constrain(self, *constraints: Constraint, method: str = "auto", max_draws: int = 200_000) -> Conditional:
+    def constrain(
+        self, *constraints: Constraint, method: str | None = None, max_draws: int | None = None
+    ) -> Conditional:
         """This conditional under constraints, all of which every draw satisfies.
 
         Args:
@@ -267,14 +264,14 @@ class Conditional:
             method: "rejection" (exact), "smc" (as exact as its particles are many), "guidance" (approximate), or
                 "auto": the first of these that is worth it. `sample_stats` says which it was, its acceptance, effective
                 number of draws, how many are distinct, and the log probability of the constraints. By rejection alone
-                do more draws change none of the first.
-            max_draws: that rejection may try for one data set.
+                do more draws change none of the first. None: as before, "auto" at first.
+            max_draws: that rejection may try for one data set; None: as before, 200,000 at first.
 
         Raises, when draws are asked for:
             KeyError, TypeError, ValueError: constraints that make no sense, contradict what was observed, or that no
                 draw was found to satisfy.
         """
-        return replace(self, constraints=Constraints((*self.constraints.of, *constraints), method, max_draws))
+        return replace(self, constraints=self.constraints.and_of(constraints, method, max_draws))
 
     def sample_to(
         self,
@@ -388,9 +385,11 @@ class Conditional:
         """
         return refine(self.joint.model, self._only(), self.n_active_observed, draws, log_likelihood, n, seed)
 
+    mode = conditional_mode  # the likeliest values
+
     def _only(self) -> Observation:
         if self.constraints.of:
-            raise ValueError("log_prob and refine know nothing of constraints: ask the conditional without them.")
+            raise ValueError("log_prob, mode and refine know nothing of constraints: ask the conditional without them.")
         if self.labels is not None or len(self.observations) != 1:
-            raise ValueError("log_prob and refine take one data set: condition on one of them without batch_dim.")
+            raise ValueError("log_prob, mode and refine take one data set: condition on one of them without batch_dim.")
         return self.observations[0]

@@ -117,6 +117,11 @@ def _asked(model: Model, observation: Observation, group: xr.Dataset) -> tuple[Q
 def _density(model: Model, observation: Observation, dial: Dial, query: Query, z: Tensor) -> np.ndarray:
     observed, latents = observed_tokens(model.schema, model.whitening, observation), query_tokens(model.schema, query)
     density: np.ndarray = query_log_prob(model.denoiser, observed, latents, z, dial).numpy()
+    if lost := int(np.isnan(density).sum()):
+        raise ValueError(
+            f"refine: the solver of the network's density failed for {lost} of {len(density)} draws. Are they this "
+            "network's own, and its weights finite?"
+        )
     return density
 
 

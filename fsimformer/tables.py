@@ -174,7 +174,7 @@ def _from_array(schema: Schema, name: str, array: xr.DataArray, batch_dim: str |
     came, hint = f"got dims {tuple(map(str, array.dims))}", "For many data sets in one call pass batch_dim=."
     if array.size == 0:
         raise ValueError(f"{name!r} has length zero, {dict(sizes)}; leave it out, or mark missing readings NaN.")
-    value = xr.Variable(array.dims, _numbers(name, array))
+    value = xr.Variable(array.dims, numbers(name, array))
     if not variable.dims:
         if any(sizes[d] > 1 for d in rest):
             raise ValueError(f"{name!r}: expected a scalar, {came}. {hint}")
@@ -285,7 +285,7 @@ def _from_rows(schema: Schema, name: str, rows: pd.DataFrame, row: np.ndarray) -
         if positions.dtype.kind not in "iuf" or not np.isin(positions, np.arange(n)).all():
             raise ValueError(f"{name!r}, column {c_dim!r}: expected positions 0 to {n - 1}.")
         component = found[c_dim] = positions.astype(np.int64)
-    table = Table(row, component, {d: found[d] for d in dims}, _numbers(name, rows["value"]))
+    table = Table(row, component, {d: found[d] for d in dims}, numbers(name, rows["value"]))
     if not schema.is_function(name):
         key = row * schema.n_components(name) + component
         if len(np.unique(key)) < len(key):
@@ -293,7 +293,7 @@ def _from_rows(schema: Schema, name: str, rows: pd.DataFrame, row: np.ndarray) -
     return _checked(schema, name, table)
 
 
-def _numbers(name: str, raw: xr.DataArray | pd.Series) -> np.ndarray:
+def numbers(name: str, raw: xr.DataArray | pd.Series) -> np.ndarray:
     """Values as a new float64 array; NaN, None and NA are missing."""
     out = np.array(raw.to_numpy())
     if out.dtype.kind == "O":

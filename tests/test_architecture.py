@@ -69,9 +69,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "draws": {
         *("schema", "tokens", "seeds", "points", "convert", "sample", "stages", "extension", "paths", "model_file"),
     },
+    "target": {
+        *("tokens", "points", "convert", "functions", "tree", "stages", "extension", "paths", "model_file", "twisted"),
+        *("constraints", "draws"),
+    },
     "constrained": {
-        *("tokens", "seeds", "points", "convert", "functions", "tree", "sample", "stages", "extension", "paths"),
-        *("model_file", "twisted", "constraints", "draws", "request"),
+        *("tokens", "seeds", "points", "convert", "sample", "stages", "extension", "model_file", "twisted"),
+        *("constraints", "draws", "request", "target"),
     },
     "likelihood": {"tokens", "noise", "denoise"},
     "importance": set(),
@@ -119,6 +123,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("schema", "sample", "simulators", "model_file", "diagnostics", "uniformity", "sbc", "functionals"),
         *("scores", "tarp", "lc2st", "predictive", "trials"),
     },
+    "regions": set(),
+    "mode": {
+        *("tokens", "seeds", "query", "convert", "tree", "sample", "stages", "draws", "density"),
+        *("model_file",),
+    },
     "request": {
         *("tokens", "query", "convert", "flow_map", "sample", "stages", "extension", "paths", "model_file", "draws"),
     },
@@ -126,7 +135,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "joint": {
         *("check", "surprise", "schema", "tokens", "points", "convert", "sample", "stages", "function_tree"),
         *("evaluate", "refine", "constraints", "constrained", "density", "devices", "model_file", "request"),
-        *("streamed",),
+        *("streamed", "mode"),
     },
     "learn": {
         *("schema", "graph", "tokens", "whiten", "nn", "seeds", "convert", "masks", "readings", "moments"),
@@ -146,7 +155,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "__init__": {
         *("priors", "schema", "nn", "convert", "masks", "readings", "denoise", "sample", "stages", "explicit"),
-        *("constraints", "train", "simulators", "joint", "learn", "sequential", "distill"),
+        *("constraints", "train", "simulators", "joint", "learn", "sequential", "distill", "regions"),
     },
     "plots": set(),
     "plots_check": {"plots"},
@@ -171,7 +180,7 @@ XARRAY = {
     "function_tree",
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
     *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded", "streamed", "check", "surprise"),
-    *("plots_check", "report"),
+    *("plots_check", "report", "mode", "regions"),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}

@@ -106,6 +106,25 @@ def test_values_that_make_no_sense(values: xr.Dataset, error: type[Exception], m
         JOINT.condition(SEEN).log_prob(values)
 
 
+def test_text_is_no_number_and_a_number_in_an_object_array_is_one() -> None:
+    one = xr.Dataset({"x": ("time", [0.3])}, {"time": [1.0]})
+    with pytest.raises(ValueError, match="'x': expected real numbers, got dtype <U3"):
+        JOINT.log_prob(one.assign(x=("time", ["0.3"])))
+    with pytest.raises(ValueError, match="'x': expected numbers, got dtype object with values such as '0.3'"):
+        JOINT.log_prob(one.assign(x=("time", np.array(["0.3"], dtype=object))))
+    held = one.assign(x=("time", np.array([0.3], dtype=object)))
+    assert float(JOINT.log_prob(held)) == float(JOINT.log_prob(one))
+
+
+def test_a_solver_that_fails_says_so_and_the_other_samples_keep_their_densities() -> None:
+    at, x = np.array([1.0, 8.0]), np.array([[0.4, -1.0], [1e30, -1.0], [0.1, 0.2]])
+    values = xr.Dataset({"x": (("draw", "time"), x)}, {"time": at})
+    with pytest.warns(ObservationWarning, match="the solver failed for 1 of 3 samples, whose density is NaN"):
+        found = JOINT.condition(SEEN).log_prob(values)
+    assert np.isnan(found).to_numpy().tolist() == [False, True, False]
+    np.testing.assert_allclose(found[[0, 2]], law({"x": at}).logpdf(x[[0, 2]]), rtol=0, atol=0.04)
+
+
 def test_values_are_a_dataset_or_a_tree() -> None:
     with pytest.raises(ValueError, match=r"log_prob: expected an xarray.Dataset of values, .* got dict"):
         JOINT.log_prob({"f": 0.2})  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from fsimformer.simulators.epidemic import Epidemic
 from fsimformer.simulators.gaussian_process import GaussianProcess, GaussianProcessPosterior
 from fsimformer.simulators.hare_lynx import HareLynx, hudson_bay
 from fsimformer.simulators.hodgkin_huxley import HodgkinHuxley
+from fsimformer.simulators.influenza import Influenza, boarding_school
 from fsimformer.simulators.lotka_volterra import LotkaVolterra
 from fsimformer.simulators.predator_prey import PredatorPrey
 from fsimformer.simulators.protocol import FunctionSimulator, Simulator, check
@@ -21,10 +22,12 @@ __all__ = [
     "GaussianProcessPosterior",
     "HareLynx",
     "HodgkinHuxley",
+    "Influenza",
     "LotkaVolterra",
     "PredatorPrey",
     "Simulator",
     "bernoulli_glm",
+    "boarding_school",
     "check",
     "gaussian_linear",
     "gaussian_mixture",
