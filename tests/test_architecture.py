@@ -143,7 +143,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("sample", "stages", "truncate", "batches", "train", "simulators", "simulations", "model_file"),
         *("ranges", "provenance", "joint", "learn", "pool"),
     },
-    "__init__": {
+    "__init__": {"public"},
+    "public": {
         *("priors", "schema", "nn", "convert", "masks", "readings", "denoise", "sample", "stages", "explicit"),
         *("constraints", "train", "simulators", "joint", "learn", "sequential", "distill"),
     },
