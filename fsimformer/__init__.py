@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fsimformer.public import *  # noqa: F403
 
-_FUNCTIONS = ("distill", "train")  # named like the modules that they come with
+_FUNCTIONS = ("distill", "recorded", "train")  # named like the modules that they come with
 
 
 class _Package(ModuleType):

@@ -1,15 +1,17 @@
-"""What `import fsimformer` offers. The package fetches it from here on first use: importing all of this takes seconds."""
+"""What `import fsimformer` offers. The package fetches it on first use: importing all of this takes seconds."""
 
 from fsimformer import simulators
 from fsimformer.constraints import Average, Between, Difference, Integral, Potential
 from fsimformer.convert import ObservationWarning
 from fsimformer.denoise import NoiseLevels
 from fsimformer.distill import distill
+from fsimformer.existing import recorded
 from fsimformer.explicit import log_likelihood
 from fsimformer.joint import Conditional, Joint, load
 from fsimformer.learn import train
 from fsimformer.masks import MaskConfig
 from fsimformer.nn import NetworkConfig
+from fsimformer.own import simulator
 from fsimformer.priors import POSITIVE, REAL, LogitNormal, LogNormal, Normal, Support, TruncatedNormal, Uniform
 from fsimformer.readings import Design
 from fsimformer.sample import SamplerConfig
@@ -54,6 +56,8 @@ __all__ = [
     "distill",
     "load",
     "log_likelihood",
+    "recorded",
+    "simulator",
     "simulators",
     "train",
     "train_sequential",

@@ -98,6 +98,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "archive": {"schema", "child", "beside", "blocks", "files"},
     "recorded": {"schema", "points", "simulators", "simulations", "archive", "files"},
     "stock": {"readings", "reservoir", "tokens"},
+    "outline": {"priors", "schema", "recorded"},
+    "own": {"priors", "schema", "whiten", "simulators", "outline"},
+    "existing": {"priors", "whiten", "simulators", "archive", "files", "recorded", "outline"},
     "arriving": {"schema", "archive", "recorded", "simulations", "simulators"},
     "online": {"schema", "simulators", "arriving", "campaign"},
     "campaign": {"seeds", "simulators", "child", "archive", "recorded"},
@@ -146,7 +149,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"public"},
     "public": {
         *("priors", "schema", "nn", "convert", "masks", "readings", "denoise", "sample", "stages", "explicit"),
-        *("constraints", "train", "simulators", "joint", "learn", "sequential", "distill"),
+        *("constraints", "train", "simulators", "joint", "learn", "sequential", "distill", "own", "existing"),
     },
     "plots": set(),
     "plots_check": {"plots"},
@@ -171,7 +174,7 @@ XARRAY = {
     "function_tree",
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
     *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded", "streamed", "check", "surprise"),
-    *("plots_check", "report"),
+    *("plots_check", "report", "outline", "own", "existing"),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}
