@@ -22,10 +22,16 @@ class _Package(ModuleType):
         if not (name in _FUNCTIONS and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        """Another process imports it: dask sends it along with a simulator that uses it."""
+        return importlib.import_module, (self.__name__,)
+
 
 def __getattr__(name: str) -> Any:
     place = f"{__name__}.{name}"
-    if name not in _FUNCTIONS and not name.startswith("_"):
+    if name.startswith("_"):  # what copy and inspect ask for
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _FUNCTIONS:
         try:
             return importlib.import_module(place)
         except ModuleNotFoundError as error:

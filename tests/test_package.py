@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from distributed.protocol.pickle import dumps
 
 import fsimformer
 import fsimformer.public
@@ -41,6 +43,13 @@ def test_a_function_stays_one_when_its_module_was_imported_first() -> None:
     code = "import fsimformer.train, fsimformer.distill; from fsimformer.train import TrainConfig; "
     code += "print(fsimformer.train.__module__, fsimformer.TrainConfig is TrainConfig, fsimformer.distill.__module__)"
     assert run(code) == "fsimformer.learn True fsimformer.distill"
+
+
+def test_it_is_sent_to_another_process_as_any_module() -> None:
+    assert pickle.loads(pickle.dumps(fsimformer)) is fsimformer
+    assert (
+        pickle.loads(dumps(lambda: fsimformer))() is fsimformer
+    )  # a simulator that uses it, as `simulate_to` sends it
 
 
 def test_the_command_line_s_help_loads_no_numbers() -> None:
