@@ -9,29 +9,17 @@ parameter, so the exact posterior is a sum over a fine grid. Prints both for fou
 from __future__ import annotations
 
 import numpy as np
-import torch
 import xarray as xr
 
 import fsimformer as fsf
 
-# the simulator: which variables there are, and how to draw them
-HOURS = torch.linspace(0, 10, 101, dtype=torch.float64)
-SCHEMA = fsf.Schema(
-    variables=(
-        fsf.Variable("rate", "parameter", prior=fsf.LogNormal(-1.0, 0.5)),
-        fsf.Variable("level", "data", ("time",), support=fsf.POSITIVE, noise=fsf.Noise("lognormal", 0.1)),
-    ),
-    dims=(fsf.Index("time", 0.0, 10.0, "hours"),),
+# the simulator: clean paths on a grid; they are read at random times in training, and the noise is added there
+DECAY = fsf.simulator(
+    lambda rate, time: {"level": 100 * np.exp(-rate * time)},
+    priors={"rate": fsf.LogNormal(-1.0, 0.5)},
+    grid={"time": xr.DataArray(np.linspace(0, 10, 101), dims="time", attrs={"units": "hours"})},
+    noise={"level": fsf.Noise("lognormal", 0.1)},
 )
-
-
-def simulate(n: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """n draws; paths are clean and on the grid, the trainer reads them at random times and adds the noise there."""
-    rate = torch.exp(-1.0 + 0.5 * torch.randn(n, generator=generator, dtype=torch.float64))
-    return {"rate": rate, "level": 100 * torch.exp(-rate[:, None] * HOURS)}
-
-
-DECAY = fsf.simulators.FunctionSimulator(SCHEMA, simulate, {"time": HOURS})
 
 
 def exact(observed: xr.DataArray) -> tuple[float, float]:

@@ -6,22 +6,36 @@ As in cli.py heavy imports wait until a command needs them.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fsimformer.cli_train import SIMULATORS, add_command, check_folder, find_simulator, progress_bar
+from fsimformer.cli_command import add_command, check_folder, progress_bar, whole_file
+from fsimformer.cli_train import SIMULATORS, find_simulator
 from fsimformer.files import require_netcdf
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from fsimformer.schema import Schema
     from fsimformer.simulators import Simulator
 
 
 def add_check(commands: Any) -> None:
     """Its parser."""
-    check = add_command(commands, "check", _check, "test whether a model's draws are calibrated, on new simulations")
+    check = add_command(
+        commands,
+        "check",
+        _check,
+        "test whether a model's draws are calibrated, on new simulations",
+        [
+            "fsimformer check hare_lynx --out report.html",
+            "fsimformer check my_model --simulator my_simulator.py:decay --n 500 --out report.html --netcdf check.nc",
+            "fsimformer check my_model --simulator my_simulator.py:decay --out report.html --json | jq .rejected",
+        ],
+    )
     check.add_argument("model", help="name of a model that ships, or a model's directory")
     check.add_argument(
         "--simulator",
@@ -36,6 +50,7 @@ def add_check(commands: Any) -> None:
     check.add_argument("--draws", type=int, default=100, help="draws for each (default: %(default)s)")
     check.add_argument("--quality", choices=("sde", "fast", "exact", "few"), default="sde", help="default: %(default)s")
     check.add_argument("--seed", type=int, default=0)
+    check.add_argument("--json", action="store_true", help="print the verdict and every test for machines")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -67,12 +82,27 @@ def _check(args: argparse.Namespace) -> None:
         )
     args.out.write_text(report(tree, str(args.model), joint.provenance), encoding="utf-8")
     if args.netcdf is not None:
-        tree.to_netcdf(args.netcdf, engine="h5netcdf")
+        with whole_file(args.netcdf) as path:
+            tree.to_netcdf(path, engine="h5netcdf")
     tests = tree["tests"].to_dataset()
+    if args.json:
+        print(json.dumps(verdict(tree) | {"model": str(args.model), "report": str(args.out)}, indent=1))
+        return
     for name in tests["test"].to_numpy()[tests["rejected"].to_numpy()]:
         one = tests.sel(test=name)
         print(f"rejected  {name}: effect {one['effect'].item():.3g}, p {one['p_adjusted'].item():.2g}")
     print(f"{args.out}: {tree.attrs['verdict']}")
+
+
+def verdict(tree: xr.DataTree) -> dict[str, Any]:
+    """What a check found, as plain JSON types: the sentence, the names of rejected tests, every test's numbers."""
+    tests = tree["tests"].to_dataset()
+    rows = [{str(k): x.isel(test=i).item() for k, x in tests.data_vars.items()} for i in range(tests.sizes["test"])]
+    names = list(map(str, tests["test"].to_numpy()))
+    out = [
+        {"test": n, **{k: None if x != x else x for k, x in row.items()}} for n, row in zip(names, rows, strict=True)
+    ]
+    return {"verdict": tree.attrs["verdict"], "rejected": [t["test"] for t in out if t["rejected"]], "tests": out}
 
 
 def simulator_of(schema: Schema, provenance: Mapping[str, Any], model: str) -> Simulator:

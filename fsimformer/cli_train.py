@@ -6,11 +6,11 @@ As in cli.py heavy imports wait until a command needs them.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsimformer.cli_command import add_command, add_config, check_folder, progress_bar, settings, whole_file
 from fsimformer.files import ZARR, require_netcdf
 
 if TYPE_CHECKING:
@@ -21,13 +21,36 @@ if TYPE_CHECKING:
 SIMULATORS = {"hare_lynx": "HareLynx", "lotka_volterra": "LotkaVolterra", "sird": "SIRD"}
 _CHUNK = 100  # simulations; None stands for it, so that a --chunk nobody heeds can be told
 _SIMULATOR_HELP = f"{', '.join(SIMULATORS)}, or your own: MODULE:NAME or FILE.py:NAME"
+_TABLES = ("train", "network", "design", "masks")
 _OWN_HELP = "; for an archive also a function of a seed that returns a Dataset or a mapping"
 
 
 def add_train(commands: Any) -> None:
     """Its parser."""
-    train = add_command(commands, "train", _train, "train a model on a simulator")
-    train.add_argument("simulator", help=f"{_SIMULATOR_HELP}; with --archive also a Schema of its variables")
+    train = add_command(
+        commands,
+        "train",
+        _train,
+        "train a model on a simulator",
+        [
+            "fsimformer train sird --simulations 50000 --steps 20000 --checkpoint run.safetensors --out my_model",
+            "fsimformer train my_simulator.py:decay --out decay_model",
+            "fsimformer train my_simulator.py:decay --archive runs.zarr --out decay_model",
+            "fsimformer train --config run.toml",
+            "torchrun --nproc-per-node=4 -m fsimformer train sird --out my_model",
+            "",
+            'run.toml:  simulator = "my_simulator.py:decay"',
+            "           simulations = 20_000",
+            '           out = "decay_model"',
+            "           [train]                      # fields of fsimformer.TrainConfig",
+            "           steps = 20_000",
+            "           batch_size = 64",
+            "           [network]                    # of NetworkConfig; [design]: Design; [masks]: MaskConfig",
+            "           width = 64",
+        ],
+        required=("simulator", "out"),
+    )
+    train.add_argument("simulator", nargs="?", help=f"{_SIMULATOR_HELP}; with --archive also a Schema of its variables")
     source = train.add_mutually_exclusive_group()
     source.add_argument("--simulations", type=int, default=100_000, help="fixed budget (default: %(default)s)")
     source.add_argument("--fresh", action="store_true", help="new simulations at every step, no fixed budget")
@@ -39,27 +62,35 @@ def add_train(commands: Any) -> None:
     train.add_argument("--checkpoint", type=Path, metavar="FILE", help="written as it runs; resumed from if it exists")
     train.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model's directory")
+    train.add_argument("--out", type=Path, metavar="DIR", help="the model's directory")
+    train.add_argument("--json", action="store_true", help="print what was trained for machines")
+    add_config(train, _TABLES)
 
 
 def add_simulate(commands: Any) -> None:
     """Its parser."""
-    simulate = add_command(commands, "simulate", _simulate, "write draws of a simulator, clean paths without noise")
-    simulate.add_argument("simulator", help=_SIMULATOR_HELP + _OWN_HELP)
+    simulate = add_command(
+        commands,
+        "simulate",
+        _simulate,
+        "write draws of a simulator, clean paths without noise",
+        [
+            "fsimformer simulate sird --n 100 --out simulations.nc",
+            "fsimformer simulate my_simulator.py:tank --n 10000 --limit 60 --out runs.zarr    # again: resumes",
+            "fsimformer simulate --config run.toml --n 20000",
+        ],
+        required=("simulator", "out"),
+    )
+    simulate.add_argument("simulator", nargs="?", help=_SIMULATOR_HELP + _OWN_HELP)
     simulate.add_argument("--n", type=int, default=100, help="how many (default: %(default)s)")
     simulate.add_argument("--seed", type=int, default=0)
-    simulate.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .nc file, or an archive: .zarr")
+    simulate.add_argument("--out", type=Path, metavar="FILE", help="a .nc file, or an archive: .zarr")
+    simulate.add_argument("--json", action="store_true", help="print what was written for machines")
+    add_config(simulate)
     archive = simulate.add_argument_group("archive", "run in parallel, failures kept apart; resumed or extended")
     archive.add_argument("--workers", type=int, help="how many simulations at a time (default: one a CPU)")
     archive.add_argument("--limit", type=float, metavar="SECONDS", help="kill a simulation that takes longer")
     archive.add_argument("--chunk", type=int, help=f"simulations a chunk (default: {_CHUNK})")
-
-
-def add_command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
-    """A command's parser; `run` is called with what it parsed."""
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(run=run, prog=parser.prog)
-    return parser
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -67,8 +98,11 @@ def _train(args: argparse.Namespace) -> None:
     import fsimformer
     from fsimformer.devices import joined
     from fsimformer.folder import require_free
+    from fsimformer.masks import MaskConfig
+    from fsimformer.network_config import NetworkConfig
+    from fsimformer.readings import Design
     from fsimformer.recorded import Recorded
-    from fsimformer.train import TrainConfig
+    from fsimformer.train_config import TrainConfig
 
     require_free(args.out)  # not after hours of training
     if args.online is not None and args.archive is None:
@@ -77,8 +111,14 @@ def _train(args: argparse.Namespace) -> None:
     simulator = find_simulator(args.simulator) if recorded is None else recorded
     if arrays := list(simulator.schema.arrays):
         raise ValueError(f"{args.simulator} has array variables {arrays}; train it in Python: train(embeddings=...).")
-    config = TrainConfig(seed=args.seed) if args.steps is None else TrainConfig(steps=args.steps, seed=args.seed)
+    line = {"seed": args.seed} | ({} if args.steps is None else {"steps": args.steps})
+    if "seed" in (table := args.tables.get("train", {})):
+        raise ValueError(f"{args.config}, [train]: the seed is no part of a table; write seed = {table['seed']} above.")
+    config = settings(TrainConfig, f"{args.config}, [train]", table, **line)
+    kinds: dict[str, Any] = {"network": NetworkConfig, "design": Design, "masks": MaskConfig}
+    others = {k: settings(kinds[k], f"{args.config}, [{k}]", v) for k, v in args.tables.items() if k in kinds}
     simulations: Any = None if args.fresh else args.simulations
+    recorded = simulator if isinstance(simulator, Recorded) else recorded  # of `fsf.recorded`, named in a file
     if recorded is not None:
         simulations = recorded.simulations if isinstance(recorded, Recorded) else recorded
     with joined(args.device) as group, progress_bar(config.steps, "step", shown=group.first) as show:
@@ -90,11 +130,16 @@ def _train(args: argparse.Namespace) -> None:
             callback=lambda at: show(at.step, None if at.validation is None else f"validation={at.validation:.4f}"),
             device=group.device,
             group=group,
+            **others,
         )
     if not group.first:
         return
     joint.save(args.out)
     loss, best = joint.provenance["best_validation_loss"], joint.provenance["best_step"]
+    if args.json:
+        about = {"out": str(args.out), "n_parameters": joint.n_parameters, "seed": config.seed, "steps": config.steps}
+        print(json.dumps({**about, "best_validation_loss": loss, "best_step": best}))
+        return
     print(f"{args.out}: {joint.n_parameters:,} parameters, validation loss {loss:.4f} (step {best})")
 
 
@@ -132,7 +177,8 @@ def _simulate(args: argparse.Namespace) -> None:
                 workers=args.workers,
                 callback=lambda at: show(at.n_done, f"failed={at.n_failed}" if at.n_failed else None),
             )
-        print(f"{args.out}: {len(archive)} simulations, {len(archive.failures)} of them failed")
+        n_failed = len(archive.failures)
+        _say(args, len(archive), n_failed, f"{args.out}: {len(archive)} simulations, {n_failed} of them failed")
         return
     require_netcdf(args.out)
     of_archives = {"--workers": args.workers, "--limit": args.limit, "--chunk": args.chunk}
@@ -143,9 +189,15 @@ def _simulate(args: argparse.Namespace) -> None:
     from fsimformer.recorded import draw
 
     drawn = draw(find_simulator(args.simulator), args.n, args.seed)
-    drawn.to_netcdf(args.out, engine="h5netcdf")
-    dropped = drawn.attrs["n_dropped"]
-    print(f"{args.out}: {args.n} simulations" + (f"; {dropped} more were not finite and dropped" if dropped else ""))
+    with whole_file(args.out) as path:
+        drawn.to_netcdf(path, engine="h5netcdf")
+    dropped = int(drawn.attrs["n_dropped"])
+    more = f"; {dropped} more were not finite and dropped" if dropped else ""
+    _say(args, args.n, dropped, f"{args.out}: {args.n} simulations{more}")
+
+
+def _say(args: argparse.Namespace, n: int, n_failed: int, text: str) -> None:
+    print(json.dumps({"out": str(args.out), "n": n, "n_failed": n_failed, "seed": args.seed}) if args.json else text)
 
 
 def find_simulator(name: str) -> Simulator:
@@ -192,24 +244,3 @@ def _import(place: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def check_folder(path: Path | None) -> None:
-    """Before the work, not after it."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"No such directory: {path.absolute().parent}")
-
-
-@contextmanager
-def progress_bar(total: int, unit: str, shown: bool = True) -> Iterator[Callable[[int, str | None], None]]:
-    """A callback (how many are done, a remark) that moves a bar; the bar shows on a terminal only."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit=unit, disable=None if shown else True) as bar:
-
-        def show(done: int, remark: str | None) -> None:
-            bar.update(done - bar.n)  # a resumed run starts in the middle
-            if remark is not None:
-                bar.set_postfix_str(remark)
-
-        yield show

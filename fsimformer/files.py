@@ -1,12 +1,13 @@
 """Observations from a file, as a Dataset or a long table; what they mean is `convert`'s business.
 
 A table is long (an index column, `variable`, `value`) or wide (an index column, one column a variable, blanks =
-missing). NetCDF needs the extra `files`, Zarr `archive`.
+missing); of several data sets it has one more column, which tells them apart. NetCDF needs the extra `files`, Zarr
+`archive`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,25 +20,40 @@ NETCDF, TABLE, ZARR = (".nc", ".nc4", ".h5"), (".csv", ".tsv"), (".zarr",)
 ENDINGS = (*NETCDF, *TABLE, *ZARR)
 
 
-def read_observations(path: Path, indexes: Sequence[str]) -> xr.Dataset | pd.DataFrame:
+def read_observations(
+    path: Path, indexes: Sequence[str], batch: str | None = None, renamed: Mapping[str, str] | None = None
+) -> xr.Dataset | pd.DataFrame:
     """An observation file as `Joint.condition` takes it.
 
     Args:
         path: the file; its ending says what it is.
         indexes: names of the schema's index dims. A table's index column that holds text is read as ISO dates.
+        batch: the dim or column that tells data sets apart; a wide table with such a column comes back in long form.
+        renamed: names of the file -> names to use in their place.
 
     Raises:
         FileNotFoundError: no such file.
+        KeyError: nothing in the file has a name that is to be replaced, or that of `batch`.
         ValueError: an unknown ending; nothing but groups, as in a saved result; a table without its index column or
             with text that is no date.
         ImportError: netCDF or Zarr without the extra that reads it.
     """
     if not path.exists():
         raise FileNotFoundError(f"No such file: {path}")
+    if path.suffix in TABLE:
+        return _read_table(path, indexes, batch, renamed or {})
+    found = _read_dataset(path)
+    for name in (*(renamed or {}), *([batch] if batch and batch not in (renamed or {}).values() else [])):
+        if name not in found.variables and name not in found.dims:
+            raise KeyError(
+                f"{path} has no {name!r}; it has {sorted({*map(str, found.variables), *map(str, found.dims)})}."
+            )
+    return found.rename(renamed or {})
+
+
+def _read_dataset(path: Path) -> xr.Dataset:
     import xarray as xr
 
-    if path.suffix in TABLE:
-        return _read_table(path, indexes)
     if path.suffix in NETCDF:
         require_netcdf(path)
         try:
@@ -56,11 +72,19 @@ def read_observations(path: Path, indexes: Sequence[str]) -> xr.Dataset | pd.Dat
     raise ValueError(f"{path}: unknown ending {path.suffix!r}. Choices: {', '.join(ENDINGS)}.")
 
 
-def _read_table(path: Path, indexes: Sequence[str]) -> xr.Dataset | pd.DataFrame:
+def _read_table(
+    path: Path, indexes: Sequence[str], batch: str | None, renamed: Mapping[str, str]
+) -> xr.Dataset | pd.DataFrame:
     import pandas as pd
     import xarray as xr
 
     frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", skipinitialspace=True)
+    for name in renamed:
+        if name not in frame.columns:
+            raise KeyError(f"{path} has no column {name!r}; it has {list(frame.columns)}.")
+    frame = frame.rename(columns=dict(renamed))
+    if batch is not None and batch not in frame.columns:
+        raise KeyError(f"{path} has no column {batch!r}; it has {list(frame.columns)}.")
     found = [name for name in indexes if name in frame.columns]
     if indexes and not found:
         raise ValueError(f"{path}: expected an index column {list(indexes)}, got the columns {list(frame.columns)}.")
@@ -74,6 +98,11 @@ def _read_table(path: Path, indexes: Sequence[str]) -> xr.Dataset | pd.DataFrame
         return frame
     if len(found) > 1:
         raise ValueError(f"{path}: with several index columns {found} use the long form: {found}, variable, value.")
+    if batch is not None and found:
+        return frame.melt([found[0], batch], var_name="variable", value_name="value")
+    if batch is not None:
+        rows = frame.set_index(batch)
+        return xr.Dataset({k: (batch, x.to_numpy()) for k, x in rows.items()}, {batch: rows.index.to_numpy()})
     if not found:  # scalars and nothing else: one row
         if len(frame) != 1:
             raise ValueError(f"{path}: expected one row of scalars, got {len(frame)}.")

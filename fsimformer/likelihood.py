@@ -12,7 +12,6 @@ import math
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from fsimformer.denoise import Denoiser, Encoded
 from fsimformer.noise import TrigSchedule, time_grid, velocity
@@ -38,6 +37,8 @@ def log_prob(
         n_steps: midpoint steps on a grid dense near the data (two evaluations each).
         log_min, log_max: range of log λ; the density is that of x blurred by λ = exp(log_min).
     """
+    from torchdiffeq import odeint  # half a second of scipy that most of a session does without
+
     path = TrigSchedule()
     latent = encoded.active.latent[:, None].to(x.dtype)
     columns = encoded.active.latent.any(0).nonzero()[:, 0].tolist()  # riders are observed: nothing flows there

@@ -16,7 +16,8 @@ import torch
 import xarray as xr
 
 import fsimformer
-from fsimformer.cli import main, parse_at, table
+from fsimformer.cli import main
+from fsimformer.cli_infer import parse_at, table
 from fsimformer.cli_train import find_simulator
 from fsimformer.files import read_observations
 from fsimformer.schema import Components, Index, Schema, Variable
@@ -255,6 +256,12 @@ ours = fsf.simulators.FunctionSimulator(fsf.Schema((a, fsf.Variable("x", "data")
     [
         ("time,y\n1,2\n", ["--at", "z=1,2"], "at: the model has no variables ['z']"),
         ("time,z\n1,2\n", [], "The model has no variables ['z']. Its variables: ['a', 'w', 'rate', 'y', 'x']."),
+        ("time,region,y\n1,n,2\n", [], "The model has no 'region'. Where it tells data sets apart: --batch region"),
+        ("region,time,variable,value\nn,1,y,2\n", [], "The model has no 'region'. Where it tells data sets apart"),
+        ("time,y\n1,2\n", ["--batch", "region"], "a.csv has no column 'region'; it has ['time', 'y']"),
+        ("date,y\n1,2\n", ["--rename", "day=time"], "a.csv has no column 'day'; it has ['date', 'y']"),
+        ("time,y\n1,2\n", ["--rename", "day"], "--rename day: expected COLUMN=NAME."),
+        ("time,y\n1,2\n", ["--out", "a.zarr"], "--out a.zarr: a .zarr is for many data sets, --batch DIM"),
         ("time,y\n1,-2\n", [], "'y': 1 of 1 values lie outside its support (0, inf)"),
         ("time,y\n1,two\n", [], "'y': expected numbers"),
         ("time,y\n1,2\n", ["--draws", "3"], "expected an even number of draws"),

@@ -169,7 +169,7 @@ def check(simulator: Simulator, n: int = 3, seed: int = 0) -> None:
     schema = simulator.schema
     natural_functions(simulator)
     plausible_ranges(simulator)
-    _check_grid(schema, simulator.grid)
+    check_grid(schema, simulator.grid)
     draws, again = (simulator.simulate(n, torch.Generator().manual_seed(seed)) for _ in range(2))
     _require_mapping("simulate()", draws)
     returned = set(schema.names) - set(schema.paths)
@@ -244,7 +244,8 @@ def _require_mapping(what: str, drawn: object) -> None:
         raise TypeError(f"{what}: expected a dict of variable -> tensor, got {type(drawn).__name__}.")
 
 
-def _check_grid(schema: Schema, grid: dict[str, Tensor]) -> None:
+def check_grid(schema: Schema, grid: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless every index dim has an increasing, evenly spaced grid over its trained range."""
     expected = {d.name for d in schema.indexes}
     if set(grid) != expected:
         raise ValueError(f"Grid: expected one entry for each Index dim {sorted(expected)}, got {sorted(grid)}.")
