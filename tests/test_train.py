@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from gaussian_tokens import IS_PARAMETER, MIX, SD, USES, gaussian_rows
 from tiny import network, seeded
 from torch import Tensor
 
-from fsimformer.batches import Rows, micro_batches, observed_rows
+from fsimformer.batches import Rows, observed_rows
 from fsimformer.checkpoint import Run
 from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.devices import Group
@@ -21,29 +22,13 @@ from fsimformer.masks import MaskConfig
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.sample import quality_named, sample_active
 from fsimformer.seeds import generator_at
-from fsimformer.tokens import TokenBatch, split, uncollate
+from fsimformer.tokens import TokenBatch, split
 from fsimformer.train import Progress, TrainConfig, build_optimizers, fit, validate
 
-USES = ((False,), (False,), (False,), (False,), (True,))
-IS_PARAMETER = torch.tensor([True, True, False, False, False])
-MIX = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-SD = 0.4
 CONFIG = TrainConfig(
     steps=12, batch_size=16, learning_rate=1e-2, matrix_rate=1e-2, warmup=3, ema=0.9, n_micro=2, validate_every=4,
     n_validation=16, checkpoint_every=3,
 )  # fmt: skip
-
-
-def gaussian_rows(n: int, generator: torch.Generator, sign: float = 1.0) -> TokenBatch:
-    """θ ~ N(0, I₂), x = ±MIX θ + SD ε, and 0 to 5 readings of a function: θ₁ t."""
-    theta = torch.randn(n, 2, generator=generator)
-    x = sign * theta @ MIX.T + SD * torch.randn(n, 2, generator=generator)
-    t = 2 * torch.rand(n, 5, generator=generator) - 1
-    value = torch.cat([theta, x, theta[:, :1] * t], 1)
-    index = torch.cat([torch.zeros(n, 4), t], 1)[..., None]
-    valid = torch.arange(9)[None] < 4 + torch.randint(0, 6, (n, 1), generator=generator)
-    variable = torch.tensor([0, 1, 2, 3] + [4] * 5).expand(n, 9).contiguous()
-    return TokenBatch(variable, index, value, torch.zeros_like(valid), valid)
 
 
 def fresh() -> Denoiser:
@@ -311,30 +296,6 @@ def test_noise_levels_are_stratified_quantiles_of_the_stated_law() -> None:
     assert float(stratum.min()) > -0.01 and float(stratum.max()) < 1.01  # one in each stratum
     assert float(drawn.min()) >= -6 and float(drawn.max()) <= 2
     assert abs(float(torch.corrcoef(torch.stack([u, torch.arange(n).double()]))[0, 1])) < 0.06  # in random order
-
-
-def test_micro_batches_hold_every_row_once_sorted_and_trimmed() -> None:
-    rows = observed_rows(gaussian_rows, 30, IS_PARAMETER, MaskConfig(), 3, seeded(2))
-    assert micro_batches(rows, 1) == [rows]
-    parts = micro_batches(rows, 6)
-    assert len(parts) == 6 and sum(p.shape[0] for p in parts) == 30
-
-    def key(part: TokenBatch) -> list[tuple[float, ...]]:
-        return sorted(tuple(sorted(s.value.tolist())) for s in uncollate(part))
-
-    assert sorted(k for p in parts for k in key(p)) == key(rows)
-    assert int(rows.latent.sum(1).max()) <= 3
-    active = [split(p, "few").active.valid.sum(1) for p in parts]
-    halves = [torch.cat(active[i : i + 3]) for i in (0, 3)]
-    assert halves[0].max() <= halves[1].min()
-    for n, n_parts in ((16, 2), (64, 4), (96, 4)):  # a step's share of them all has equal sizes: as many as asked
-        many = micro_batches(observed_rows(gaussian_rows, 5 * n, IS_PARAMETER, MaskConfig(), 3, seeded(2)), n)
-        assert [p.shape[0] for p in many] == [5] * n
-        own = [split(p, "few").active.valid.sum(1) for p in many]
-        ends = [torch.cat(own[k : k + n // n_parts]) for k in range(0, n, n // n_parts)]
-        assert all(a.max() <= b.min() for a, b in itertools.pairwise(ends))
-    for p in parts:
-        assert p.shape[1] == int(p.valid.sum(1).max())  # no column is padding only
 
 
 def test_the_loss_is_one_before_anything_is_learned_and_counts_latents_only() -> None:
