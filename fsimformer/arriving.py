@@ -115,6 +115,11 @@ class Arriving:
     def n_blocks(self) -> int:
         return -(-self.n // self.archive.chunk)
 
+    @property
+    def first_blocks(self) -> int:
+        """Blocks that hold the first simulations."""
+        return -(-self.first // self.archive.chunk)
+
     def n_to_train(self, n_blocks: int) -> int:
         """How many simulations of the first blocks are not held out, failed ones included."""
         numbers = torch.arange(min(self.n, n_blocks * self.archive.chunk))
@@ -159,7 +164,7 @@ class Arriving:
         Raises:
             TimeoutError: they do not come. ValueError: hardly any is finite and inside its support.
         """
-        for i in range(-(-self.first // self.archive.chunk)):
+        for i in range(self.first_blocks):
             self.wait(i)
         numbers, made = self._read(range(self.first))
         held = self.is_held_out(numbers)
