@@ -28,7 +28,7 @@ def resolution(records: list[dict[str, Any]]) -> list[str]:
 
 def correlated_noise(records: list[dict[str, Any]]) -> list[str]:
     """White and Matérn noise, as `correlated_noise.py` trains them."""
-    return resolution(records)
+    return ["White noise: `white_plain` of the section above, trained alike.\n", *resolution(records)]
 
 
 def functions(records: list[dict[str, Any]]) -> list[str]:

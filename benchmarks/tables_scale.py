@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean, stdev
 from typing import Any
 
 from markdown import table
@@ -47,6 +48,43 @@ def solvers(r: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
     head = ["task", "solver", "simulations a CPU second", "ours by it", "error", "n"]
     return [*([f"{r['note']}\n"] if r["note"] else []), *table(head, rows)]
+
+
+def online_accuracy(r: dict[str, Any]) -> list[str]:
+    """Accuracy of every variant over seeds, and how it differs from training afterwards, seed by seed."""
+    cells: dict[tuple[int, float], dict[int, dict[str, Any]]] = {}
+    for x in r["rows"]:
+        cells.setdefault((x["simulations"], x["reserve"]), {})[x["seed"]] = x
+    rows = []
+    for (simulations, reserve), mine in sorted(cells.items(), key=lambda cell: (cell[0][0], -cell[0][1])):
+        after, row = cells.get((simulations, 1.0), {}), [f"{simulations:,}", f"{reserve:g}", len(mine)]
+        for what, digits in (("kl", 4), ("width", 3)):
+            row.append(_mean([x[what] for x in mine.values()], digits))
+            both = [x[what] - after[seed][what] for seed, x in mine.items() if reserve != 1 and seed in after]
+            row.append(_mean(both, digits, signed=True))
+        rows.append((*row, f"{fmean(x['floor'] for x in mine.values()):.4f}"))
+    head = [
+        "simulations",
+        "reserve",
+        "seeds",
+        "KL, nats",
+        "against reserve 1",
+        "width",
+        "against reserve 1",
+        "KL floor",
+    ]
+    return [
+        f"{r['steps']} steps; {r['n']} draws of each of {r['observations']} observations. Width: mean log ratio of sd "
+        "to exact sd. ± standard error over seeds.\n",
+        *table(head, rows),
+    ]
+
+
+def _mean(values: list[float], digits: int, signed: bool = False) -> str:
+    if not values:
+        return ""
+    mean = f"{fmean(values):{'+' if signed else ''}.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {stdev(values) / len(values) ** 0.5:.{digits}f}"
 
 
 def many(r: dict[str, Any]) -> list[str]:

@@ -25,6 +25,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -94,13 +95,7 @@ class Arriving:
                 variable or a grid is missing.
         """
         path = Path(path)
-        if not isinstance(n, int) or n < 100:
-            raise ValueError(f"Arriving: expected n, an integer >= 100, simulations, got {n!r}.")
-        first = min(n, max(1_000, n // 10)) if first is None else first
-        if not isinstance(first, int) or not 100 <= first <= n:
-            raise ValueError(f"Arriving: expected first from 100 to n = {n} simulations, got {first!r}.")
-        if not 0 <= reserve <= 1 or not patience > 0:
-            raise ValueError(f"Arriving: expected reserve from 0 to 1 and patience > 0, got {reserve} and {patience}.")
+        n, first = require_numbers(n, first, reserve, patience)
         _wait_for_file(path, min(patience, _SOON), writer)
         archive = Archive.open(path)
         schema = known if isinstance(known, Schema) else known.schema
@@ -119,6 +114,11 @@ class Arriving:
     @property
     def n_blocks(self) -> int:
         return -(-self.n // self.archive.chunk)
+
+    @property
+    def first_blocks(self) -> int:
+        """Blocks that hold the first simulations."""
+        return -(-self.first // self.archive.chunk)
 
     def n_to_train(self, n_blocks: int) -> int:
         """How many simulations of the first blocks are not held out, failed ones included."""
@@ -164,7 +164,7 @@ class Arriving:
         Raises:
             TimeoutError: they do not come. ValueError: hardly any is finite and inside its support.
         """
-        for i in range(-(-self.first // self.archive.chunk)):
+        for i in range(self.first_blocks):
             self.wait(i)
         numbers, made = self._read(range(self.first))
         held = self.is_held_out(numbers)
@@ -223,6 +223,26 @@ class Arriving:
         made = Simulations({k: x[ok] for k, x in values.items()}, len(numbers) - int(ok.sum()), grid)
         require_same_grid(made, self)
         return found[ok], made
+
+
+def require_numbers(n: int, first: int | None, reserve: float, patience: float) -> tuple[int, int]:
+    """`n` and `first` of `Arriving.open`, the latter by its default where it is None.
+
+    Raises:
+        ValueError: numbers out of range, or no integers.
+    """
+    if not _is_integer(n) or n < 100:
+        raise ValueError(f"Arriving: expected n, an integer >= 100, simulations, got {n!r}.")
+    first = min(n, max(1_000, n // 10)) if first is None else first
+    if not _is_integer(first) or not 100 <= first <= n:
+        raise ValueError(f"Arriving: expected first from 100 to n = {n} simulations, got {first!r}.")
+    if not 0 <= reserve <= 1 or not patience > 0:
+        raise ValueError(f"Arriving: expected reserve from 0 to 1 and patience > 0, got {reserve} and {patience}.")
+    return int(n), int(first)  # numpy's too, which JSON does not know
+
+
+def _is_integer(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def _names(schema: Schema) -> list[str]:

@@ -229,7 +229,7 @@ def train(
         about["arriving"] = arriving.about
         n_draws, n_planned = config.steps * config.batch_size, arriving.n_to_train(arriving.n_blocks)
         build = partial(build_store, schema, whitening, natural=natural, spread=spread)
-        stock = Stock(arriving, build, design, n_draws, n_planned, arriving.reserve)
+        stock = Stock(arriving, build, design, n_draws, n_planned, arriving.reserve, arriving.first_blocks)
     if denoiser.baseline is not None:
         about["baseline"] = True
     if embeddings:

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fsimformer.arriving import Arriving
+from fsimformer.arriving import Arriving, require_numbers
 from fsimformer.campaign import Tally, simulate_to
 from fsimformer.schema import Schema
 from fsimformer.simulators import Simulator
@@ -59,20 +59,28 @@ def simulating(
         What `fsimformer.train` takes, once the first simulations are there.
 
     Raises:
-        ValueError: a black box without a schema; what `simulate_to` and `Arriving.open` raise.
+        ValueError: a black box without a schema, a Simulator with another than its own, or numbers out of range, before
+            anything is written; what `simulate_to` and `Arriving.open` raise.
     """
+    patience = float("inf")  # as long as the campaign lives, its simulations come
+    require_numbers(n, first, reserve, patience)
     if schema is None and not isinstance(simulator, Simulator):
         raise ValueError(
             f"simulating: {getattr(simulator, '__name__', type(simulator).__name__)} has no schema; pass "
             "schema=fsimformer.Schema(...) of what it returns."
         )
-    known: Any = simulator if schema is None else schema
+    if schema is not None and isinstance(simulator, Simulator) and schema != simulator.schema:
+        raise ValueError(
+            f"simulating: {type(simulator).__name__} has a schema of its own, of {simulator.schema.names}, and the one "
+            f"that was passed, of {schema.names}, is another; leave it out."
+        )
+    known: Any = simulator if isinstance(simulator, Simulator) else schema
     campaign = _Campaign(callback)
     call = partial(simulate_to, path, simulator, n, seed=seed, chunk=chunk, limit=limit, workers=workers)
     thread = threading.Thread(target=campaign.run, args=(call,), name="fsimformer-campaign")
     thread.start()
     try:
-        yield Arriving.open(path, known, n, first=first, reserve=reserve, patience=float("inf"), writer=campaign.check)
+        yield Arriving.open(path, known, n, first=first, reserve=reserve, patience=patience, writer=campaign.check)
     finally:
         campaign.stop.set()
         thread.join()

@@ -3,14 +3,24 @@
 D draws are planned on N simulations: v = ⌈D/N⌉ tickets each. Were they spent as fast as training goes, a simulation's
 v tickets would be gone soon after it arrived, and the last steps, which count most, would see the last arrivals and
 nothing else: a network fits what it sees often, and forgets. So a share r of all tickets is kept in the urn until the
-last simulation is there. With A simulations in it and d draws made,
+last simulation is there. The first blocks, which must be there before training starts, are let in before the first
+draw. Then, with A simulations in the urn and d draws made,
 
     a draw may be made where   d + 1 ≤ (1 − r) v A   or   A = N,
 
-and where it may not, the next block is let in; training waits for it where it is not there yet. The last r D draws see
-a mixture of everything, the late ones oftener, for they are owed more; in the end each was seen v times. r = 1 trains
-after all simulations are there; r = 0 lives from hand to mouth. A run takes about max(simulating, (1 − r) training) +
-r training.
+and where it may not, the next block is let in; training waits for it where it is not there yet. r = 1 trains after all
+simulations are there; r = 0 lives from hand to mouth. A run takes about max(simulating, (1 − r) training) + r training.
+
+What it costs: when the last block comes, simulation k has kept, on average,
+
+    left_k = v (k/N)^((1 − r)/r),
+
+those of the first blocks what the last of these has, so that the last r D draws are worth draws from
+
+    (Σ left)² / Σ left² = r (2 − r) N
+
+simulations: all N for r = 1, three quarters for r = 1/2, a third for r = 1/5. In the end each was seen v times. How the
+posteriors fare measure benchmarks/arrivals.py and online.py.
 
 Which rows a step sees follows from the numbers of draws and of rows alone: blocks come in their order, and one that is
 early waits until it is due. So a run does not depend on when simulations arrive, and equals, bit for bit, one on an
@@ -55,6 +65,7 @@ class Stock:
         design: how many readings, and where.
         n_draws: rows that training will draw. n: simulations that it may draw them from, as planned.
         reserve: share of the tickets that is kept until all blocks are in, 0 to 1.
+        first: blocks that are let in before the first draw.
     """
 
     def __init__(
@@ -65,10 +76,11 @@ class Stock:
         n_draws: int,
         n: int,
         reserve: float,
+        first: int = 0,
     ) -> None:
         if not 0 <= reserve <= 1:
             raise ValueError(f"reserve: expected a share from 0 to 1, got {reserve}.")
-        self.blocks, self.build, self.design, self.reserve = blocks, build, design, reserve
+        self.blocks, self.build, self.design, self.reserve, self.first = blocks, build, design, reserve, first
         self.urn = Reservoir.of(n_draws, n)
         self.sizes = torch.zeros(0, dtype=torch.long)  # rows of every block that was let in
         self.seconds_waited = 0.0
@@ -123,7 +135,8 @@ class Stock:
     def _admit(self, n: int) -> None:
         """Let in the blocks that are due before n draws."""
         while len(self.sizes) < self.blocks.n_blocks:
-            if self.n_drawn + n <= int((1 - self.reserve) * self.urn.views * len(self.urn.left)):
+            may = int((1 - self.reserve) * self.urn.views * len(self.urn.left))
+            if len(self.sizes) >= self.first and self.n_drawn + n <= may:
                 return
             size = self._read(len(self.sizes))
             self.urn, self.sizes = self.urn.arrive(size), torch.cat([self.sizes, torch.tensor([size])])

@@ -110,6 +110,12 @@ def test_when_simulations_arrive_changes_nothing(full: Archive, tmp_path: Path) 
     assert card["arriving"]["trained_on"] == N - card["simulations_held_out"] - card["simulations_dropped"]
 
 
+def test_where_the_first_are_all_the_reserve_changes_nothing(full: Archive) -> None:
+    """All are there before the first step: that is training afterwards."""
+    whole = Arriving.open(full.path, SCHEMA, N, first=N, reserve=0.2)
+    assert_same(trained(whole), trained(replace(whole, reserve=1.0)))
+
+
 def test_a_run_that_is_killed_goes_on_as_if_nothing_had_been(full: Archive, tmp_path: Path) -> None:
     """Killed within a pool of four steps; its checkpoint holds the urn."""
 

@@ -20,6 +20,7 @@ from fsimformer.seeds import seed_at
 from fsimformer.simulators import FunctionSimulator
 
 CONFIG = fsf.TrainConfig(steps=8, batch_size=64, pool=2, n_micro=2, n_validation=32, validate_every=8, warmup=2)
+WIDER = fsf.Schema((*SCHEMA.variables, fsf.Variable("y", "data")))
 
 
 def broken(seed: int) -> dict[str, Any]:
@@ -71,9 +72,39 @@ def test_who_leaves_early_stops_the_campaign(tmp_path: Path) -> None:
     assert simulate_to(path, gaussian, n + 20, chunk=20, workers=1).holds(range(n + 20))
 
 
-def test_a_black_box_needs_a_schema(tmp_path: Path) -> None:
-    with (
-        pytest.raises(ValueError, match="gaussian has no schema; pass schema="),
-        simulating(tmp_path / "a.zarr", gaussian, 100),
-    ):
+@pytest.mark.parametrize(
+    ("simulator", "n", "settings", "message"),
+    [
+        (gaussian, 100, {}, "gaussian has no schema; pass schema="),
+        (gaussian, 99, {"schema": SCHEMA}, "expected n, an integer >= 100, simulations, got 99"),
+        (gaussian, 1e3, {"schema": SCHEMA}, "expected n, an integer >= 100, simulations, got 1000.0"),
+        (gaussian, True, {"schema": SCHEMA}, "expected n, an integer >= 100, simulations, got True"),
+        (gaussian, 200, {"schema": SCHEMA, "first": 201}, "expected first from 100 to n = 200 simulations, got 201"),
+        (gaussian, 200, {"schema": SCHEMA, "reserve": 1.5}, "expected reserve from 0 to 1"),
+        (gaussian, 200, {"schema": SCHEMA, "chunk": 0}, "chunk: expected at least 1 simulation, got 0"),
+        (gaussian, 200, {"schema": SCHEMA, "limit": 0.0}, "limit: expected seconds above 0"),
+        (gaussian, 200, {"schema": SCHEMA, "workers": 0}, "workers: expected at least 1, got 0"),
+        (gaussian, 200, {"schema": SCHEMA, "seed": -1}, "seed: expected integers from 0"),
+        (
+            FunctionSimulator(SCHEMA, draw),
+            200,
+            {"schema": WIDER},
+            "FunctionSimulator has a schema of its own, of .*theta",
+        ),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(
+    tmp_path: Path, simulator: Any, n: Any, settings: dict[str, Any], message: str
+) -> None:
+    """Neither an archive, nor a part of one, nor a thread that goes on making it."""
+    with pytest.raises(ValueError, match=message), simulating(tmp_path / "a.zarr", simulator, n, **settings):
         pass
+    assert not list(tmp_path.iterdir())
+    assert not [t for t in threading.enumerate() if t.name == "fsimformer-campaign"]
+
+
+def test_numpy_s_integers_are_integers(tmp_path: Path) -> None:
+    sizes = np.arange(100, 121, 20)
+    with simulating(tmp_path / "a.zarr", gaussian, sizes[1], SCHEMA, workers=1, chunk=60, first=sizes[0]) as runs:
+        joint = fsf.train(runs, simulations=runs, config=CONFIG, network=NETWORK)
+    assert joint.provenance["simulations"] == 120 and joint.provenance["arriving"]["first"] == 120

@@ -50,8 +50,8 @@ def build(values: Mapping[str, Tensor]) -> Store:
     return build_store(SCHEMA, WHITENING, values)
 
 
-def stock(blocks: Numbered, n_draws: int, reserve: float) -> Stock:
-    return Stock(blocks, build, Design((3, 3), skew=0.0), n_draws, sum(blocks.sizes), reserve)
+def stock(blocks: Numbered, n_draws: int, reserve: float, first: int = 0) -> Stock:
+    return Stock(blocks, build, Design((3, 3), skew=0.0), n_draws, sum(blocks.sizes), reserve, first)
 
 
 SIZES = [7, 5, 0, 9, 4, 5, 10]
@@ -102,6 +102,44 @@ def test_the_end_of_a_run_mixes_all_where_there_is_a_reserve() -> None:
     assert share_of_early(0.0) == 0
     assert 0.2 < share_of_early(0.5) < 0.5
     assert abs(share_of_early(1.0) - 0.5) < 4 * 0.5 / 800**0.5
+
+
+@pytest.mark.parametrize("reserve", [0.2, 0.5, 0.8])
+def test_the_last_share_is_drawn_of_fewer_simulations_in_effect(reserve: float) -> None:
+    """When the last block comes, left_k = v (k/N)^((1 − r)/r), and (Σ left)²/Σ left² = r (2 − r) N.
+
+    N = 1,000, v = 200, in 200 blocks: what is left is r D, but for the draws of one block.
+    """
+    n, views = 1_000, 200
+    some, generator = stock(Numbered([5] * 200), n * views, reserve), seeded(6)
+    while len(some.sizes) < 200:
+        some.draw(20, generator)
+    left = some.urn.left.double()
+    assert float(left.sum()) == pytest.approx(reserve * n * views, rel=0.025)
+    tenths = left.reshape(10, 100).mean(1) / views
+    power = (1 - reserve) / reserve
+    k = torch.arange(11, dtype=torch.float64) / 10
+    expected = (k[1:] ** (power + 1) - k[:-1] ** (power + 1)) * 10 / (power + 1)
+    torch.testing.assert_close(tenths, expected, rtol=0, atol=0.02)
+    assert float(left.sum() ** 2 / (left**2).sum()) == pytest.approx(reserve * (2 - reserve) * n, rel=0.03)
+
+
+def test_the_first_blocks_are_there_for_the_first_draw() -> None:
+    """They mix from the beginning; where they are all, nothing is left of the reserve, whatever it is."""
+    blocks, counts = Numbered([10] * 8), torch.zeros(80)
+    some = stock(blocks, 80 * 300, 0.5, first=4)
+    counts += torch.bincount(some.draw(1_200, seeded(7)), minlength=80)
+    assert [i for i, _ in blocks.log] == [0, 1, 2, 3] and not counts[40:].any()
+    share = counts[:40].reshape(4, 10).sum(1) / 1_200  # 40 simulations of 300 tickets, a tenth of which are drawn
+    assert float((share - 0.25).abs().max()) < 4 * (0.25 * 0.75 * 0.9 / 1_200) ** 0.5
+    some.draw(4_800, seeded(8))
+    assert len(some.sizes) == 4  # 6,000 draws = (1 − r) v A are allowed
+    some.draw(1, seeded(9))
+    assert len(some.sizes) == 5
+    for reserve in (0.0, 0.5):
+        all_at_once, after = stock(Numbered(SIZES), 480, reserve, first=7), stock(Numbered(SIZES), 480, 1.0)
+        for k in range(40):
+            assert torch.equal(all_at_once.draw(12, seeded(k)), after.draw(12, seeded(k)))
 
 
 def test_when_tickets_are_short_everyone_gets_one_more() -> None:
