@@ -12,7 +12,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fsimformer.cli_command import add_command, check_folder, progress_bar, whole_file
+from fsimformer.beside import replaced
+from fsimformer.cli_command import add_command, check_folder, progress_bar
 from fsimformer.cli_train import SIMULATORS, find_simulator
 from fsimformer.files import require_netcdf
 
@@ -80,10 +81,11 @@ def _check(args: argparse.Namespace) -> None:
             seed=args.seed,
             callback=lambda done, n: show(done, None),
         )
-    args.out.write_text(report(tree, str(args.model), joint.provenance), encoding="utf-8")
+    with replaced(args.out) as part:
+        part.write_text(report(tree, str(args.model), joint.provenance), encoding="utf-8")
     if args.netcdf is not None:
-        with whole_file(args.netcdf) as path:
-            tree.to_netcdf(path, engine="h5netcdf")
+        with replaced(args.netcdf) as part:
+            tree.to_netcdf(part, engine="h5netcdf")
     tests = tree["tests"].to_dataset()
     if args.json:
         print(json.dumps(verdict(tree) | {"model": str(args.model), "report": str(args.out)}, indent=1))

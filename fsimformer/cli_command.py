@@ -8,7 +8,6 @@ the library ("[train]": `TrainConfig`). A key that nobody knows is refused, with
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -174,17 +173,6 @@ def check_folder(path: Path | None) -> None:
     """Before the work, not after it."""
     if path is not None and not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"No such directory: {path.absolute().parent}")
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write a file that appears at `path` when it is whole; what was there stays until then."""
-    beside = path.with_name(f".{path.stem}.writing{path.suffix}")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @contextmanager

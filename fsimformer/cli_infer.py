@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fsimformer.cli_command import add_command, check_folder, progress_bar, whole_file
+from fsimformer.beside import replaced
+from fsimformer.cli_command import add_command, check_folder, progress_bar
 from fsimformer.files import ENDINGS, ZARR, read_observations, require_netcdf, require_zarr
 
 if TYPE_CHECKING:
@@ -123,12 +124,13 @@ def _infer(args: argparse.Namespace) -> None:
                 callback=lambda done, n: show(done, None),
             )
     elif args.out is not None:
-        with whole_file(args.out) as path:
-            tree.to_netcdf(path, engine="h5netcdf")
+        with replaced(args.out) as part:
+            tree.to_netcdf(part, engine="h5netcdf")
     parts = data_sets(tree, args.batch)
     if args.plot is not None:
-        for label, part in parts:
-            plots.figure(part).savefig(args.plot if label is None else numbered(args.plot, label))
+        for label, one in parts:
+            with replaced(args.plot if label is None else numbered(args.plot, label)) as part:
+                plots.figure(one).savefig(part)
     if args.json:
         found = [entry for label, part in parts for entry in summary(part, joint.schema, args.batch, label)]
         head = {"model": str(args.model), "observations": str(args.observations), "draws": args.draws, "level": _LEVEL}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsimformer.beside import replaced
 from fsimformer.cli_command import add_command, check_folder
 from fsimformer.files import NETCDF, ZARR, require_netcdf, require_zarr
 
@@ -67,7 +68,8 @@ def _plot(args: argparse.Namespace) -> None:
         raise ValueError(f"--truth: expected --kind marginals or pairs, got {args.kind}.")
     if strange := [name for name in truth if name not in markable]:
         raise KeyError(f"--truth: no scalars {strange}. Scalars: {markable}.")
-    _page(tree, args.kind, wanted, truth).savefig(args.out)
+    with replaced(args.out) as part:
+        _page(tree, args.kind, wanted, truth).savefig(part)
 
 
 def _page(tree: xr.DataTree, kind: str, wanted: Sequence[str] | None, truth: dict[str, float]) -> Figure:

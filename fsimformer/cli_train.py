@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fsimformer.cli_command import add_command, add_config, check_folder, progress_bar, settings, whole_file
+from fsimformer.beside import replaced
+from fsimformer.cli_command import add_command, add_config, check_folder, progress_bar, settings
 from fsimformer.files import ZARR, require_netcdf
 
 if TYPE_CHECKING:
@@ -189,8 +190,8 @@ def _simulate(args: argparse.Namespace) -> None:
     from fsimformer.recorded import draw
 
     drawn = draw(find_simulator(args.simulator), args.n, args.seed)
-    with whole_file(args.out) as path:
-        drawn.to_netcdf(path, engine="h5netcdf")
+    with replaced(args.out) as part:
+        drawn.to_netcdf(part, engine="h5netcdf")
     dropped = int(drawn.attrs["n_dropped"])
     more = f"; {dropped} more were not finite and dropped" if dropped else ""
     _say(args, args.n, dropped, f"{args.out}: {args.n} simulations{more}")

@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from fsimformer.numeric import read_numbers
 from fsimformer.points import (
     Channel,
     Observation,
@@ -25,14 +26,15 @@ from fsimformer.points import (
     earliest,
     elapsed,
     kind,
-    read_date,
     warn_outside,
+    warn_units,
 )
 from fsimformer.query import query
 from fsimformer.schema import Index, Schema
-from fsimformer.tables import Table, numbers, read_tables
+from fsimformer.tables import Table, read_tables
 from fsimformer.tokens import TokenSet
 from fsimformer.tree import resampled, to_tree, to_tree_many
+from fsimformer.units import read_date
 from fsimformer.whiten import Whitening
 
 __all__ = [
@@ -63,7 +65,8 @@ def read(schema: Schema, observed: Any, *, origin: Any = None) -> Observation:
         observed: Dataset, named DataArray, mapping of name -> DataArray (or a number, or the values of a vector),
             pandas frame in long form (columns `variable`, `value` and one a dim), or None. A function of the index
             `time` lies on a coordinate called `time` or `time_<variable>`, along whatever dim; of several indexes, on
-            their grid or pointwise along one dim.
+            their grid or pointwise along one dim. The labels 0 to n − 1 of a vector's components are their numbers;
+            others are names, in the order of the components.
         origin: date that index 0 stands for; else the index's own; else the earliest date that came in, be the reading
             there missing or not.
 
@@ -94,6 +97,8 @@ def read_many(
     Raises:
         KeyError, ValueError: as `read`; and where nothing has the dim `batch_dim`.
     """
+    if not isinstance(batch_dim, str):
+        raise ValueError(f"batch_dim: expected the name of a dim or column, got {batch_dim!r}.")
     if batch_dim in {*schema.names, *(d.name for d in schema.dims)}:
         raise ValueError(f"batch_dim={batch_dim!r} is a name of the model's own; rename the dim of your data sets.")
     tables, held, labels = read_tables(schema, observed, batch_dim)
@@ -152,6 +157,9 @@ def _check_kinds(index: Index, tables: Mapping[str, Table], held: Mapping[str, T
     }
     if len(set(kinds.values())) > 1:
         raise ValueError(f"Index {index.name!r}: expected coordinates of one kind, got {kinds}.")
+    stated = {str(t.label_attrs.get(index.name, {}).get("units", "")): t for k, t in every.items() if k in kinds}
+    for t in stated.values():
+        warn_units(index, t.labels[index.name], t.label_attrs.get(index.name, {}), 5)
 
 
 def _first_date(dim: str, tables: Mapping[str, Table], held: Mapping[str, Table], at: Mapping[str, slice]) -> Any:
@@ -256,7 +264,7 @@ def drawn_values(schema: Schema, whitening: Whitening, query: Query, group: xr.D
     for name, points in query.points.items():
         own = [next((a for a in (d, f"{d}_{name}") if a in group[name].dims), None) for d in schema[name].dims]
         dims = ["chain", "draw", *(d for d in own if d is not None), ...]  # `point` stays where it is
-        x = numbers(name, group[name].transpose(*dims))
+        x = read_numbers(repr(name), group[name].transpose(*dims))
         if x[0, 0].size != len(points):
             raise ValueError(f"{name!r}: expected {len(points)} values a draw, got {x[0, 0].size}.")
         z = whitening.forward(name, torch.from_numpy(x.reshape(-1, len(points))), points.component)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
-from decimal import Decimal
-from numbers import Number
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fsimformer.schema import Index, Schema
+from fsimformer.units import read_cf, require_span, seconds, since_of
+
+_REACH = 1e18  # half ranges: squares of what tokens carry stay within float32
 
 
 class ObservationWarning(UserWarning):
@@ -128,104 +128,18 @@ def same_readings(a: Mapping[str, Mapping[str, list[Any]]], b: Mapping[str, Mapp
     )
 
 
-_SECONDS = {
-    **dict.fromkeys(("second", "sec", "s"), 1.0),
-    **dict.fromkeys(("minute", "min"), 60.0),
-    **dict.fromkeys(("hour", "hr", "h"), 3600.0),
-    **dict.fromkeys(("day", "d"), 86400.0),
-    **dict.fromkeys(("week", "w"), 7 * 86400.0),
-    **dict.fromkeys(("month",), 365.25 / 12 * 86400.0),
-    **dict.fromkeys(("year", "yr", "a"), 365.25 * 86400.0),
-    **dict.fromkeys(("millisecond", "ms"), 1e-3),
-    **dict.fromkeys(("microsecond", "us"), 1e-6),
-    **dict.fromkeys(("nanosecond", "ns"), 1e-9),
-}
-_CALENDARS = (None, "standard", "gregorian", "proleptic_gregorian")
-
-
-def seconds(units: object) -> float | None:
-    """Seconds in one unit of time ("days", "hour", "yr" = 365.25 days, ...); None where it is no unit of time."""
-    word = str(units).strip().lower()
-    return _SECONDS.get(word, _SECONDS.get(word.removesuffix("s")))
-
-
-def missing(labels: np.ndarray) -> np.ndarray:
-    """(n,) bool: NaN, NaT, None, or an infinite number."""
-    if labels.dtype.kind == "f":
-        return ~np.isfinite(labels)
-    return np.asarray(pd.isna(labels), dtype=bool)
-
-
-def read_labels(where: str, raw: Any) -> np.ndarray:
-    """The user's coordinate as a new plain array: numbers, datetime64, timedelta64, or cftime objects.
-
-    Args:
-        where: what the coordinate belongs to, for messages.
-        raw: numpy scalar or array, list, pandas Index or Series, DataArray.
-
-    Raises:
-        ValueError: strings, bools, time zones, other objects.
-    """
-    # a copy: the caller's array may change later. A lone Timestamp would lose its zone in to_numpy
-    out = np.array(raw.to_numpy() if hasattr(raw, "to_numpy") and not isinstance(raw, date) else raw)
-    if out.dtype.kind == "m" and np.datetime_data(out.dtype)[0] in ("Y", "M"):
-        raise ValueError(f"{where}: durations in calendar months or years have no fixed length, got {out.dtype}.")
-    if out.dtype.kind in "iufmM":
-        return out
-    if out.dtype.kind != "O":
-        hint = "; turn text into dates with pandas.to_datetime" if out.dtype.kind in "UST" else ""
-        raise ValueError(f"{where}: expected numbers, dates or durations, got dtype {out.dtype}{hint}.")
-    held = out[~pd.isna(out)].ravel()
-    first: Any = held[0] if held.size else np.nan
-    if any(getattr(x, "tzinfo", None) is not None for x in held):
-        raise ValueError(
-            f"{where}: dates carry the time zone {first.tzinfo}; drop it first, say with "
-            ".tz_convert('UTC').tz_localize(None)."
-        )
-    if all(isinstance(x, (Number, Decimal)) and not isinstance(x, (bool, complex)) for x in held):
-        return np.where(pd.isna(out), np.nan, out).astype(np.float64)
-    if all(isinstance(x, (date, np.datetime64)) for x in held):
-        return np.where(pd.isna(out), np.datetime64("NaT"), out).astype("datetime64[us]")
-    if all(isinstance(x, (timedelta, np.timedelta64)) for x in held):
-        return np.where(pd.isna(out), np.timedelta64("NaT"), out).astype("timedelta64[us]")
-    if all(hasattr(x, "calendar") and hasattr(x, "replace") for x in held):  # cftime, which stays optional
-        return out
-    hint = "; turn text into dates with pandas.to_datetime" if isinstance(first, str) else ""
-    raise ValueError(f"{where}: expected numbers, dates or durations, got objects such as {first!r}{hint}.")
-
-
 def kind(labels: np.ndarray, attrs: dict[str, Any]) -> str:
     """ "numbers", "durations", "dates", "cftime dates", or undecoded CF units such as "days since 2020-01-01"."""
     names = {"m": "durations", "M": "dates", "O": "cftime dates"}
     if labels.dtype.kind in names:
         return names[labels.dtype.kind]
-    units = str(attrs.get("units", ""))
-    return units if " since " in units else "numbers"
+    since = since_of(attrs.get("units", ""))
+    return "numbers" if since is None else " since ".join(since)
 
 
-def read_date(where: str, given: Any) -> Any:
-    """A date (ISO string, datetime, datetime64, Timestamp; cftime as it is) as datetime64."""
-    if hasattr(given, "calendar") and hasattr(given, "replace"):
-        return given
-    try:
-        if isinstance(given, Number):
-            raise TypeError("a number is no date")
-        stamp = pd.Timestamp(given)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: expected a date such as '2020-01-31', got {given!r}.") from error
-    if pd.isna(stamp) or stamp.tzinfo is not None:
-        raise ValueError(f"{where}: expected a date without time zone, got {given!r}.")
-    return stamp.to_datetime64()
-
-
-def _cf(where: str, units: str, attrs: dict[str, Any]) -> tuple[float, np.datetime64]:
-    """Seconds in a unit of "days since 2020-01-01", and the date."""
-    unit, _, since = units.partition(" since ")
-    length = seconds(unit)
-    if length is None or attrs.get("calendar") not in _CALENDARS:
-        calendar = f" in calendar {attrs['calendar']!r}" if "calendar" in attrs else ""
-        raise ValueError(f"{where}: cannot read the units {units!r}{calendar}; decode them with xarray.decode_cf.")
-    return length, read_date(f"{where}, units {units!r}", since)
+def _cf(where: str, what: str, attrs: dict[str, Any]) -> tuple[float, np.datetime64]:
+    unit, _, since = what.partition(" since ")
+    return read_cf(where, unit, since, attrs)
 
 
 def earliest(where: str, labels: np.ndarray, attrs: dict[str, Any]) -> Any:
@@ -236,7 +150,9 @@ def earliest(where: str, labels: np.ndarray, attrs: dict[str, Any]) -> Any:
     if " since " not in what:
         return min(labels) if labels.dtype == object else labels.min()
     length, since = _cf(where, what, attrs)
-    return since + np.timedelta64(round(float(labels.min()) * length * 1e6), "us")
+    first = float(labels.min())
+    require_span(where, first, length)
+    return since + np.timedelta64(round(first * length * 1e6), "us")
 
 
 def elapsed(where: str, index: Index, labels: np.ndarray, attrs: dict[str, Any], origin: Any) -> np.ndarray:
@@ -252,7 +168,22 @@ def elapsed(where: str, index: Index, labels: np.ndarray, attrs: dict[str, Any],
 
     Returns:
         (n,) float64.
+
+    Raises:
+        ValueError: dates where there is no origin, another calendar than the origin's, places out of all proportion.
     """
+    out = _elapsed(where, index, labels, attrs, origin)
+    with np.errstate(over="ignore"):
+        far = np.abs(index.scaled(out)) > _REACH
+    if far.any():
+        raise ValueError(
+            f"{where}: {int(far.sum())} of {far.size} places lie out of all proportion to the trained range of "
+            f"{index.name!r}, [{index.lower:g}, {index.upper:g}]; the first is {out[far][0]:g}."
+        )
+    return out
+
+
+def _elapsed(where: str, index: Index, labels: np.ndarray, attrs: dict[str, Any], origin: Any) -> np.ndarray:
     what = kind(labels, attrs)
     unit = seconds("days" if index.units is None else index.units)
     if what == "numbers":
@@ -270,9 +201,12 @@ def elapsed(where: str, index: Index, labels: np.ndarray, attrs: dict[str, Any],
         )
     if what == "cftime dates":
         if isinstance(origin, np.datetime64) and labels.size:  # the same reading of clock and calendar page
-            day = pd.Timestamp(origin)
-            parts = ("year", "month", "day", "hour", "minute", "second", "microsecond")
-            origin = labels[0].replace(**{part: getattr(day, part) for part in parts})
+            origin = _in_calendar(where, pd.Timestamp(origin), labels[0])
+        if labels.size and origin.calendar != labels[0].calendar:
+            raise ValueError(
+                f"{where}: dates of the calendar {labels[0].calendar!r}, but {index.name} = 0 is {origin} in "
+                f"{origin.calendar!r}."
+            )
         return np.array([(t - origin).total_seconds() / unit for t in labels], dtype=np.float64)
     if not isinstance(origin, np.datetime64):
         raise ValueError(f"{where}: got {what}, but {index.name} = 0 is the cftime date {origin}.")
@@ -280,6 +214,16 @@ def elapsed(where: str, index: Index, labels: np.ndarray, attrs: dict[str, Any],
         return _seconds_between(labels, origin) / unit
     length, since = _cf(where, what, attrs)
     return labels.astype(np.float64) * (length / unit) + _seconds_between(since, origin) / unit
+
+
+def _in_calendar(where: str, day: pd.Timestamp, like: Any) -> Any:
+    parts = ("year", "month", "day", "hour", "minute", "second", "microsecond")
+    try:
+        return like.replace(**{part: getattr(day, part) for part in parts})
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: the calendar {like.calendar!r} has no {day}, the date of index 0: {error}."
+        ) from error
 
 
 def _seconds_between(later: Any, earlier: Any) -> Any:
@@ -318,6 +262,17 @@ def _day(date: Any) -> str:
     """A date as it is written; the time of day only where there is one."""
     text = str(date.astype("datetime64[s]") if isinstance(date, np.datetime64) else date)
     return text.removesuffix("T00:00:00")
+
+
+def warn_units(index: Index, labels: np.ndarray, attrs: Mapping[str, Any], stacklevel: int) -> None:
+    """Warn where a coordinate states a unit that is neither the index's nor converted to it."""
+    stated, own = str(attrs.get("units", "")).strip(), "" if index.units is None else index.units.strip()
+    words = [x.lower().removesuffix("s") for x in (stated, own)]
+    if not own or stated in ("", "1") or words[0] == words[1] or kind(labels, dict(attrs)) != "numbers":
+        return
+    if seconds(stated) is None or seconds(own) is None:
+        text = f"coordinate {index.name!r} is in {stated!r}, index {index.name!r} of the model in {own!r}"
+        warnings.warn(f"{text}: its numbers are read as they stand.", ObservationWarning, stacklevel + 1)
 
 
 def warn_outside(

@@ -5,6 +5,7 @@ Asking where a finite value was observed is asking for a fresh replicate of it t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import EllipsisType
 from typing import Any
@@ -12,18 +13,21 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from fsimformer.labels import missing, read_labels
+from fsimformer.numeric import plain_array
 from fsimformer.points import (
     Observation,
     Points,
     Query,
     elapsed,
     kind,
-    missing,
-    read_labels,
     require_stated_zero,
     warn_outside,
+    warn_units,
 )
 from fsimformer.schema import Components, Index, Schema
+
+_MOST_POINTS = 100_000_000
 
 
 def query(schema: Schema, observation: Observation, at: Mapping[str, Any] | None = None, stacklevel: int = 3) -> Query:
@@ -76,6 +80,10 @@ def query(schema: Schema, observation: Observation, at: Mapping[str, Any] | None
             asked[name] = _unread(schema, name, observation)
     asked = {name: points for name, points in asked.items() if len(points)}
     for name, points in asked.items():
+        if at is not None and name in at:
+            for d in points.attrs:
+                if isinstance(index := schema.dim(d), Index):
+                    warn_units(index, points.labels[d], points.attrs[d], stacklevel)
         if schema.is_function(name):
             origins = observation.origins, observation.implied
             warn_outside(schema, name, "points asked for", [points], *origins, stacklevel)
@@ -127,6 +135,7 @@ def _held(schema: Schema, name: str, observation: Observation) -> Points:
         return _grid(schema, name, axes)
     blocks = list(dict.fromkeys(together.get(d, (d,)) for d in schema.index_dims(name)))
     sizes = [len(axes[group[0]]) for group in blocks]
+    _require_few(repr(name), schema.index_dims(name), sizes)
     places = dict(zip(blocks, np.indices(sizes).reshape(len(sizes), -1), strict=True))
     return _pointwise(schema, name, axes, {d: places[together.get(d, (d,))] for d in schema.index_dims(name)})
 
@@ -165,9 +174,23 @@ def _scattered(
 def _lattice(dims: tuple[str, ...], axes: Mapping[str, Points]) -> Points:
     """Every combination of points along index dims, the last dim fastest."""
     shape = tuple(len(axes[d]) for d in dims)
+    _require_few("the observation", dims, shape)
     where = dict(zip(dims, np.indices(shape).reshape(len(dims), -1), strict=True))
     index = np.stack([axes[d].index[where[d], 0] for d in dims], axis=1)
     return Points(np.zeros(len(index), dtype=np.int64), index, {d: axes[d].labels[d][where[d]] for d in dims}, shape)
+
+
+def _require_few(what: str, dims: Sequence[str], sizes: Sequence[int]) -> None:
+    """Every combination of what is held of some dims, before it fills the memory.
+
+    Raises:
+        ValueError: there are too many.
+    """
+    if (n := math.prod(sizes)) > _MOST_POINTS:
+        raise ValueError(
+            f"{what}: every combination of the points held of {tuple(dims)}, {tuple(sizes)} of them, would be {n:,} "
+            f"points, more than {_MOST_POINTS:,}; name those that are wanted, sample(at=...)."
+        )
 
 
 def _axis(schema: Schema, dim: str, observation: Observation) -> Points:
@@ -204,6 +227,7 @@ def _grid(schema: Schema, name: str, axes: Mapping[str, Points]) -> Points:
     """Every combination of points along the variable's dims, the last dim fastest."""
     dims = schema[name].dims
     shape = tuple(len(axes[d]) for d in dims)
+    _require_few(repr(name), dims, shape)
     where = dict(zip(dims, np.indices(shape).reshape(len(dims), int(np.prod(shape))), strict=True))
     index = [axes[d].index[where[d], 0] for d in schema.index_dims(name)]
     c_dim = schema.component_dim(name)
@@ -255,12 +279,13 @@ def _at(schema: Schema, name: str, spec: Any, observation: Observation) -> Point
     if isinstance(spec, slice):
         return _at_slice(schema, name, spec, observation)
     raws = dict(zip(dims, _columns(name, dims, spec), strict=True))
-    named = all(isinstance(raw, xr.DataArray) for raw in raws.values() if np.ndim(raw))
+    read = {d: read_labels(f"at: {name!r}, {d!r}", raw) for d, raw in raws.items()}
+    named = all(isinstance(raw, xr.DataArray) for d, raw in raws.items() if read[d].ndim)
     variables: dict[str, xr.DataArray] = {}
     axes: dict[str, Points] = {}
     for d, raw in raws.items():
         where = f"at: {name!r}, {d!r}"
-        labels, index = read_labels(where, raw), schema.dim(d)
+        labels, index = read[d], schema.dim(d)
         assert isinstance(index, Index)
         if labels.ndim > 1 or not labels.size:
             raise ValueError(f"{where}: expected points in one row, at least one, got shape {labels.shape}.")
@@ -310,7 +335,7 @@ def _columns(name: str, dims: tuple[str, ...], spec: Any) -> list[Any]:
         return [spec[d] for d in dims]
     if len(dims) == 1:
         return [spec]
-    points = np.asarray(spec)
+    points = plain_array(f"at: {name!r}", spec)
     if points.ndim != 2 or points.shape[1] != len(dims):
         raise ValueError(
             f"at: {name!r}: expected a Dataset or mapping with {dims}, or an array (n, {len(dims)}), got shape "
@@ -335,6 +360,8 @@ def _at_slice(schema: Schema, name: str, spec: slice, observation: Observation) 
         if end is not None:
             where = f"at: {name!r}, {dims[0]!r}"
             labels = read_labels(where, end).reshape(-1)
+            if labels.size != 1 or missing(labels).any():
+                raise ValueError(f"{where}: expected single points as the ends of a slice, got {end!r}.")
             attrs = held.attrs.get(dims[0], {}) if kind(labels, {}) == "numbers" else {}
             require_stated_zero(where, index, labels, attrs, observation)
             inside &= (

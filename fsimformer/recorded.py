@@ -29,10 +29,12 @@ from torch import Tensor
 
 from fsimformer.archive import Archive, is_archive
 from fsimformer.files import NETCDF, ZARR, read_observations
-from fsimformer.points import earliest, elapsed, read_date, read_labels
+from fsimformer.labels import read_labels
+from fsimformer.points import earliest, elapsed
 from fsimformer.schema import Index, Schema
 from fsimformer.simulations import Simulations, finite_rows, simulate
 from fsimformer.simulators.protocol import Simulator
+from fsimformer.units import read_date
 
 _CHECKED = 10  # rows that a check of the simulator may ask for
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from fsimformer.points import missing, read_labels
+from fsimformer.labels import missing, read_labels
+from fsimformer.numeric import plain_array, read_numbers, require_decoded
 from fsimformer.schema import Axis, Components, Index, Schema
 
 Tables = dict[str, "Table"]
@@ -61,6 +60,10 @@ def read_tables(
     if isinstance(observed, xr.Dataset):
         arrays = {str(k): v for k, v in observed.data_vars.items()}
         coords = {str(k): v for k, v in observed.coords.items()}
+        for axis in (d.name for d in schema.dims if not isinstance(d, Index) and d.name in coords):
+            given = coords[axis]
+            order = _order(f"coordinate {axis!r}", given.to_numpy()) if given.dims == (axis,) else None
+            coords[axis] = given if order is None else given.isel({axis: order})
         if shadowed := sorted(set(coords) & set(schema.names)):
             raise ValueError(
                 f"{shadowed} are variables of the model but coordinates of the Dataset; reset_coords them."
@@ -81,6 +84,11 @@ def read_tables(
             + (" A Series goes in as .to_xarray()." if isinstance(observed, pd.Series) else "")
         )
     _known(schema, arrays)
+    for name, array in arrays.items():
+        if len(set(array.dims)) < len(array.dims):
+            raise ValueError(f"{name!r}: a dim comes twice in its dims {tuple(map(str, array.dims))}.")
+    arrays = {name: _in_order(schema, name, array) for name, array in arrays.items()}
+    _check_components(schema, arrays, coords)
     labels = None if batch_dim is None else _batch_labels({**arrays, **coords}, batch_dim)
     n_rows = 1 if labels is None else labels.size
     tables = {k: _from_array(schema, k, arrays[k], batch_dim, n_rows) for k in schema.names if k in arrays}
@@ -107,10 +115,15 @@ def _as_array(schema: Schema, name: str, given: Any) -> xr.DataArray:
     if isinstance(given, xr.DataArray):
         return given
     if isinstance(given, pd.Series) and not (given.index.name is None and isinstance(given.index, pd.RangeIndex)):
-        return xr.DataArray.from_series(given)
+        try:
+            return xr.DataArray.from_series(given)
+        except ValueError as error:
+            raise ValueError(
+                f"{name!r}: the Series makes no array: {error}. A long frame, a row a reading, may hold several at one "
+                "point."
+            ) from error
     if isinstance(given, (xr.Dataset, Mapping, str)) or given is None:
         raise ValueError(f"{name!r}: expected a DataArray or numbers, got {type(given).__name__}.")
-    values = np.asarray(given)
     dims = schema[name].dims
     if schema.is_function(name):
         wanted = ", ".join(f"{d!r}: ..." for d in schema.index_dims(name))
@@ -118,11 +131,56 @@ def _as_array(schema: Schema, name: str, given: Any) -> xr.DataArray:
             f"{name!r} is a function of {schema.index_dims(name)} and came as bare values; give them coordinates: "
             f"xarray.DataArray(values, coords={{{wanted}}})."
         )
+    values = plain_array(repr(name), given)
     if not dims and values.size == 1:
         return xr.DataArray(values.reshape(()))
     if values.ndim != len(dims):
         raise ValueError(f"{name!r}: expected dims {dims}, got values of shape {values.shape}.")
     return xr.DataArray(values, dims=dims)
+
+
+def _component_labels(schema: Schema, name: str, array: xr.DataArray, dim: str) -> np.ndarray | None:
+    """The coordinate of a `Components` or `Axis` dim, if it has one of its own length."""
+    c = next((array.coords[k] for k in (f"{dim}_{name}", dim) if k in array.coords), None)
+    return None if c is None or c.dims != (dim,) else c.to_numpy()
+
+
+def _in_order(schema: Schema, name: str, array: xr.DataArray) -> xr.DataArray:
+    """Components and places of an axis in the order of their numbers 0 to n − 1; other labels are names in order."""
+    for dim in schema[name].dims:
+        labels = None if isinstance(schema.dim(dim), Index) else _component_labels(schema, name, array, dim)
+        if labels is not None and (order := _order(f"{name!r}, dim {dim!r}", labels)) is not None:
+            array = array.isel({dim: order})
+    return array
+
+
+def _order(where: str, labels: np.ndarray) -> np.ndarray | None:
+    """Where the labels 0 to n − 1 stand; None where they are others.
+
+    Raises:
+        ValueError: one of them comes twice.
+    """
+    if labels.dtype.kind not in "iu" or not np.isin(labels, np.arange(len(labels))).all():
+        return None
+    if len(np.unique(labels)) < len(labels):
+        raise ValueError(f"{where}: expected each of 0 to {len(labels) - 1} once, got {labels.tolist()}.")
+    return np.argsort(labels)
+
+
+def _check_components(schema: Schema, arrays: Mapping[str, xr.DataArray], coords: Mapping[str, xr.DataArray]) -> None:
+    """Components have the same names everywhere: their values are told by their place.
+
+    Raises:
+        ValueError: variables that name the components of one dim in different orders; a coordinate of another length.
+    """
+    for dim in (d for d in schema.dims if not isinstance(d, Index)):
+        c = coords.get(dim.name)
+        if c is not None and c.dims == (dim.name,) and c.size != dim.size:
+            raise ValueError(f"coordinate {dim.name!r}: expected {dim.size} places, got {c.size}.")
+        found = {n: _component_labels(schema, n, a, dim.name) for n, a in arrays.items() if dim.name in schema[n].dims}
+        names = {n: x.tolist() for n, x in found.items() if x is not None and x.tolist() != list(range(x.size))}
+        if any(x != next(iter(names.values())) for x in names.values()):
+            raise ValueError(f"dim {dim.name!r}: expected the same labels in the same order, got {names}.")
 
 
 def _batch_labels(arrays: dict[str, xr.DataArray], batch_dim: str) -> xr.DataArray:
@@ -132,6 +190,8 @@ def _batch_labels(arrays: dict[str, xr.DataArray], batch_dim: str) -> xr.DataArr
         dims = sorted({str(d) for v in arrays.values() for d in v.dims})
         raise ValueError(f"batch_dim={batch_dim!r}: no variable has this dim. Dims that came: {dims}.")
     first = having[0].reset_coords(drop=True)
+    if pd.isna(first.to_numpy()).any():
+        raise ValueError(f"batch_dim={batch_dim!r}: expected a label for each data set, some are NaN, NaT or None.")
     if any(not np.array_equal(first.to_numpy(), other.to_numpy()) for other in having):
         raise ValueError(f"Variables differ in their labels along {batch_dim!r}; bring them together by xarray.merge.")
     if first.size == 0:
@@ -174,7 +234,8 @@ def _from_array(schema: Schema, name: str, array: xr.DataArray, batch_dim: str |
     came, hint = f"got dims {tuple(map(str, array.dims))}", "For many data sets in one call pass batch_dim=."
     if array.size == 0:
         raise ValueError(f"{name!r} has length zero, {dict(sizes)}; leave it out, or mark missing readings NaN.")
-    value = xr.Variable(array.dims, numbers(name, array))
+    value = xr.Variable(array.dims, read_numbers(repr(name), array))
+    require_decoded(repr(name), value.to_numpy(), array.attrs)
     if not variable.dims:
         if any(sizes[d] > 1 for d in rest):
             raise ValueError(f"{name!r}: expected a scalar, {came}. {hint}")
@@ -232,6 +293,9 @@ def _from_frame(
 ) -> tuple[dict[str, Table], xr.DataArray | None]:
     """Long form: a row a reading, in the order in which they stand. Several rows at one point are several readings."""
     indexed = any(n is not None for n in frame.index.names)
+    every = [*(n for n in frame.index.names if n is not None), *frame.columns]
+    if twice := sorted({str(n) for n in every if every.count(n) > 1}):
+        raise ValueError(f"Frame: the columns {twice} come twice, among {list(map(str, every))}.")
     if indexed:
         frame = frame.reset_index()
     known = {"variable", "value", *(d.name for d in schema.dims)} | ({batch_dim} if batch_dim else set())
@@ -278,33 +342,22 @@ def _from_rows(schema: Schema, name: str, rows: pd.DataFrame, row: np.ndarray) -
         if dim not in dims and given:
             raise ValueError(f"{name!r} has dims {dims}: leave column {dim!r} empty in its rows.")
         if given:
-            found[dim] = read_labels(f"{name!r}, column {dim!r}", rows[dim])
+            read = read_labels if isinstance(schema.dim(dim), Index) else read_numbers
+            found[dim] = read(f"{name!r}, column {dim!r}", rows[dim])
     component = np.zeros(len(rows), dtype=np.int64)
     if (c_dim := schema.component_dim(name)) is not None:
         n, positions = schema.n_components(name), found[c_dim]
-        if positions.dtype.kind not in "iuf" or not np.isin(positions, np.arange(n)).all():
-            raise ValueError(f"{name!r}, column {c_dim!r}: expected positions 0 to {n - 1}.")
+        if not (sound := np.isin(positions, np.arange(n))).all():
+            raise ValueError(
+                f"{name!r}, column {c_dim!r}: expected positions 0 to {n - 1}, got {positions[~sound][0]:g}."
+            )
         component = found[c_dim] = positions.astype(np.int64)
-    table = Table(row, component, {d: found[d] for d in dims}, numbers(name, rows["value"]))
+    table = Table(row, component, {d: found[d] for d in dims}, read_numbers(repr(name), rows["value"]))
     if not schema.is_function(name):
         key = row * schema.n_components(name) + component
         if len(np.unique(key)) < len(key):
             raise ValueError(f"{name!r} has dims {dims}: expected one value each, got {len(key)} rows.")
     return _checked(schema, name, table)
-
-
-def numbers(name: str, raw: xr.DataArray | pd.Series) -> np.ndarray:
-    """Values as a new float64 array; NaN, None and NA are missing."""
-    out = np.array(raw.to_numpy())
-    if out.dtype.kind == "O":
-        held = out[~pd.isna(out)].ravel()
-        if not all(isinstance(x, (Real, Decimal)) for x in held):
-            strange = next(x for x in held if not isinstance(x, (Real, Decimal)))
-            raise ValueError(f"{name!r}: expected numbers, got dtype {raw.dtype} with values such as {strange!r}.")
-        out = np.where(pd.isna(out), np.nan, out)
-    elif out.dtype.kind not in "iufb":
-        raise ValueError(f"{name!r}: expected real numbers, got dtype {raw.dtype}.")
-    return out.astype(np.float64)
 
 
 def _checked(schema: Schema, name: str, table: Table) -> Table:

@@ -196,6 +196,10 @@ def test_outside_the_trained_range_warns_and_keeps() -> None:
         ),
         ({"hare": np.array([1], dtype="timedelta64[M]")}, r"calendar months or years have no fixed length"),
         ({"hare": slice(0, 5, 2)}, r"a slice picks from the points of one index, without a step"),
+        (
+            {"hare": slice([0.0, 1.0], None)},
+            r"at: .hare., .time.: expected single points as the ends of a slice, got \[0.0, 1.0\]",
+        ),
         ({"hare": slice(7, 9)}, r"at: 'hare': no point lies in slice\(7, 9, None\); the observation holds 0 to 1"),
         ({"height": slice(None)}, r"at: 'height': the observation holds no points of \('x', 'time'\)"),
         ({"height": {"x": [0.5]}}, r"expected coordinates of \('x', 'time'\), \['time'\] are absent; got \['x'\]"),

@@ -17,7 +17,7 @@ from fsimformer.convert import (
     read,
     read_many,
 )
-from fsimformer.points import read_labels
+from fsimformer.labels import read_labels
 from fsimformer.schema import Index, Schema, Variable
 
 
