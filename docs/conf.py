@@ -25,7 +25,7 @@ html_title = f"fsimformer {release}"
 html_copy_source = False
 html_show_copyright = False
 
-myst_enable_extensions = ["deflist", "dollarmath"]
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3  # links to headings by their GitHub anchors; tests/test_docs.py checks them
 suppress_warnings = ["myst.header"]  # the tables that benchmarks/tables.py writes skip a level
 
@@ -56,6 +56,8 @@ def _plain_docstrings(
     app: Any, what: str, name: str, obj: object, options: Any, lines: list[str]
 ) -> None:  # signature of Sphinx's event
     lines[:] = [as_rest(line) for line in lines]
+    if what == "property":
+        lines.insert(0, "")  # napoleon takes a first line "a: b" for a type and a text
 
 
 def setup(app: Any) -> None:
