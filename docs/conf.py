@@ -60,5 +60,15 @@ def _plain_docstrings(
         lines.insert(0, "")  # napoleon takes a first line "a: b" for a type and a text
 
 
+def _plain_signature(
+    app: Any, what: str, name: str, obj: object, options: Any, given: str | None, returned: str | None
+) -> Any:
+    """`<factory>` is no Python, so that Sphinx would not read the types beside it; nobody calls a protocol."""
+    if given is None or getattr(obj, "_is_protocol", False):
+        return "", returned
+    return given.replace("<factory>", "..."), returned
+
+
 def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", _plain_docstrings, priority=400)  # before napoleon, at 500
+    app.connect("autodoc-process-signature", _plain_signature)
