@@ -25,7 +25,7 @@ html_title = f"fsimformer {release}"
 html_copy_source = False
 html_show_copyright = False
 
-myst_enable_extensions = ["deflist", "dollarmath"]
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3  # links to headings by their GitHub anchors; tests/test_docs.py checks them
 suppress_warnings = ["myst.header"]  # the tables that benchmarks/tables.py writes skip a level
 
@@ -56,7 +56,19 @@ def _plain_docstrings(
     app: Any, what: str, name: str, obj: object, options: Any, lines: list[str]
 ) -> None:  # signature of Sphinx's event
     lines[:] = [as_rest(line) for line in lines]
+    if what == "property":
+        lines.insert(0, "")  # napoleon takes a first line "a: b" for a type and a text
+
+
+def _plain_signature(
+    app: Any, what: str, name: str, obj: object, options: Any, given: str | None, returned: str | None
+) -> Any:
+    """`<factory>` is no Python, so that Sphinx would not read the types beside it; nobody calls a protocol."""
+    if given is None or getattr(obj, "_is_protocol", False):
+        return "", returned
+    return given.replace("<factory>", "..."), returned
 
 
 def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", _plain_docstrings, priority=400)  # before napoleon, at 500
+    app.connect("autodoc-process-signature", _plain_signature)
