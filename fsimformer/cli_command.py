@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
+PICTURES = (".png", ".pdf", ".svg")
 _ABSENT = object()
 
 
@@ -173,6 +174,13 @@ def check_folder(path: Path | None) -> None:
     """Before the work, not after it."""
     if path is not None and not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"No such directory: {path.absolute().parent}")
+
+
+def check_picture(path: Path | None) -> None:
+    """Before the work: a folder that is there, and a format that is known."""
+    check_folder(path)
+    if path is not None and path.suffix not in PICTURES:
+        raise ValueError(f"{path}: unknown ending {path.suffix!r}. Choices: {', '.join(PICTURES)}.")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsimformer.beside import replaced
-from fsimformer.cli_command import add_command, check_folder, progress_bar
+from fsimformer.cli_command import add_command, check_folder, check_picture, progress_bar
 from fsimformer.files import ENDINGS, ZARR, read_observations, require_netcdf, require_zarr
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def add_infer(commands: Any) -> None:
 def _infer(args: argparse.Namespace) -> None:
     if args.plot is not None:
         from fsimformer import plots  # before the work: without matplotlib there is no picture
-    for path in (args.out, args.plot):
-        check_folder(path)
+    check_folder(args.out)
+    check_picture(args.plot)
     streamed = args.out is not None and args.out.suffix in ZARR
     if streamed:
         require_zarr()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsimformer.beside import replaced
-from fsimformer.cli_command import add_command, check_folder
+from fsimformer.cli_command import add_command, check_picture
 from fsimformer.files import NETCDF, ZARR, require_netcdf, require_zarr
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def add_plot(commands: Any) -> None:
 def _plot(args: argparse.Namespace) -> None:
     from fsimformer import plots  # before the work: without matplotlib there is no picture
 
-    check_folder(args.out)
+    check_picture(args.out)
     tree = _picked(read_draws(args.draws), args.sel)
     held = plots.names(tree)
     if not held:

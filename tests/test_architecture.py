@@ -177,6 +177,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("masks", "network_config", "readings", "train_config", "cli_command", "beside"),
     },
     "cli_check": {
+        *("beside", "schema", "simulators", "model_file", "joint", "files", "report", "cli_train", "cli_command"),
+    },
         "beside",
         "schema",
         "simulators",
