@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sbc": set(),
     "functionals": set(),
     "scores": set(),
+    "simple_forecasts": set(),
     "tarp": set(),
     "lc2st": set(),
     "predictive": {"sbc"},
