@@ -17,7 +17,6 @@ from fsimformer.files import ENDINGS, ZARR, read_observations, require_netcdf, r
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
     import xarray as xr
 
     from fsimformer.schema import Schema
@@ -139,7 +138,7 @@ def _infer(args: argparse.Namespace) -> None:
     print("\n\n".join((f"{args.batch} {label}\n" if parts[1:] else "") + table(p, joint.schema) for label, p in parts))
 
 
-def _require_one(schema: Schema, observed: xr.Dataset | pd.DataFrame) -> None:
+def _require_one(schema: Schema, observed: Any) -> None:
     """Says which column or dim would be a batch dim, where there is one."""
     known = {d.name for d in schema.dims}
     if hasattr(observed, "data_vars"):

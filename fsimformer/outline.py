@@ -51,11 +51,13 @@ class Statements:
         reference: Mapping[str, Any] | None,
     ) -> Statements:
         """Raises TypeError: what is no prior, noise or support, or one text where names are meant."""
+        kinds: Any = tuple(PRIORS.values())
         found: dict[str, Prior] = {}
         sizes: dict[str, int] = {}
         for name, given in _mapping("priors", priors).items():
-            prior, size = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-            if not isinstance(prior, tuple(PRIORS.values())) or (size is not None and not isinstance(size, int)):
+            pair: tuple[Any, Any] = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+            prior, size = pair
+            if not isinstance(prior, kinds) or (size is not None and not isinstance(size, int)):
                 raise TypeError(
                     f"priors: expected one of {sorted(PRIORS)} for {name!r}, or a pair (prior, number of components), "
                     f"got {given!r}."

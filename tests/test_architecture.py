@@ -110,6 +110,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stock": {"readings", "reservoir", "tokens"},
     "outline": {"priors", "schema", "recorded"},
     "own": {"priors", "schema", "whiten", "simulators", "outline"},
+    "pyro_lengths": {"schema"},
+    "pyro_priors": {"priors"},
+    "pyro": {"priors", "schema", "simulators", "outline", "pyro_lengths", "pyro_priors"},
     "existing": {"priors", "whiten", "simulators", "archive", "files", "recorded", "outline"},
     "arriving": {"schema", "archive", "recorded", "simulations", "simulators"},
     "online": {"schema", "simulators", "arriving", "campaign"},
@@ -197,7 +200,7 @@ XARRAY = {
     "function_tree",
     *("units", "numeric", "labels", "schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
     *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded", "streamed", "check", "surprise"),
-    *("plots_check", "report", "outline", "own", "existing", "mode", "regions"),
+    *("plots_check", "report", "outline", "own", "existing", "pyro_lengths", "mode", "regions"),
     *("plots_pairs", "cli_infer", "cli_plot", "cli_check"),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
@@ -300,7 +303,7 @@ def test_declared_dependencies_are_those_that_are_imported() -> None:
 
     def distributions(entries: list[str]) -> set[str]:
         names = {entry.split(">")[0].replace("-", "_") for entry in entries}
-        return {"sklearn" if name == "scikit_learn" else name for name in names}
+        return {{"scikit_learn": "sklearn", "pyro_ppl": "pyro"}.get(name, name) for name in names}
 
     declared = distributions(project["dependencies"])
     optional = project["optional-dependencies"]
@@ -313,7 +316,7 @@ def test_declared_dependencies_are_those_that_are_imported() -> None:
     assert declared <= third_party.keys(), f"declared and never imported: {declared - third_party.keys()}"
     rim = {
         *("diagnostics", "lc2st", "plots", "plots_check", "files", "sbi", "archive", "campaign", "streamed"),
-        *("plots_pairs", "cli_plot"),
+        *("plots_pairs", "cli_plot", "pyro"),
     }
     for name, rooms in third_party.items():
         assert name in declared or (name in extras and rooms <= rim), (name, rooms)

@@ -1,0 +1,85 @@
+"""Distributions of Pyro, which are torch's, as priors and supports of ours.
+
+A family is known by its class, through `.to_event()` and `.expand()`; its numbers must be the same for all elements of
+a site, for a variable has one prior. A support is the interval that holds a site's values in every run that was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from fsimformer.priors import REAL, LogitNormal, LogNormal, Normal, Prior, Support, TruncatedNormal, Uniform
+
+
+def prior_of(fn: Any) -> Prior | None:
+    """The prior of ours that a distribution is, the same for all of its elements; None where there is none."""
+    while type(fn).__name__ in ("Independent", "ExpandedDistribution"):
+        fn = fn.base_dist
+    transforms, kind = list(getattr(fn, "transforms", [])), type(fn).__name__
+    if kind == "TransformedDistribution" and type(fn.base_dist).__name__ in (
+        "Normal",
+        "Independent",
+        "ExpandedDistribution",
+    ):
+        base = prior_of(fn.base_dist)
+        names = [type(t).__name__ for t in transforms]
+        if isinstance(base, Normal) and names == ["ExpTransform"]:
+            return LogNormal(base.loc, base.scale)
+        if isinstance(base, Normal) and names == ["SigmoidTransform"]:
+            return LogitNormal(base.loc, base.scale)
+        if isinstance(base, Normal) and names == ["SigmoidTransform", "AffineTransform"]:
+            lower, width = _constants(transforms[1].loc, transforms[1].scale) or (0.0, 0.0)
+            return LogitNormal(base.loc, base.scale, lower, lower + width) if width > 0 else None
+        return None
+    families: dict[str, tuple[str, ...]] = {
+        "Normal": ("loc", "scale"),
+        "LogNormal": ("loc", "scale"),
+        "Uniform": ("low", "high"),
+        "HalfNormal": ("scale",),
+        "Beta": ("concentration1", "concentration0"),
+    }
+    numbers = _constants(*(getattr(fn, k) for k in families.get(kind, ())))
+    if numbers is None or not numbers:
+        return None
+    if kind == "HalfNormal":
+        return TruncatedNormal(0.0, numbers[0], 0.0)
+    if kind == "Beta":
+        return Uniform() if numbers == (1.0, 1.0) else None
+    made: dict[str, Callable[..., Prior]] = {"Normal": Normal, "LogNormal": LogNormal, "Uniform": Uniform}
+    return made[kind](*numbers)
+
+
+def _constants(*values: Any) -> tuple[float, ...] | None:
+    """One number for each, where all of its elements are the same."""
+    flat = [torch.as_tensor(v).detach().double().reshape(-1) for v in values]
+    return tuple(float(x[0]) for x in flat) if all(bool((x == x[0]).all()) for x in flat) else None
+
+
+def support_of(name: str, elements: Iterable[str], runs: Iterable[Mapping[str, Any]], role: str) -> Support:
+    """The interval that holds a site's values in all runs: ends that move from run to run are none."""
+    ends: tuple[set[float], set[float]] = set(), set()
+    for constraint in [run[k]["fn"].support for run in runs for k in elements if k in run]:
+        while hasattr(constraint, "base_constraint"):
+            constraint = constraint.base_constraint
+        if constraint.is_discrete:
+            if role == "data":
+                return REAL  # a count is a number: what it is given matters, not that it is whole
+            raise ValueError(
+                f"from_pyro: the latent site {name!r} is discrete, and variables are continuous; leave it out, "
+                f"leave_out=[{name!r}]: it is integrated out."
+            )
+        bounds = [getattr(constraint, k, None) for k in ("lower_bound", "upper_bound")]
+        if bounds == [None, None] and type(constraint).__name__ not in ("_Real", "_RealVector"):
+            raise ValueError(
+                f"from_pyro: the site {name!r} has the support {constraint}; expected numbers or an interval. Draw it "
+                "from unconstrained sites and make it of them (pyro.deterministic), or leave it out."
+            )
+        for held, bound, pick in zip(ends, bounds, (torch.min, torch.max), strict=True):
+            held.add(float("nan") if bound is None else float(pick(torch.as_tensor(bound))))
+    lower, upper = (next(iter(e)) if len(e) == 1 else float("nan") for e in ends)
+    if lower != lower:  # an upper end alone is not offered
+        return REAL
+    return Support(lower) if upper != upper else Support(lower, upper)
