@@ -5,9 +5,9 @@ day in ten missing, of a known population; forecast are the cases and the deaths
 data are left out: at least 100 cases in the twelve weeks, ten of them in the last two. Who is left out depends on the
 readings that are conditioned on alone, so that a calibrated forecast stays calibrated.
 
-CRPS and energy score (fair, of all 28 days together) are those of log(1 + count); ratios below 1 favour the network, with
-standard errors from resampled outbreaks. Coverage counts the ends of an interval in, which makes that of small counts
-too large; the baselines' suffers the same. Of R(t) the truth is known, too.
+CRPS and energy score (fair, of all 28 days together) are those of log(1 + count); ratios below 1 favour the network,
+with standard errors from resampled outbreaks. Coverage counts the ends of an interval in, which makes that of small
+counts too large, the baselines' as well. Of R(t) the truth is known, too.
 """
 
 from __future__ import annotations

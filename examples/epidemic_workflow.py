@@ -1,0 +1,142 @@
+"""From a file of reported cases and deaths to R(t) and a scored forecast of four weeks, for several regions at once.
+
+The file is a table as health departments keep it: date, region, population, cases, deaths; blanks are days that nobody
+reported. Without --csv, three regions are simulated and written to cases.csv: days are missing, one region lost a
+week, and one stopped reporting deaths. The last four weeks are held back, forecast, and scored beside two forecasts
+that need no model: the last value, and the trend of the last three weeks. Writes forecast.csv, posterior.nc and a
+picture a region.
+
+    python examples/epidemic_workflow.py [--csv FILE] [--folder FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+
+import fsimformer as fsf
+from fsimformer import plots
+from fsimformer.counts import draw_counts
+from fsimformer.scores import crps, energy_score
+from fsimformer.simple_forecasts import last_value, log_linear
+from fsimformer.simulators import Epidemic
+
+WEEKS_AHEAD, SERIES = 4, ("cases", "deaths")
+
+
+def simulated(seed: int = 3) -> pd.DataFrame:
+    """Sixteen weeks of three regions: a wave that measures end, one that comes back, and one that starts late."""
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    days = torch.arange(0.0, 112.25, 0.25, dtype=torch.float64)
+    fall = lambda day, from_, to: from_ + (to - from_) * torch.sigmoid((days - day) / 4)  # noqa: E731
+    rates = {
+        "Coast": fall(40, 0.42, 0.12),
+        "Plain": fall(35, 0.40, 0.13) + fall(80, 0.0, 0.14),
+        "Hills": fall(70, 0.33, 0.14),
+    }
+    people, start = {"Coast": 8.9e6, "Plain": 2.1e6, "Hills": 5.5e5}, {"Coast": 2e-6, "Plain": 8e-6, "Hills": 4e-6}
+    weekend = torch.tensor([[0.05, 0.15, -0.08, 0.06, 0.03, 0.0]], dtype=torch.float64)
+    tables = []
+    for region, rate in rates.items():
+        world = Epidemic(
+            population=people[region], recovery_rate=1 / 6, fatality=0.008, incubation_period=4.0, death_delay=14.0,
+            initial_infected=start[region], reporting_rate=0.3, case_noise=0.12, death_noise=0.15,
+        )  # fmt: skip
+        clean = world.courses({"weekday_effect": weekend}, rate[:, None])
+        table = pd.DataFrame({"date": pd.date_range("2025-09-01", periods=112), "region": region})
+        table["population"] = people[region]
+        for name, sd in zip(SERIES, (0.12, 0.15), strict=True):
+            table[name] = draw_counts(clean[name][::2][:112, 0], sd, generator).numpy()
+            table.loc[rng.random(112) < 0.08, name] = np.nan
+        tables.append(table)
+    tables[1].loc[50:56, "cases"] = np.nan
+    tables[2].loc[65:, "deaths"] = np.nan
+    return pd.concat(tables)
+
+
+def read(path: Path) -> xr.Dataset:
+    """cases and deaths (region, time), population (region)."""
+    table = pd.read_csv(path, parse_dates=["date"]).rename(columns={"date": "time"})
+    data = table.set_index(["region", "time"])[list(SERIES)].to_xarray()
+    return data.assign(population=table.groupby("region")["population"].first().to_xarray())
+
+
+def scores(data: xr.Dataset, draws: xr.DataTree, cut: pd.Timestamp, seed: int) -> pd.DataFrame:
+    """CRPS and energy score of log(1 + count), and coverage, of what was held back; by region, series and forecast."""
+    rng, rows = np.random.default_rng(seed), []
+    days = ((data["time"] - data["time"][0]) / np.timedelta64(1, "D")).to_numpy()
+    late = (data["time"] >= cut).to_numpy()
+    for region in data["region"].to_numpy():
+        for name in SERIES:
+            values = data[name].sel(region=region).to_numpy()
+            known = late & np.isfinite(values)
+            if not known.any():
+                continue  # it stopped reporting: forecast all the same, but nobody knows
+            truth, past, n = values[known], ~late, draws["predictions"].sizes["draw"] * 2
+            x = draws["predictions"][name].sel(region=region, time=data["time"][known])
+            forecasts = {"network": x.transpose("chain", "draw", "time").to_numpy().reshape(n, -1)}
+            for simple in (last_value, log_linear):
+                forecasts[simple.__name__] = simple(days[past], values[past], days[known], n, rng)
+            for who, f in forecasts.items():
+                y, z = np.log1p(truth), np.log1p(f)
+                low, high = np.quantile(f, [0.05, 0.95], axis=0)
+                rows.append({
+                    "region": region, "series": name, "forecast": who, "crps": crps(y, z.T).mean(),
+                    "energy_score": energy_score(y[None], z[None])[0],
+                    "coverage_90": ((low <= truth) & (truth <= high)).mean(),
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", type=Path, help="date, region, population, cases, deaths; at most sixteen weeks")
+    parser.add_argument("--folder", type=Path, default=Path())
+    parser.add_argument("--model", default="epidemic")
+    parser.add_argument("--draws", type=int, default=500)
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    if args.csv is None:
+        args.csv = args.folder / "cases.csv"
+        simulated().to_csv(args.csv, index=False)
+
+    data = read(args.csv)
+    cut = pd.Timestamp(data["time"].values[-1]) - pd.Timedelta(days=7 * WEEKS_AHEAD - 1)
+    observed = data.where(data["time"] < cut).assign(population=data["population"])  # NaN is not observed
+    ahead = data["time"][data["time"] >= cut]
+    at = {"cases": ahead, "deaths": ahead, "reproduction_number": data["time"][::2]}
+    draws = fsf.load(args.model).condition(observed, batch_dim="region").sample(args.draws, at=at, seed=0)
+
+    number = draws["posterior"]["reproduction_number"].sel(time=cut, method="nearest")
+    print(f"{'region':<10}{'R on ' + str(number['time'].dt.date.item()):<22}P(R > 1)   share reported")
+    for region in data["region"].to_numpy():
+        r = number.sel(region=region)
+        low, mid, high = r.quantile([0.05, 0.5, 0.95]).values
+        share = draws["posterior"]["reporting_rate"].sel(region=region).quantile([0.05, 0.95]).values
+        above = float((r > 1).mean())
+        print(f"{region:<10}{f'{mid:.2f} [{low:.2f}, {high:.2f}]':<22}{above:>8.2f}   {share[0]:.2f} to {share[1]:.2f}")
+    table = scores(data, draws, cut, seed=0)
+    print(f"\nfour weeks from {cut.date()} on, on log(1 + count); lower is better, coverage should be 0.9")
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+
+    ends = draws["predictions"].to_dataset()[list(SERIES)].quantile([0.05, 0.5, 0.95], ("chain", "draw"))
+    ends.to_dataframe().to_csv(args.folder / "forecast.csv")
+    draws.to_netcdf(args.folder / "posterior.nc", engine="h5netcdf")
+    for region in data["region"].to_numpy():
+        one, held_out = draws.sel(region=region), data.sel(region=region).where(data["time"] >= cut)
+        page = plots.Figure(figsize=(7.2, 6.0), layout="constrained", dpi=150)
+        for ax, name in zip(page.subplots(3, 1), at, strict=True):
+            plots.bands(one, name, ax, held_out=held_out.get(name))
+            ax.axhline(1.0, color=plots.INK, linewidth=0.8) if name == "reproduction_number" else None
+        page.suptitle(region)
+        page.savefig(args.folder / f"{region}.png")
+    print(f"\nwrote cases.csv, forecast.csv, posterior.nc and a picture a region to {args.folder.resolve()}")
+
+
+if __name__ == "__main__":
+    main()
