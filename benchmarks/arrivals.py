@@ -125,25 +125,26 @@ def trained(orders: Tensor, data: Tensor, weights: list[Tensor], n_seeds: int) -
 
 @torch.no_grad()
 def posteriors(weights: list[Tensor], n_x: int = 16, n_z: int = 256) -> tuple[Tensor, Tensor]:
-    """log(sd / exact sd) and (mean − exact mean) / exact sd, (networks, n_x), by Heun's method in log λ."""
+    """log(sd / exact sd) and (mean − exact mean) / exact sd, (networks, n_x).
+
+    By Heun's method in φ = arctan λ, where y = y_t/√(1 + λ²) has dy/dφ = −F: sds are exact to 0.001. It begins
+    at λ = e⁴ about 0: means lack e⁻⁴ of themselves.
+    """
     n_networks = len(weights[0])
     z = torch.special.ndtri((torch.arange(n_z) + 0.5) / n_z)
     x = torch.special.ndtri((torch.arange(n_x) + 0.5) / n_x)
     given = x.repeat_interleave(n_z).expand(n_networks, -1)
-    knots = torch.linspace(4.0, -6.0, 41).tolist()
-    y = (z / z.std(correction=0)).repeat(n_x).expand(n_networks, -1) * (1 + math.exp(2 * knots[0])) ** 0.5
+    knots = torch.linspace(math.atan(math.exp(4.0)), math.atan(math.exp(-6.0)), 41).tolist()
+    y = (z / z.std(correction=0)).repeat(n_x).expand(n_networks, -1)
 
-    def estimate(y: Tensor, log_ratio: float) -> Tensor:
-        ratio = math.exp(log_ratio)
-        scale = (1 + ratio**2) ** 0.5
-        return y / scale**2 + ratio / scale * network(weights, y / scale, torch.full_like(y, log_ratio), given)
+    def f(y: Tensor, angle: float) -> Tensor:
+        return network(weights, y, torch.full_like(y, math.log(math.tan(angle))), given)
 
     for a, b in pairwise(knots):
-        slope = y - estimate(y, a)  # dy / d log λ
-        ahead = y + (b - a) * slope
-        y = y + (b - a) * (slope + ahead - estimate(ahead, b)) / 2
-    theta = estimate(y, knots[-1]).view(n_networks, n_x, n_z)
-    exact = 0.8 * x * (1 + NOISE**2) ** 0.5
+        slope = f(y, a)
+        y = y - (b - a) * (slope + f(y - (b - a) * slope, b)) / 2
+    theta = math.cos(knots[-1]) * y + math.sin(knots[-1]) * f(y, knots[-1])
+    theta, exact = theta.view(n_networks, n_x, n_z), 0.8 * x * (1 + NOISE**2) ** 0.5
     return (theta.std(-1, correction=0) / SD).log(), (theta.mean(-1) - exact) / SD
 
 
@@ -151,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--simulations", type=int, default=1_000)
     parser.add_argument("--steps", type=int, default=1_500)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(6)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(4)))
     args = parser.parse_args()
     torch.set_num_threads(1)
     started, seeds, variants = time.process_time(), args.seeds, (*RESERVES, None)

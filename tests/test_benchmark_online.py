@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 X = np.array([0.3, -0.2, 1.0, 2.1])
@@ -65,3 +67,39 @@ def test_variants_are_compared_seed_by_seed(monkeypatch) -> None:
     half = "| 500 | 0.5 | 2 | 0.0500 ± 0.0200 | +0.0200 ± 0.0000 | -0.020 ± 0.040 | -0.030 ± 0.010 | 0.0010 |"
     assert text.index(whole) < text.index(half)
     assert "| 4,000 | 0.5 | 1 | 0.0200 |  | 0.010 |  | 0.0010 |" in text
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.9])
+def test_the_ode_finds_the_posterior_that_a_network_believes_in(monkeypatch, factor: float) -> None:
+    """The exact F of a Gaussian of mean 0.8 x and sd √0.2, or of one narrower."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import arrivals
+
+    def exact(weights: list[Tensor], y: Tensor, log_ratio: Tensor, x: Tensor) -> Tensor:
+        ratio = log_ratio.exp()
+        scale, precision = (1 + ratio**2).sqrt(), 1 / (factor * arrivals.SD) ** 2
+        y = y * scale
+        estimate = (0.8 * 1.25**0.5 * x * precision + y / ratio**2) / (precision + 1 / ratio**2)
+        return (estimate - y / scale**2) * scale / ratio
+
+    monkeypatch.setattr(arrivals, "network", exact)
+    log_sd, off = arrivals.posteriors([torch.zeros(2, 8, 4)])
+    torch.testing.assert_close(log_sd, torch.full((2, 16), float(np.log(factor))), rtol=0, atol=0.002)
+    mean = 0.8 * 1.25**0.5 * torch.special.ndtri((torch.arange(16) + 0.5) / 16)
+    begun_at_0 = -mean * float(np.exp(-4)) * factor  # the start's share of the mean
+    torch.testing.assert_close(off, begun_at_0.expand(2, -1), rtol=0, atol=0.003)
+
+
+def test_variants_see_the_same_simulations_as_often(monkeypatch) -> None:
+    """In another order: with reserve 1 the first steps see late ones, with less they do not."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import arrivals
+
+    orders = {r: arrivals.order(1_600, 100, r, seed=0) for r in arrivals.RESERVES}  # 12,800 draws: 8 views
+    for seen in orders.values():
+        assert torch.equal(torch.bincount(seen.flatten(), minlength=1_600), torch.full((1_600,), 8))
+    assert int(orders[1.0][:10].max()) >= 1_500 and int(orders[0.5][:10].max()) < 400
+    theta, x = arrivals.simulations_of(3, 20_000).T
+    slope = float((theta * x).mean() / (x * x).mean())
+    assert slope == pytest.approx(0.8 * 1.25**0.5, abs=0.02)
+    assert float((theta - slope * x).std()) == pytest.approx(arrivals.SD, rel=0.02)
