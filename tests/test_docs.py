@@ -1,8 +1,8 @@
 """What the documentation shows runs, links lead somewhere, and the reference has every public name.
 
 The fenced blocks of a page run in order and in one namespace, in a temporary directory: `python` is executed, of `sh`
-the lines that begin with `fsimformer`; a `text` block right below one of them is what it prints, but for white space. A block
-whose fence says `slow` is left out, but of the tests marked slow.
+the lines that begin with `fsimformer`; a `text` block right below one of them is what it prints, but for white space. A
+block whose fence says `slow` is left out, but of the tests marked slow.
 """
 
 from __future__ import annotations
