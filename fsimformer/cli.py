@@ -1,4 +1,4 @@
-"""The command line: `fsimformer infer | train | simulate | check | info`.
+"""The command line: `fsimformer infer | train | simulate | check | explore | info`.
 
 An error is one line on stderr and exit code 2, a warning one line on stderr. Progress is shown on a terminal only.
 Heavy imports wait until a command needs them, so that `--help` answers at once.
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fsimformer.cli_check import add_check
+from fsimformer.cli_explore import add_explore
 from fsimformer.cli_train import add_command, add_simulate, add_train, check_folder
 from fsimformer.files import ENDINGS, read_observations, require_netcdf
 
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_simulate(commands)
     add_check(commands)
+    add_explore(commands)
 
     info = add_command(commands, "info", _info, "what a model knows: variables, ranges, provenance")
     info.add_argument("model", help="name of a model that ships, or a model's directory")

@@ -127,6 +127,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("evaluate", "refine", "constraints", "constrained", "density", "devices", "model_file", "request"),
         *("streamed",),
     },
+    "marginals": {"tokens", "points", "convert", "nn", "denoise", "sample", "paths", "model_file"},
+    "explorer": {
+        *("schema", "points", "query", "convert", "nn", "constraints", "constrained", "marginals", "joint", "files"),
+    },
     "learn": {
         *("schema", "graph", "tokens", "whiten", "nn", "seeds", "convert", "masks", "readings", "moments"),
         *("denoise", "batches", "digest", "devices", "train", "simulators", "simulations", "model_file", "ranges"),
@@ -156,7 +160,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("files",),
     },
     "cli_check": {"schema", "simulators", "model_file", "joint", "files", "report", "cli_train"},
-    "cli": {"cli_check", "schema", "model_file", "joint", "plots", "files", "cli_train"},
+    "cli_explore": {"model_file", "explorer", "joint", "files", "cli_train"},
+    "cli": {"cli_check", "cli_explore", "schema", "model_file", "joint", "plots", "files", "cli_train"},
     "__main__": {"cli"},
     "sbi": {
         *("tokens", "whiten", "nn", "seeds", "convert", "folder", "denoise", "sample", "stages", "likelihood"),
@@ -170,7 +175,7 @@ XARRAY = {
     "function_tree",
     *("schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
     *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded", "streamed", "check", "surprise"),
-    *("plots_check", "report"),
+    *("plots_check", "report", "explorer"),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}
@@ -285,7 +290,7 @@ def test_declared_dependencies_are_those_that_are_imported() -> None:
     assert declared <= third_party.keys(), f"declared and never imported: {declared - third_party.keys()}"
     rim = {
         *("diagnostics", "lc2st", "plots", "plots_check", "files", "cli", "cli_train", "sbi", "archive", "campaign"),
-        *("streamed",),
+        *("streamed", "explorer"),
     }
     for name, rooms in third_party.items():
         assert name in declared or (name in extras and rooms <= rim), (name, rooms)
@@ -316,7 +321,7 @@ def test_nothing_unpickles_or_evaluates(path: Path) -> None:
 def test_the_library_is_silent_and_takes_its_generator(path: Path) -> None:
     source = path.read_text()
     assert global_random(source) == SEEDED.get(room(path), set())
-    if room(path) not in {"cli", "cli_train", "cli_check"}:
+    if room(path) not in {"cli", "cli_train", "cli_check", "cli_explore"}:
         assert "print" not in {name for name, _ in calls(source)}
 
 
