@@ -1,4 +1,4 @@
-"""The command line: `fsimformer infer | train | simulate | check | plot | info`.
+"""The command line: `fsimformer infer | train | simulate | check | plot | explore | info`.
 
 An error is one line on stderr and exit code 2, a warning one line on stderr. Progress is shown on a terminal only.
 Heavy imports wait until a command needs them, so that `--help` answers at once.
@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fsimformer.cli_check import add_check
 from fsimformer.cli_command import Parser, add_command, settled
+from fsimformer.cli_explore import add_explore
 from fsimformer.cli_infer import add_infer, columns
 from fsimformer.cli_plot import add_plot
 from fsimformer.cli_train import add_simulate, add_train
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     add_simulate(commands)
     add_check(commands)
     add_plot(commands)
+    add_explore(commands)
     info = add_command(
         commands,
         "info",

@@ -149,6 +149,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("evaluate", "refine", "constraints", "constrained", "density", "devices", "model_file", "request"),
         *("streamed", "mode"),
     },
+    "marginals": {"tokens", "points", "convert", "nn", "denoise", "sample", "paths", "model_file"},
+    "explorer": {
+        *("schema", "points", "query", "convert", "nn", "constraints", "constrained", "marginals", "joint", "files"),
+    },
     "learn": {
         *("schema", "graph", "tokens", "whiten", "nn", "seeds", "convert", "masks", "readings", "moments"),
         *("denoise", "batches", "digest", "devices", "train", "simulators", "simulations", "model_file", "ranges"),
@@ -184,9 +188,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("beside", "schema", "simulators", "model_file", "joint", "files", "report", "cli_train", "cli_command"),
     },
     "cli_command": set(),
+    "cli_explore": {"model_file", "explorer", "joint", "files", "cli_command"},
     "cli_infer": {"beside", "schema", "model_file", "joint", "plots", "files", "cli_command"},
     "cli_plot": {"beside", "plots", "plots_pairs", "files", "cli_command"},
-    "cli": {"cli_check", "cli_infer", "cli_plot", "model_file", "cli_train", "cli_command"},
+    "cli": {"cli_check", "cli_explore", "cli_infer", "cli_plot", "model_file", "cli_train", "cli_command"},
     "__main__": {"cli"},
     "sbi": {
         *("tokens", "whiten", "nn", "seeds", "convert", "folder", "denoise", "sample", "stages", "likelihood"),
@@ -200,7 +205,7 @@ XARRAY = {
     "function_tree",
     *("units", "numeric", "labels", "schema", "points", "tables", "query", "tree", "convert", "archive", "simulators"),
     *("joint", "explicit", "refine", "files", "plots", "cli", "sbi", "recorded", "streamed", "check", "surprise"),
-    *("plots_check", "report", "outline", "own", "existing", "pyro_lengths", "mode", "regions"),
+    *("plots_check", "report", "outline", "own", "existing", "pyro_lengths", "mode", "regions", "explorer"),
     *("plots_pairs", "cli_infer", "cli_plot", "cli_check"),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
@@ -316,7 +321,7 @@ def test_declared_dependencies_are_those_that_are_imported() -> None:
     assert declared <= third_party.keys(), f"declared and never imported: {declared - third_party.keys()}"
     rim = {
         *("diagnostics", "lc2st", "plots", "plots_check", "files", "sbi", "archive", "campaign", "streamed"),
-        *("plots_pairs", "cli_plot", "pyro"),
+        *("plots_pairs", "cli_plot", "pyro", "explorer"),
     }
     for name, rooms in third_party.items():
         assert name in declared or (name in extras and rooms <= rim), (name, rooms)
