@@ -157,12 +157,12 @@ class Archive:
         """
         names = [_NAME.fullmatch(entry) for entry in os.listdir(self.path)]
         found = [Chunk(self.path / m[0], int(m[1]), int(m[2]), m[3]) for m in names if m is not None]
-        if wrong := [c.path.name for c in found if c.last < c.first or c.first // self.chunk != c.last // self.chunk]:
-            raise ValueError(f"{self.path}: {wrong[0]} is no chunk of at most {self.chunk} simulations.")
         found.sort(key=lambda c: (c.first, c.last))
         for a, b in pairwise(found):
             if b.first <= a.last:
                 raise ValueError(f"{self.path}: {a.path.name} and {b.path.name} hold the same simulations.")
+        if wrong := [c.path.name for c in found if c.last < c.first or c.first // self.chunk != c.last // self.chunk]:
+            raise ValueError(f"{self.path}: {wrong[0]} is no chunk of at most {self.chunk} simulations.")
         return tuple(found)
 
     def __len__(self) -> int:
