@@ -40,11 +40,12 @@ import xarray as xr
 from fsimformer.beside import commit, locked, remove, sweep
 from fsimformer.blocks import SIMULATION, join, meaning_of, only, row, structure_of
 from fsimformer.child import Field
-from fsimformer.files import require_zarr
+from fsimformer.files import require_no_pickle, require_zarr
 from fsimformer.schema import Schema
 
 FORMAT = 1
 _KEY = "fsimformer_archive"
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError)
 _NAME = re.compile(r"chunk-(\d{9,})-(\d{9,})-([0-9a-f]{16})")
 
 
@@ -129,7 +130,9 @@ class Archive:
             attributes = json.loads(card.read_text())["attributes"]
             about = attributes.get(_KEY)
             intact = about is None or attributes["digest"] == _digest_of_json(about)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if about is not None and not isinstance(about["format"], int):
+                raise TypeError(f"format {about['format']!r}")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{card} is damaged: {type(error).__name__}: {error}.") from error
         if not intact:
             raise ValueError(f"{card} is damaged: its digest is not that of its content.")
@@ -137,14 +140,20 @@ class Archive:
             raise ValueError(f"{path} is a Zarr group, but no archive of fsimformer; read it with xarray.open_zarr.")
         if about["format"] != FORMAT:
             raise ValueError(f"{path} has the format {about['format']}; this version reads {FORMAT}.")
-        schema = None if about["schema"] is None else Schema.from_dict(about["schema"])
-        return cls(Path(path), about["seed"], about["chunk"], about["simulator"], schema)
+        try:  # the digest guards against accidents alone
+            schema = None if about["schema"] is None else Schema.from_dict(about["schema"])
+            seed, chunk, simulator = about["seed"], about["chunk"], about["simulator"]
+            if type(seed) is not int or type(chunk) is not int or chunk < 1 or not isinstance(simulator, str):
+                raise ValueError("expected integers as seed and chunk, and a simulator's name")
+        except _DAMAGE as error:
+            raise ValueError(f"{card} is damaged: {type(error).__name__}: {error}.") from error
+        return cls(Path(path), seed, chunk, simulator, schema)
 
     def chunks(self) -> tuple[Chunk, ...]:
         """What is committed, in the order of the numbers.
 
         Raises:
-            ValueError: two chunks hold the same simulation.
+            ValueError: two chunks hold the same simulation, or one is named after others than its place.
         """
         names = [_NAME.fullmatch(entry) for entry in os.listdir(self.path)]
         found = [Chunk(self.path / m[0], int(m[1]), int(m[2]), m[3]) for m in names if m is not None]
@@ -152,6 +161,8 @@ class Archive:
         for a, b in pairwise(found):
             if b.first <= a.last:
                 raise ValueError(f"{self.path}: {a.path.name} and {b.path.name} hold the same simulations.")
+        if wrong := [c.path.name for c in found if c.last < c.first or c.first // self.chunk != c.last // self.chunk]:
+            raise ValueError(f"{self.path}: {wrong[0]} is no chunk of at most {self.chunk} simulations.")
         return tuple(found)
 
     def __len__(self) -> int:
@@ -161,7 +172,7 @@ class Archive:
     @property
     def failures(self) -> tuple[Failure, ...]:
         """Those that failed, in the order of their numbers."""
-        return tuple(Failure(**entry) for c in self.chunks() for entry in _attributes(c)["failures"])
+        return tuple(_failure(c, entry) for c in self.chunks() for entry in _attributes(c)["failures"])
 
     def missing(self, n: int) -> list[range]:
         """What the simulations 0 to n − 1 still lack: one range for each chunk that is to be written."""
@@ -318,21 +329,43 @@ def _read(chunk: Chunk) -> tuple[dict[str, Field], list[Any]]:
             f"{chunk.path} is damaged: its files have the digest {found}, not {chunk.digest}. Restore it, or delete "
             "the directory and run the same simulations again: they come out the same."
         )
-    with xr.open_zarr(chunk.path, consolidated=False, chunks=None) as data:
-        data.load()
-        about, coordinates = data.attrs[_KEY], set(data.coords)
-        fields = {}
-        for name in (SIMULATION, *about["variables"]):  # a directory has no order of its own
-            x = data.variables[name]
-            attrs = about["attrs"].get(name, {})
-            fields[name] = Field(tuple(map(str, x.dims)), x.values, attrs, name in coordinates)
-        return fields, about["failures"]
+    require_no_pickle(chunk.path)
+    about = _attributes(chunk)
+    try:
+        with xr.open_zarr(chunk.path, consolidated=False, chunks=None) as data:
+            data.load()
+            coordinates, fields = set(data.coords), {}
+            for name in (SIMULATION, *about["variables"]):  # a directory has no order of its own
+                x = data.variables[name]
+                attrs = about["attrs"].get(name, {})
+                fields[name] = Field(tuple(map(str, x.dims)), x.values, attrs, name in coordinates)
+        numbers = fields[SIMULATION].values
+        if numbers.ndim != 1 or not np.isin(numbers, np.arange(chunk.first, chunk.last + 1)).all():
+            raise ValueError(f"its simulations are not among {chunk.first} to {chunk.last}")
+    except (*_DAMAGE, OSError, RuntimeError, MemoryError) as error:
+        raise ValueError(f"{chunk.path} is damaged: {type(error).__name__}: {error}.") from error
+    for failure in about["failures"]:
+        _failure(chunk, failure)
+    return fields, about["failures"]
+
+
+def _failure(chunk: Chunk, entry: Any) -> Failure:
+    try:
+        out = Failure(**entry)
+        if type(out.number) is not int or not chunk.first <= out.number <= chunk.last:
+            raise ValueError(f"a failure of simulation {out.number}")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{chunk.path} is damaged: {type(error).__name__}: {error}.") from error
+    return out
 
 
 def _attributes(chunk: Chunk) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((chunk.path / "zarr.json").read_text())["attributes"][_KEY]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        kinds = (list, dict, dict)
+        if not all(map(isinstance, (found["failures"], found["variables"], found["attrs"]), kinds)):
+            raise TypeError("expected failures, variables and attrs")
+    except (OSError, RecursionError, *_DAMAGE) as error:
         raise ValueError(f"{chunk.path} is damaged: {type(error).__name__}: {error}.") from error
     return found
 

@@ -5,7 +5,8 @@
     runs.zarr/                    what readers see
     .runs.zarr.writing/           beside it, on the same disk, while somebody writes: the lock, and what is not finished
 
-A rename is the commit. The lock belongs to a process and ends with it, however it ends. Needs a POSIX system.
+A rename is the commit. The lock belongs to a process and ends with it, however it ends. Locks need a POSIX system; a
+single file (`replaced`) or directory (`exchange`) is written without one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 
@@ -87,3 +88,58 @@ def sync(path: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+@contextmanager
+def replaced(target: Path) -> Iterator[Path]:
+    """Where to write what shall be at `target`: beside it, with the same ending; it is moved there when all is written.
+
+    Until then, and for ever where writing fails, `target` is what it was. A device or a pipe is written to as it is.
+    """
+    if target.exists() and not target.is_file():
+        yield target
+        return
+    whole = Path(os.path.realpath(target))  # a link stays a link
+    part = whole.with_name(f".{whole.stem}.{os.getpid()}.part{whole.suffix}")
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, whole)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def exchange(part: Path, target: Path) -> None:
+    """Puts a finished directory in the place of another, which is then removed.
+
+    In one step where the system has one. Elsewhere in two, and who is killed between them leaves both directories
+    beside the place, the old one as `aside` calls it.
+    """
+    if _swapped(part, target):
+        shutil.rmtree(part)
+        return
+    old = aside(target)
+    shutil.rmtree(old, ignore_errors=True)
+    os.rename(target, old)
+    os.rename(part, target)
+    shutil.rmtree(old)
+
+
+def aside(target: Path) -> Path:
+    """Where a directory lies while another takes its place."""
+    whole = target.absolute()
+    return whole.with_name(f".{whole.name}.old")
+
+
+def _swapped(a: Path, b: Path) -> bool:
+    """Linux's renameat2(RENAME_EXCHANGE) or macOS's renamex_np(RENAME_SWAP); False where there is neither."""
+    import ctypes
+
+    with suppress(OSError, TypeError, AttributeError):  # Windows has no such library
+        libc, names = ctypes.CDLL(None), (os.fsencode(a), os.fsencode(b))
+        if hasattr(libc, "renameat2"):
+            here = -100  # AT_FDCWD
+            return bool(libc.renameat2(here, names[0], here, names[1], 2) == 0)
+        return bool(libc.renamex_np(*names, 2) == 0)
+    return False

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -82,17 +82,13 @@ def load_checkpoint(
     """Fill run, parameters, optimizers and the state of the rows from a checkpoint.
 
     Raises:
-        ValueError: it was written under other settings.
+        ValueError: it was written under other settings, by another version, or is damaged; nothing is filled then.
     """
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get("fsimformer")
-        meta: dict[str, Any] = {} if text is None else json.loads(text)
-        if "settings" not in meta:
-            raise ValueError(f"Checkpoint {path}: not written by this version of fsimformer; remove it to start anew.")
-        wanted, found = _flat(settings), _flat(meta["settings"])
-        if changed := sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k)):
-            raise ValueError(f"Checkpoint {path}: written with other settings of {changed}; resume needs the same.")
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    meta, tensors = _read(path)
+    wanted, found = _flat(settings), _flat(meta["settings"])
+    if changed := sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k)):
+        raise ValueError(f"Checkpoint {path}: written with other settings of {changed}; resume needs the same.")
+    _require_fits(path, meta["run"], tensors, parameters)
     with torch.no_grad():
         for k, p in parameters.items():
             p.copy_(tensors[f"model/{k}"])
@@ -109,6 +105,58 @@ def load_checkpoint(
     for k in _NUMBERS:
         setattr(run, k, meta["run"][k])
     run.history = [tuple(h) for h in meta["run"]["history"]]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Metadata and tensors of a checkpoint."""
+    damage = (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, MemoryError)
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("fsimformer")
+            meta = {} if text is None else json.loads(text)
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    except PermissionError:
+        raise
+    except damage as error:
+        raise ValueError(f"Checkpoint {path} is damaged: {error}; remove it to start anew.") from error
+    if not isinstance(meta, dict) or not {"run", "settings"} <= set(meta):
+        raise ValueError(f"Checkpoint {path}: not written by this version of fsimformer; remove it to start anew.")
+    if not isinstance(meta["settings"], dict) or not isinstance(meta["run"], dict):
+        raise ValueError(f"Checkpoint {path} is damaged: no settings or no state of a run; remove it to start anew.")
+    return meta, tensors
+
+
+def _require_fits(
+    path: Path, state: Mapping[str, Any], tensors: Mapping[str, Tensor], parameters: Mapping[str, torch.nn.Parameter]
+) -> None:
+    """All that will be filled is there in its shape, before anything is filled: `copy_` would broadcast.
+
+    Raises:
+        ValueError: it is not.
+    """
+    where = f"Checkpoint {path} is damaged"
+    if absent := [n for k in parameters for n in (f"model/{k}", f"ema/{k}") if n not in tensors]:
+        raise ValueError(f"{where}: no {absent[0]} in it; remove it to start anew.")
+    for name, x in tensors.items():
+        part, _, rest = name.partition("/")
+        if part == "rows" or rest.startswith("step/"):
+            continue
+        p = parameters.get(rest if part in ("model", "ema", "best") else rest.partition("/")[2])
+        if p is None or x.shape != p.shape or x.dtype != p.dtype:
+            wanted = "nothing of this name" if p is None else f"{tuple(p.shape)} {p.dtype}"
+            raise ValueError(
+                f"{where}: {name} is {tuple(x.shape)} {x.dtype}, expected {wanted}; remove it to start anew."
+            )
+    numbers = {k: state.get(k) for k in _NUMBERS if k not in ("history", "recent", "turn")}
+    numbers["turn"] = 0 if state.get("turn") is None else state["turn"]
+    lists = [state.get(k) for k in ("history", "recent")]
+    wrong = [k for k, v in numbers.items() if not isinstance(v, int | float) or isinstance(v, bool)]
+    if wrong or not all(isinstance(x, list) for x in lists) or not all(map(_is_validation, state["history"])):
+        raise ValueError(f"{where}: its state of a run is none, see {wrong or 'history'}; remove it to start anew.")
+
+
+def _is_validation(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) == 3 and all(isinstance(x, int | float) for x in entry)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from fsimformer.beside import replaced
 from fsimformer.cli_check import add_check
 from fsimformer.cli_train import add_command, add_simulate, add_train, check_folder
 from fsimformer.files import ENDINGS, read_observations, require_netcdf
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from fsimformer.schema import Schema
 
 _MOST_ROWS = 20
+PICTURES = (".png", ".pdf", ".svg")
 
 
 class Parser(argparse.ArgumentParser):
@@ -87,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
 def _infer(args: argparse.Namespace) -> None:
     if args.plot is not None:
         from fsimformer import plots  # before the work: without matplotlib there is no picture
+
+        if args.plot.suffix not in PICTURES:
+            raise ValueError(f"{args.plot}: unknown ending {args.plot.suffix!r}. Choices: {', '.join(PICTURES)}.")
     for path in (args.out, args.plot):
         check_folder(path)
     if args.out is not None:
@@ -106,9 +111,11 @@ def _infer(args: argparse.Namespace) -> None:
     tree = conditional.sample(args.draws, at or None, seed=args.seed, quality=args.quality)
     print(table(tree, joint.schema))
     if args.out is not None:
-        tree.to_netcdf(args.out, engine="h5netcdf")
+        with replaced(args.out) as part:
+            tree.to_netcdf(part, engine="h5netcdf")
     if args.plot is not None:
-        plots.figure(tree).savefig(args.plot)
+        with replaced(args.plot) as part:
+            plots.figure(tree).savefig(part)
 
 
 def _info(args: argparse.Namespace) -> None:

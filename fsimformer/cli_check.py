@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsimformer.beside import replaced
 from fsimformer.cli_train import SIMULATORS, add_command, check_folder, find_simulator, progress_bar
 from fsimformer.files import require_netcdf
 
@@ -65,9 +66,11 @@ def _check(args: argparse.Namespace) -> None:
             seed=args.seed,
             callback=lambda done, n: show(done, None),
         )
-    args.out.write_text(report(tree, str(args.model), joint.provenance), encoding="utf-8")
+    with replaced(args.out) as part:
+        part.write_text(report(tree, str(args.model), joint.provenance), encoding="utf-8")
     if args.netcdf is not None:
-        tree.to_netcdf(args.netcdf, engine="h5netcdf")
+        with replaced(args.netcdf) as part:
+            tree.to_netcdf(part, engine="h5netcdf")
     tests = tree["tests"].to_dataset()
     for name in tests["test"].to_numpy()[tests["rejected"].to_numpy()]:
         one = tests.sel(test=name)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsimformer.beside import replaced
 from fsimformer.files import ZARR, require_netcdf
 
 if TYPE_CHECKING:
@@ -143,7 +144,8 @@ def _simulate(args: argparse.Namespace) -> None:
     from fsimformer.recorded import draw
 
     drawn = draw(find_simulator(args.simulator), args.n, args.seed)
-    drawn.to_netcdf(args.out, engine="h5netcdf")
+    with replaced(args.out) as part:
+        drawn.to_netcdf(part, engine="h5netcdf")
     dropped = drawn.attrs["n_dropped"]
     print(f"{args.out}: {args.n} simulations" + (f"; {dropped} more were not finite and dropped" if dropped else ""))
 

@@ -6,10 +6,13 @@ missing). NetCDF needs the extra `files`, Zarr `archive`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +31,8 @@ def read_observations(path: Path, indexes: Sequence[str]) -> xr.Dataset | pd.Dat
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: an unknown ending; nothing but groups, as in a saved result; a table without its index column or
-            with text that is no date.
+        ValueError: an unknown ending; a damaged file, or one of another format; nothing but groups, as in a saved
+            result; a table without its index column or with text that is no date; a Zarr store that holds pickles.
         ImportError: netCDF or Zarr without the extra that reads it.
     """
     if not path.exists():
@@ -40,18 +43,26 @@ def read_observations(path: Path, indexes: Sequence[str]) -> xr.Dataset | pd.Dat
         return _read_table(path, indexes)
     if path.suffix in NETCDF:
         require_netcdf(path)
-        try:
-            with xr.open_dataset(path, engine="h5netcdf") as data:
-                found = data.load()
-        except ValueError:  # "years since 1900": no calendar for xarray, but `convert` reads such units itself
-            with xr.open_dataset(path, engine="h5netcdf", decode_times=False) as data:
-                found = data.load()
+        with _damage_named(path, "netCDF 4"):
+            with open(path, "rb") as file:
+                if file.read(3) == b"CDF":
+                    raise ValueError("it is netCDF 3; turn it into netCDF 4 first, say with nccopy -k netCDF-4")
+            try:
+                with xr.open_dataset(path, engine="h5netcdf") as data:
+                    found = data.load()
+            except ValueError:  # "years since 1900": no calendar for xarray, but `convert` reads such units itself
+                with xr.open_dataset(path, engine="h5netcdf", decode_times=False) as data:
+                    found = data.load()
         if not found.variables:
             raise ValueError(f"{path}: no variables at its root; is it a result? Observations are wanted.")
         return found
     if path.suffix in ZARR:
         require_zarr()
-        with xr.open_zarr(path, consolidated=False, chunks=None) as data:  # every store has its metadata apart as well
+        require_no_pickle(path)
+        with (
+            _damage_named(path, "Zarr"),
+            xr.open_zarr(path, consolidated=False, chunks=None) as data,
+        ):  # every store has its metadata apart as well
             return data.load()
     raise ValueError(f"{path}: unknown ending {path.suffix!r}. Choices: {', '.join(ENDINGS)}.")
 
@@ -60,7 +71,21 @@ def _read_table(path: Path, indexes: Sequence[str]) -> xr.Dataset | pd.DataFrame
     import pandas as pd
     import xarray as xr
 
-    frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", skipinitialspace=True)
+    sep = "\t" if path.suffix == ".tsv" else ","
+    # no index_col: where rows have more fields than the header pandas would take the first for labels, and names shift
+    like: Any = {"sep": sep, "skipinitialspace": True, "index_col": False}
+    before = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)  # whose default is off by one in the last bit
+    exact: Any = {"float_precision": "round_trip"} if before else {}
+    with _damage_named(path, "a table"), warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        header = pd.read_csv(path, header=None, nrows=1, dtype=str, **like)
+        try:
+            frame = pd.read_csv(path, **like, **exact)
+        except pd.errors.ParserWarning:
+            raise ValueError("its rows have more fields than its header") from None
+    names = header.iloc[0].dropna().tolist()
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path}: expected each column once, {twice} come twice in {names}.")
     found = [name for name in indexes if name in frame.columns]
     if indexes and not found:
         raise ValueError(f"{path}: expected an index column {list(indexes)}, got the columns {list(frame.columns)}.")
@@ -69,7 +94,8 @@ def _read_table(path: Path, indexes: Sequence[str]) -> xr.Dataset | pd.DataFrame
             try:
                 frame[name] = pd.to_datetime(frame[name], format="ISO8601")
             except ValueError as error:
-                raise ValueError(f"{path}: column {name!r} holds neither numbers nor ISO dates: {error}") from None
+                why = str(error).splitlines()[0]
+                raise ValueError(f"{path}: column {name!r} holds neither numbers nor ISO dates: {why}") from None
     if {"variable", "value"} <= set(frame.columns):
         return frame
     if len(found) > 1:
@@ -104,3 +130,45 @@ def require_zarr() -> None:
     """
     if find_spec("zarr") is None:
         raise ImportError("Zarr files need zarr: pip install 'fsimformer[archive]'.")
+
+
+def require_no_pickle(path: Path) -> None:
+    """Checks that no array of a Zarr store is decoded by unpickling, which runs what the file says.
+
+    Raises:
+        ValueError: one would be.
+    """
+    for card in (p for name in (".zarray", ".zmetadata", "zarr.json") for p in path.rglob(name) if p.is_file()):
+        with _damage_named(card, "Zarr metadata"):
+            codecs = set(_codecs(json.loads(card.read_text(encoding="utf-8"))))
+        if "pickle" in {name.rpartition(".")[2].lower() for name in codecs}:
+            raise ValueError(
+                f"{card}: its data are pickled, and unpickling would run what they say. They are not read."
+            )
+
+
+def _codecs(entry: Any) -> Iterator[str]:
+    """Every codec's name in Zarr's metadata, of format 2 (`id`) or 3 (`name`)."""
+    if isinstance(entry, dict):
+        yield from (v for k, v in entry.items() if k in ("id", "name") and isinstance(v, str))
+        for key, value in entry.items():
+            if key != "attributes" and not key.endswith(".zattrs"):
+                yield from _codecs(value)
+    elif isinstance(entry, list):
+        for value in entry:
+            yield from _codecs(value)
+
+
+@contextmanager
+def _damage_named(path: Path, what: str) -> Iterator[None]:
+    """What goes wrong in another library while a file is read is the file's fault, and it is one ValueError."""
+    try:
+        yield
+    except PermissionError:
+        raise
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ArithmeticError),
+        *(MemoryError, EOFError, AssertionError),
+    ) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(f"{path} cannot be read as {what}: {lines[0]}") from error

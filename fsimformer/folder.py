@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from fsimformer.beside import aside, exchange
 
 WEIGHTS, CARD = "weights.safetensors", "model.json"
 
@@ -42,8 +45,9 @@ def write_folder(path: Path, card: Mapping[str, Any], module: nn.Module) -> None
     (beside / WEIGHTS).chmod(0o644)  # safetensors leaves 0600: a model that others cannot read
     (beside / CARD).write_text(json.dumps(card, indent=1) + "\n")
     if path.exists():
-        shutil.rmtree(path)
-    os.replace(beside, path)
+        exchange(beside, path)
+    else:
+        os.replace(beside, path)
 
 
 def read_json(path: Path) -> Any:
@@ -54,9 +58,18 @@ def read_json(path: Path) -> Any:
     """
     _require_file(path, CARD)
     try:
-        return json.loads((path / CARD).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads((path / CARD).read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise ValueError(f"{path / CARD} is not valid JSON: {error}.") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON lets a key stand twice, and readers differ in which one counts."""
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the keys {sorted({n for n in names if names.count(n) > 1})} stand twice")
+    return out
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -68,7 +81,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     _require_file(path, WEIGHTS)
     try:
         return load_file(path / WEIGHTS)
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, ArithmeticError, MemoryError) as error:
         raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
 
 
@@ -76,8 +89,15 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Give `module` the weights that were read from `path`.
 
     Raises:
-        ValueError: they are another module's.
+        ValueError: they are another module's, of another dtype, or not finite; `module` is then as it was.
     """
+    own = module.state_dict()
+    for name, x in weights.items():
+        if name in own and x.dtype != own[name].dtype:
+            raise ValueError(f"{path / WEIGHTS} is damaged: expected {name} as {own[name].dtype}, got {x.dtype}.")
+    for name, _ in module.named_parameters():
+        if name in weights and not bool(torch.isfinite(weights[name]).all()):
+            raise ValueError(f"{path / WEIGHTS} is damaged: expected {name} to be finite.")
     try:
         module.load_state_dict(dict(weights))
     except RuntimeError as error:
@@ -100,10 +120,20 @@ def damage_named(path: Path) -> Iterator[None]:
     """What goes wrong while a card is read is the card's fault."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path / CARD}: {error}") from error
+    except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise ValueError(f"{path / CARD} is damaged: {type(error).__name__}: {error}.") from error
 
 
 def _require_file(path: Path, name: str) -> None:
     if not (path / name).is_file():
-        raise FileNotFoundError(f"{path} is no model directory: no {name} in it.")
+        raise FileNotFoundError(f"{path} is no model directory: no {name} in it.{left_aside(path)}")
+
+
+def left_aside(path: Path) -> str:
+    """Where the last good model is, if somebody was killed while another took its place; else nothing."""
+    old = aside(path)
+    return f" It was being replaced; what it was is in {old}." if not path.exists() and old.exists() else ""

@@ -18,15 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fsimformer.card import read_network, read_spread, require_factors, require_size
 from fsimformer.denoise import Denoiser
 from fsimformer.digest import digest
 from fsimformer.embeddings import build_embeddings, fingerprints, require_fingerprints, require_shapes
 from fsimformer.flow_map import FLOW_MAP, log_ratios, require_levels
 from fsimformer.folder import (
     CARD,
-    WEIGHTS,
     damage_named,
     fill,
+    left_aside,
     read_json,
     read_weights,
     require_free,
@@ -45,8 +46,6 @@ NETWORK = "network"  # attribute of a tree of draws: fingerprint of the network 
 MODELS = Path(__file__).parent / "models"
 FORMAT = 2
 TRUNCATED = 3  # format 2 and `refined_for`: a reader that knows nothing of it must not take the model for amortised
-# the network's settings that older cards lack, as their networks are built
-_ADDED = {"distance_decay": False, "inducing": 0, "compress_above": 2048, "most_readings": 0}
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # a function's repr must not differ between processes
 
 
@@ -123,7 +122,9 @@ def find_model(name: str | Path) -> Path:
         return MODELS / name
     if not Path(name).exists():
         names = sorted(p.name for p in MODELS.iterdir() if (p / "model.json").is_file()) if MODELS.is_dir() else []
-        raise FileNotFoundError(f"No model named {str(name)!r}, and no such directory. Models that ship: {names}.")
+        raise FileNotFoundError(
+            f"No model named {str(name)!r}, and no such directory.{left_aside(Path(name))} Models that ship: {names}."
+        )
     return Path(name)
 
 
@@ -254,21 +255,6 @@ def load_model(path: str | Path, embeddings: Mapping[str, nn.Module] | None = No
         return _read(schema, card, weights, path, embeddings)
 
 
-def read_network(settings: Mapping[str, Any], path: Path) -> NetworkConfig:
-    """The network's config from a card.
-
-    Raises:
-        ValueError: unknown or missing keys.
-    """
-    settings = _ADDED | dict(settings)
-    known, found = {f.name for f in fields(NetworkConfig)}, set(settings)
-    if unknown := found - known:
-        raise ValueError(f"{path / CARD}: unknown network keys {sorted(unknown)}. Known: {sorted(known)}.")
-    if missing := known - found:  # a default that is newer than the weights would make another network of them
-        raise ValueError(f"{path / CARD}: missing network keys {sorted(missing)}.")
-    return NetworkConfig(**settings)
-
-
 def _read(
     schema: Schema,
     card: dict[str, Any],
@@ -277,8 +263,11 @@ def _read(
     embeddings: Mapping[str, nn.Module] | None,
 ) -> Model:
     network = read_network(card["network"], path)
+    require_size(network, weights, path)
     whitening = Whitening.from_dict(schema, card["whitening"])
-    if network.uses_index != tuple(tuple(bool(x) for x in row) for row in schema.uses_index()):
+    if len(network.uses_index) != schema.n_ids or network.uses_index != tuple(
+        tuple(bool(x) for x in row) for row in schema.uses_index()
+    ):
         raise ValueError(f"{path / CARD}: the network's uses_index is not that of the schema.")
     with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from the global generator
         truncated = card.get("refined_for") is not None
@@ -287,7 +276,7 @@ def _read(
         denoiser.flow_map = build_denoiser(*settings, jumps=True) if "flow_map" in card else None
     require_levels(card.get("flow_map"), f"{path / CARD}: flow_map")
     if "baseline" in card:
-        _require_factors(schema, card["baseline"], weights, path)
+        require_factors(schema, card["baseline"], weights, path)
         denoiser.baseline = empty_factors(schema.n_ids, **card["baseline"])
         if denoiser.flow_map is not None:
             denoiser.flow_map.baseline = denoiser.baseline  # one and the same: it has not been trained
@@ -310,61 +299,8 @@ def _read(
         tuple(card["plausible"]),
         card["provenance"],
         card.get("refined_for"),
-        _read_spread(schema, card.get("spread", {}), path),
+        read_spread(schema, card.get("spread", {}), path),
     )
-
-
-def _require_factors(schema: Schema, held: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> None:
-    """The grids of a linear baseline are those of the schema's functions, and its tables lie on them.
-
-    Raises:
-        ValueError: other ids or dims, an impossible grid or tail, tables of another shape or with impossible numbers.
-    """
-    require_keys(path, held, {"rank", "grids"} | ({"tails"} & set(held)))
-    columns, rank, grids = [i.name for i in schema.indexes], held["rank"], held["grids"]
-    expected = [
-        (id, [columns.index(d) for d in schema.index_dims(v.name)])
-        for v in schema.variables
-        if schema.is_function(v.name)
-        for id in schema.ids(v.name)
-    ]
-    if (found := [(g["id"], g["dims"]) for g in grids]) != expected:
-        raise ValueError(f"{path / CARD}: expected the baseline's grids to be (id, dims) {expected}, got {found}.")
-    for g, (_, dims) in zip(grids, expected, strict=True):
-        if len(g["shape"]) != len(dims) or not all(isinstance(n, int) and n > 1 for n in g["shape"]):
-            raise ValueError(
-                f"{path / CARD}: expected a baseline's grid of id {g['id']}: at least 2 points along each of "
-                f"{len(dims)} dim(s), got {g['shape']}."
-            )
-    tails = held.get("tails", {})
-    if not set(tails) <= {str(id) for id, _ in expected} or not all(0 < t < math.inf for t in tails.values()):
-        raise ValueError(f"{path / CARD}: expected the baseline's tails as function id -> number > 0, got {tails}.")
-    rows = sum(math.prod(g["shape"]) for g in grids)
-    for name, n in (("scalars", schema.n_ids), ("table", rows)):
-        x = weights.get(f"baseline.{name}")
-        shape = None if x is None else tuple(x.shape)
-        if x is None or shape != (n, rank + 2):
-            raise ValueError(
-                f"{path / WEIGHTS} does not hold the weights of this model: expected baseline.{name} of shape "
-                f"{(n, rank + 2)}, as the card says, got {shape}."
-            )
-        if not bool(torch.isfinite(x).all()) or not bool((x[:, -1] > 0).all()):
-            raise ValueError(
-                f"{path / WEIGHTS} is damaged: expected baseline.{name} to be finite, with variances > 0 in its last "
-                "column."
-            )
-
-
-def _read_spread(schema: Schema, found: Mapping[str, Any], path: Path) -> dict[str, tuple[Tensor, ...]]:
-    out = {name: tuple(torch.tensor(s, dtype=torch.float32) for s in parts) for name, parts in found.items()}
-    for name, parts in out.items():
-        d, n = len(schema[name].reference), schema.n_components(name)
-        sound = [s.dim() == d and min(s.shape) > 1 and bool((s.isfinite() & (s >= 0)).all()) for s in parts]
-        if len(parts) != n or not all(sound):
-            raise ValueError(
-                f"{path / CARD}: expected spread of {name!r}: {n} grid(s) of {d} dim(s), none negative, all finite."
-            )
-    return out
 
 
 def _check_card(card: Any, path: Path) -> None:
@@ -378,6 +314,8 @@ def _check_card(card: Any, path: Path) -> None:
     with_knots = [v["name"] for v in card["schema"]["variables"] if v.get("reference")]
     expected |= {"spread"} if with_knots else set()
     require_keys(path, card, expected)
+    if not isinstance(card["provenance"], dict):
+        raise ValueError(f"{path / CARD}: expected provenance as an object, got {type(card['provenance']).__name__}.")
     latents, readings = card["max_latents"], card["max_readings"]
     if not all(isinstance(n, int) and n >= 0 for n in (latents - 1, *readings.values())):
         raise ValueError(f"{path / CARD}: expected counts in max_latents and max_readings, got {latents}, {readings}.")
@@ -385,7 +323,8 @@ def _check_card(card: Any, path: Path) -> None:
     ranges = card["value_range"]
     if sorted(card.get("spread", {})) != sorted(with_knots):
         raise ValueError(f"{path / CARD}: expected spread of {with_knots}, got {list(card.get('spread', {}))}.")
-    if not {*ranges, *card["plausible"]} <= names or not all(len(ends) == 2 for ends in ranges.values()):
+    sound = all(len(ends) == 2 and float(ends[0]) <= float(ends[1]) for ends in ranges.values())
+    if not {*ranges, *card["plausible"]} <= names or not sound:
         raise ValueError(f"{path / CARD}: expected value_range as name -> two ends, of {sorted(names)}, got {ranges}.")
     if not all(
         name in names and set(held) == {"component", "index", "value"} and len({*map(len, held.values())}) == 1

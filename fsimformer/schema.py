@@ -18,6 +18,7 @@ import numpy as np
 
 from fsimformer.dims import Axis, Components, Index, default_reference
 from fsimformer.priors import POSITIVE, PRIORS, REAL, Noise, Prior, Support
+from fsimformer.typed import require_types
 
 __all__ = ["Axis", "Components", "Index", "Noise", "Schema", "Variable"]
 
@@ -350,9 +351,11 @@ class Schema:
         variables = []
         for entry in data["variables"]:
             _check_keys("Variable", entry, {f.name for f in fields(Variable)})
+            require_types("Variable", Variable, entry)
             entry = dict(entry)
             support = entry["support"]
             _check_keys("Support", support, {f.name for f in fields(Support)})
+            require_types("Support", Support, {k: v for k, v in support.items() if v is not None})
             entry["support"] = Support(
                 -math.inf if support["lower"] is None else support["lower"],
                 math.inf if support["upper"] is None else support["upper"],
@@ -361,6 +364,7 @@ class Schema:
                 entry["prior"] = _build(PRIORS, "prior", entry["prior"])
             if entry["noise"] is not None:
                 _check_keys("Noise", entry["noise"], {f.name for f in fields(Noise)})
+                require_types("Noise", Noise, entry["noise"])
                 entry["noise"] = Noise(**entry["noise"])
             variables.append(Variable(**entry))
         kinds: dict[str, type[Any]] = {"Index": Index, "Components": Components, "Axis": Axis}
@@ -378,4 +382,5 @@ def _build(kinds: dict[str, type[Any]], what: str, data: dict[str, Any]) -> Any:
     if kind not in kinds:
         raise ValueError(f"Unknown {what} {kind!r}. Choices: {sorted(kinds)}.")
     _check_keys(kind, data, {f.name for f in fields(kinds[kind])})
+    require_types(kind, kinds[kind], data)
     return kinds[kind](**data)

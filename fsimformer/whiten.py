@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fsimformer.priors import LogitNormal, LogNormal, Normal, Prior, Support, TruncatedNormal, Uniform
 from fsimformer.schema import Schema
+from fsimformer.typed import require_types
 
 Ints = Tensor | np.ndarray
 
@@ -306,7 +307,20 @@ class Whitening:
                     raise ValueError(
                         f"Whitening of {v.name!r}: expected {size} component(s), got {len(entry)} in a list."
                     )
-                out[v.name] = tuple(Transform(None, v.support, Standardise(**e)) for e in entry)
+                out[v.name] = tuple(Transform(None, v.support, read_standardise(v.name, e)) for e in entry)
             else:
-                out[v.name] = Transform(v.prior, v.support, Standardise(**(entry or {})))
+                out[v.name] = Transform(v.prior, v.support, read_standardise(v.name, entry or {}))
         return cls(out)
+
+
+def read_standardise(name: str, entry: Mapping[str, Any]) -> Standardise:
+    """What `asdict` made of it.
+
+    Raises:
+        ValueError: what is no number, or a scale or tail that is not positive. TypeError: unknown keys.
+    """
+    require_types(f"Whitening of {name!r}", Standardise, entry)
+    out = Standardise(**entry)
+    if not out.scale > 0 or not (out.tail is None or out.tail > 0):
+        raise ValueError(f"Whitening of {name!r}: expected scale > 0 and tail > 0 or None, got {out}.")
+    return out

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fsimformer.card import read_network, require_size
 from fsimformer.denoise import Denoiser
 from fsimformer.folder import (
     CARD,
@@ -30,11 +31,11 @@ from fsimformer.folder import (
     require_keys,
     write_folder,
 )
-from fsimformer.model_file import read_network
 from fsimformer.nn import Network
 from fsimformer.sbi.mask_laws import eliminate, read_mask
 from fsimformer.tokens import TokenBatch, TokenSet
-from fsimformer.whiten import Standardise, fit_standardise
+from fsimformer.typed import require_types
+from fsimformer.whiten import Standardise, fit_standardise, read_standardise
 
 FORMAT = "sbi 1"
 
@@ -203,7 +204,8 @@ def _read(card: dict[str, Any], path: Path) -> Estimator:
     for one in card["columns"]["standardise"]:
         require_keys(path, one, {f.name for f in fields(Standardise)})
     held = dict(card["columns"])
-    held["standardise"] = tuple(Standardise(**one) for one in held["standardise"])
+    require_types(f"{path / CARD}: columns", Columns, held)
+    held["standardise"] = tuple(read_standardise(f"column {i}", one) for i, one in enumerate(held["standardise"]))
     held["value_range"] = tuple((float(low), float(high)) for low, high in held["value_range"])
     held["gaps"] = tuple(bool(gap) for gap in held["gaps"])
     columns, network = Columns(**held), read_network(card["network"], path)
@@ -212,11 +214,13 @@ def _read(card: dict[str, Any], path: Path) -> Estimator:
     sizes |= {name: len(held[name]) for name in ("value_range", "gaps") if held[name]}
     if set(sizes.values()) != {d}:
         raise ValueError(f"{path / CARD}: expected {d} entries for {t} variables, got {sizes}.")
+    weights = read_weights(path)
+    require_size(network, weights, path)
     edges = card["edge_mask"]
     edges = None if edges is None else read_mask(f"{path / CARD}: edge_mask", edges, (t, t))
     with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from the global generator
         denoiser = Denoiser(Network(network), card["schedule"])
-    fill(denoiser, read_weights(path), path)
+    fill(denoiser, weights, path)
     return Estimator(denoiser.eval(), card["schedule"], columns, edges)
 
 

@@ -1,0 +1,134 @@
+"""A kill −9 at any moment leaves the last good state, and the next run goes on from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import xarray as xr
+
+import fsimformer as fsf
+from fsimformer.beside import aside, exchange
+from fsimformer.cli import main
+
+HERE = Path(__file__).parent
+
+
+def program(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    paths = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    whole = [sys.executable, "-W", "ignore", *map(str, arguments)]
+    return subprocess.Popen(
+        whole, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_who_is_killed_at_any_step_leaves_the_old_or_the_new_whole(tmp_path: Path) -> None:
+    output, errors = program(HERE / "killed.py", tmp_path).communicate()
+    assert output, errors
+    every = json.loads(output)
+    assert set(every) == {"model", "checkpoint", "draws", "report"}
+    for writer, found in every.items():
+        steps, inside = [f for f in found if f[0] == "step"], [f for f in found if f[0] == "bytes"]
+        assert len(steps) >= 2 and len(inside) >= 3  # it did die
+        assert {version for _, _, version in steps} <= {1, 2}, writer
+        assert {version for _, _, version in inside} == {1}, writer  # never in the middle of a file
+        assert found[len(steps)][2] == 2, writer  # and who lives has written
+
+
+def test_directories_are_exchanged_where_the_system_cannot_do_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one is never gone before the new one is there, and whoever is killed between the two finds it named."""
+    monkeypatch.setattr("fsimformer.beside._swapped", lambda a, b: False)
+    target = tmp_path / "model"
+    tiny.joint(seed=1).save(target)
+    tiny.joint(seed=2).save(target)
+    assert fsf.load(target).provenance == {"seed": 2} and [p.name for p in tmp_path.iterdir()] == ["model"]
+    part = tmp_path / "part"
+    tiny.joint(seed=3).save(part)
+    rename = os.rename
+
+    def killed_at_the_second(a: Path, b: Path) -> None:
+        if b == target:
+            raise KeyboardInterrupt
+        rename(a, b)
+
+    monkeypatch.setattr(os, "rename", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        exchange(part, target)
+    assert fsf.load(aside(target)).provenance == {"seed": 2}
+    with pytest.raises(FileNotFoundError, match=r"It was being replaced; what it was is in .*\.model\.old"):
+        fsf.load(target / "")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("killed") / "tiny"
+    tiny.joint().save(path)
+    return path
+
+
+def half_written(self: Any, path: Path, *args: Any, **options: Any) -> None:
+    Path(path).write_text("half")
+    raise OSError("disk full")
+
+
+def test_infer_and_simulate_that_fail_while_they_write_leave_the_last_result(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "a.csv").write_text("time,y\n1,1.5\n3,\n")
+    draws, picture, runs = tmp_path / "draws.nc", tmp_path / "draws.png", tmp_path / "runs.nc"
+    for file in (draws, picture, runs):
+        file.write_text("last good")
+    infer = ["infer", str(model), str(tmp_path / "a.csv"), "--draws", "4", "--quality", "fast"]
+    monkeypatch.setattr(xr.DataTree, "to_netcdf", half_written)
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", half_written)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", half_written)
+    assert main([*infer, "--out", str(draws)]) == main([*infer, "--plot", str(picture)]) == 2
+    assert main(["simulate", "hare_lynx", "--n", "2", "--out", str(runs)]) == 2
+    assert "disk full" in capsys.readouterr().err
+    assert {file.read_text() for file in (draws, picture, runs)} == {"last good"}
+    assert len(list(tmp_path.iterdir())) == 4  # nothing half-written beside them
+    assert main([*infer, "--plot", str(tmp_path / "draws.xls")]) == 2
+    assert "unknown ending '.xls'. Choices: .png, .pdf, .svg" in capsys.readouterr().err
+
+
+TRAIN = """
+import sys, fsimformer as fsf
+from fsimformer.simulators import HareLynx
+config = fsf.TrainConfig(steps=60, batch_size=16, n_micro=1, warmup=5, validate_every=10, checkpoint_every=3)
+network = fsf.NetworkConfig(width=16, depth=1, n_heads=2)
+joint = fsf.train(HareLynx(), simulations=200, config=config, network=network, checkpoint=sys.argv[1])
+joint.save(sys.argv[2])
+print(joint.model.fingerprint)
+"""
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_again_and_again_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    """At moments that nobody chose; by fingerprint of the weights. Each run gets further, for checkpoints are kept."""
+    expected = program("-c", TRAIN, tmp_path / "a.safetensors", tmp_path / "a").communicate()[0].strip()
+    assert len(expected) == 16
+    checkpoint, rng, deaths = tmp_path / "b.safetensors", random.Random(0), 0
+    for _ in range(4):
+        child = program("-c", TRAIN, checkpoint, tmp_path / "b")
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        while child.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
+            time.sleep(0.01)  # it works
+        time.sleep(rng.random() * 0.3)
+        child.kill()
+        child.communicate()
+        deaths += child.returncode == -9
+    assert deaths >= 1
+    assert program("-c", TRAIN, checkpoint, tmp_path / "b").communicate()[0].strip() == expected
