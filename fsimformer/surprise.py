@@ -2,16 +2,26 @@
 
 Fresh simulations are read at the very places of the observation, with fresh noise: under the simulator's law they and
 the observation are exchangeable, whatever the network is, so that ranks among them are exact p-values. The network's
-part is to say what to look at. Of every reading three residuals are taken, on the whitened scale and divided by their
-robust standard deviation at that place over all n + 1 data sets:
+part is to say what to look at. Of every reading three residuals are taken, on the whitened scale,
 
-    given all others (but for a few that are held out with it), given the other variables alone, given nothing,
+    (x_i − E[x_i | all others])/sd(x_i | all others),   x_i − E[x_i | the other variables],   x_i,
 
-where the expectation E[x_i | ·] is one evaluation of the denoiser at a noise so high that the latent value says
-nothing. Their mean squares tell noise that is too large or too small and a channel that does not fit the others; their
-means tell units; the largest tells the odd reading. Each such number is centred and scaled by medians over the n + 1
-data sets; the statistic of a variable is the largest of its own in absolute value, that of the observation the
-largest of all, and p is the rank of the observation's: P(p ≤ α) ≤ α with no approximation, in steps of 1/(n + 1).
+(a few are held out together with it), each over its robust standard deviation at that place over all n + 1 data sets.
+How these are had of the denoiser, evidence.py says. The sd is the data set's own: one that is easily predicted shows
+noise that, over all simulations, would be lost among those that are not.
+
+Mean squares of the residuals tell noise that is too large or too small and a channel that does not fit the others;
+their means tell units; the largest tells the odd reading. What a data set says as a whole is E[θ | x] of its
+parameters, functions at five places each; its distance from where simulations have it, in their covariance, tells what
+no single reading does: rates and levels that are each in range, and together are not (arXiv 2112.08866 has such a
+distance, of summaries). Each such number, sizes as logarithms, is centred and scaled by medians over the n + 1 data
+sets. The statistic of a variable is the largest of its own in absolute value. That of the observation is the largest of
+those that all variables make together, for what is wrong is seldom wrong in one alone, and of many numbers one is far
+off by chance: pooled mean squares, the variables' means as a sum of squares, the largest residual, the distance. p is
+the rank of the observation's: P(p ≤ α) ≤ α with no approximation, in steps of 1/(n + 1).
+
+Where a simulator says which readings are plausible, its law is meant given that all are: simulations with others are
+left aside, and an observation with others gets the smallest p.
 
 Asked for, not done in `condition`: it needs the simulator and some seconds, and a table kept with the model would know
 nothing of the places of these readings.
@@ -21,6 +31,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,22 +41,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsimformer.convert import Observation, ObservationWarning, observed_tokens, read
+from fsimformer.evidence import Evidence
 from fsimformer.model_file import Model
 from fsimformer.readings import read_at
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
 from fsimformer.simulators import Simulator
-from fsimformer.tokens import TokenBatch, TokenSet, concatenate, split
+from fsimformer.tokens import TokenBatch, TokenSet, concatenate
 from fsimformer.trials import fresh
 
 Array = NDArray[np.float64]
 
 ALARM = 0.01
 _TRIALS, _PURPOSE = 8, 2  # of seeds.py, and of `trials.fresh`
-_FOLDS = 16  # readings held out together: every 16th, far from each other
-_RATIO = 33.0  # noise over signal at which a latent value says nothing; within the levels of training
-_ROWS = 512  # rows in one network call
+_FURTHER, _ROUNDS = 32, 20  # purposes of more simulations where some are implausible, and how often these are drawn
+_RIDGE = 0.02  # of prior variances: what the data say less of does not count
 _FEWEST = 19
+_DISTANCE = "distance of the parameters"
 
 
 class Trained(Protocol):
@@ -64,18 +76,21 @@ def surprise(
         observed: one data set, as for `condition`; parameters in it are left aside. Readings outside the trained range
             of an index cannot be simulated and are left out; `condition` warns of them.
         simulator: the one that the model was trained on.
-        n: simulations; p-values come in steps of 1/(n + 1).
+        n: simulations (plausible ones); p-values come in steps of 1/(n + 1).
         origin: as for `condition`.
         seed: equal seeds, equal simulations.
 
     Returns:
         A DataTree. Root: `p_value` of the whole observation; `p_odd` of its largest |z|; `p_variable` (variable) and
-        `statistic` (variable, kind), in robust standard deviations from what simulations have. A group for each
-        variable: `z` of its readings given all others, and `value`, with the coordinates by which the observation knows
-        them. Attributes: `alarm`, and `odd`, the reading with the largest |z|, in words.
+        `statistic` (variable, kind), in robust standard deviations from what simulations have; `pooled` (pooled_kind),
+        the same of all variables together; `p_parameters` of the parameters that it implies, NaN where the model has
+        none to ask for. A group for each variable: `z` of its readings given all others, and `value`, with the
+        coordinates by which the observation knows them. Attributes: `alarm`, and `odd`, the reading with the largest
+        |z|, in words.
 
     Raises:
-        KeyError, ValueError: as `condition`; no readings of data to judge; another simulator than the model's; n < 19.
+        KeyError, ValueError: as `condition`; no readings of data to judge; another simulator than the model's; n < 19;
+            next to no simulation with plausible readings at these places.
 
     Warns:
         ObservationWarning: p of the whole is at most .01, and hence n >= 99.
@@ -89,32 +104,32 @@ def surprise(
     if not bool(scored.any()):
         raise ValueError(f"surprise: no readings to judge; expected some of {list(schema.data)} in the trained range.")
     batch = with_simulations(model, simulator, tokens, int(n), seed)
-    z = residuals(model, batch)
-    kinds = {}
     names = [v for v in schema.data if bool(torch.isin(tokens.variable, torch.tensor(schema.ids(v))).any())]
     names = [v for v in names if v not in schema.arrays]
-    for name in names:
-        mine = torch.isin(tokens.variable, torch.tensor(schema.ids(name))).numpy()
-        kinds[name] = summaries({k: x[:, mine] for k, x in z.items()})
-    scaled = {name: robust(np.stack(list(k.values()), axis=1)) for name, k in kinds.items()}
-    p_variable = [rank_p(np.abs(x).max(1)) for x in scaled.values()]
-    p = rank_p(np.abs(np.concatenate(list(scaled.values()), axis=1)).max(1))
-    p_odd = rank_p(np.abs(z["all others"][:, scored.numpy()]).max(1))
-    labels = list(dict.fromkeys(k for own in kinds.values() for k in own))
+    own = {name: torch.isin(tokens.variable, torch.tensor(schema.ids(name))).numpy() for name in names}
+    found = Statistics.of(Evidence.of(model, batch), own)
+    p_variable = [rank_p(found.of_variable(name)) for name in names]
+    p, distance = rank_p(found.whole), found.pooled.get(_DISTANCE)
+    p_parameters = np.nan if distance is None else rank_p(distance)
+    z = found.z["all others"]
+    p_odd = rank_p(np.abs(z[:, scored.numpy()]).max(1))
+    labels = list(dict.fromkeys(k for kinds in found.kinds.values() for k in kinds))
     table = np.full((len(names), len(labels)), np.nan)
-    for i, (name, own) in enumerate(kinds.items()):
-        for k, value in zip(own, scaled[name][0]):
+    for i, name in enumerate(names):
+        for k, value in zip(found.kinds[name], found.scaled[name][0]):
             table[i, labels.index(k)] = value
     root = xr.Dataset(
         {
             "p_value": p,
             "p_odd": p_odd,
             "p_variable": ("variable", p_variable),
+            "p_parameters": p_parameters,
+            "pooled": ("pooled_kind", [x[0] for x in found.pooled.values()]),
             "statistic": (("variable", "kind"), table),
         },
-        {"variable": names, "kind": labels},
+        {"variable": names, "kind": labels, "pooled_kind": list(found.pooled)},
     )
-    groups = {f"/{name}": _readings(schema, observation, name, tokens, z["all others"][0]) for name in names}
+    groups = {f"/{name}": _readings(schema, observation, name, tokens, z[0]) for name in names}
     tree = xr.DataTree.from_dict({"/": root, **groups})
     odd = _odd(groups)
     tree.attrs = {"alarm": int(p <= ALARM), "odd": odd, "n_simulations": int(n), "seed": seed}
@@ -122,9 +137,14 @@ def surprise(
         worst = names[int(np.argmin(p_variable))]
         at = int(np.nanargmax(np.abs(table[names.index(worst)])))
         far = table[names.index(worst), at]
+        where = f"{worst!r}: {labels[at]} is {far:+.1f} robust sd from theirs"
+        if off := int((~batch.valid[0]).sum()):
+            where = f"{off} readings off their plausible range"
+        elif distance is not None and p_parameters < min(p_variable):
+            where = f"the parameters that it implies, {distance[0]:.1f} robust sd farther off than theirs"
         warnings.warn(
-            f"This observation is unlike simulated ones of its design (p = {p:.2g}). It shows in {worst!r}: "
-            f"{labels[at]} is {far:+.1f} robust sd from theirs; {odd}. Are units, channels and noise the model's?",
+            f"This observation is unlike simulated ones of its design (p = {p:.2g}). It shows in {where}; {odd}. "
+            "Are units, channels and noise the model's?",
             ObservationWarning,
             stacklevel=2,
         )
@@ -132,57 +152,128 @@ def surprise(
 
 
 def with_simulations(model: Model, simulator: Simulator, tokens: TokenSet, n: int, seed: int) -> TokenBatch:
-    """(1 + n, L): the observation, then n simulated ones at the same ids and places with fresh noise, all observed."""
-    data = fresh(model, simulator, n, seed, purpose=_PURPOSE)
-    simulated = read_at(data.store, torch.arange(n), tokens, generator_at(seed, _TRIALS, 4, 0))
+    """(1 + n, L): the observation, then n simulated ones at the same ids and places with fresh noise, all observed.
+
+    Implausible readings of the observation are not valid; simulations with such are left aside.
+    """
     arrays = {ids: x[None] for ids, x in tokens.arrays.items()}
     valid = torch.ones(1, len(tokens), dtype=torch.bool)
     mine = TokenBatch(
         tokens.variable[None], tokens.index[None], tokens.value[None].float(), valid.clone(), valid, arrays
     )
-    both = concatenate([mine, simulated])
+    kept, n_kept = list[TokenBatch](), 0
+    for k in range(_ROUNDS):
+        data = fresh(model, simulator, n, seed, purpose=_FURTHER + k if k else _PURPOSE)
+        simulated = read_at(data.store, torch.arange(n), tokens, generator_at(seed, _TRIALS, 4, k))
+        good = plausible(model, simulated).all(1).nonzero()[:, 0][: n - n_kept]
+        kept.append(simulated.rows(good))
+        n_kept += len(good)
+        if n_kept == n:
+            break
+    else:
+        raise ValueError(
+            f"surprise: {n_kept} of {_ROUNDS * n:,} simulations have plausible readings at these places, {n} are asked "
+            "for. Lower n, or widen what the simulator calls `plausible`."
+        )
+    both = concatenate([mine.replace(valid=plausible(model, mine)), *kept])
     return both.replace(condition_mask=torch.ones_like(both.valid))
 
 
-def residuals(model: Model, batch: TokenBatch) -> dict[str, Array]:
-    """Residuals (1 + n, L) over their standard deviation at each place, by what the expectation is given.
-
-    "other variables" only where there are such.
-    """
-    ids, value = batch.variable[0], batch.value.double().numpy()
-    scored = ~batch.of_arrays()[0]
-    owner = torch.zeros(model.schema.n_ids, dtype=torch.long)
-    for number, v in enumerate(model.schema.variables):
-        owner[list(model.schema.ids(v.name))] = number
-    variable, positions = owner[ids], scored.nonzero()[:, 0]
-    order = positions[np.lexsort((*batch.index[0, positions].double().numpy().T[::-1], ids[positions].numpy()))]
-    n_folds = min(_FOLDS, len(order))
-    folds = [order[k::n_folds] for k in range(n_folds)]
-    out = {"nothing": _scaled(value)}
-    mean = np.zeros_like(value)
-    for fold in folds:
-        kept = torch.ones_like(scored)
-        kept[fold] = False
-        mean[:, fold.numpy()] = _expected(model, batch, kept, fold)
-    out["all others"] = _scaled(value - mean)
-    several = variable[scored].unique()
-    if len(several) > 1 or bool((~scored).any()):
-        mean = np.zeros_like(value)
-        for number in several.tolist():
-            own = (variable == number) & scored
-            asked = own.nonzero()[:, 0]
-            mean[:, asked.numpy()] = _expected(model, batch, ~own, asked)
-        out["other variables"] = _scaled(value - mean)
+def plausible(model: Model, batch: TokenBatch) -> Tensor:
+    """(B, L) bool: readings that training may have observed, of variables for which a simulator says so."""
+    out = torch.ones_like(batch.valid)
+    for name in model.plausible:
+        for component, id in enumerate(model.schema.ids(name)):
+            ends = torch.tensor(model.value_range[name], dtype=torch.float64)
+            lower, upper = model.whitening.part(name, component).forward(ends).tolist()
+            out &= (batch.variable != id) | ((batch.value >= lower - 1e-5) & (batch.value <= upper + 1e-5))
     return out
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Numbers by which 1 + n data sets are compared, each centred and scaled over all of them.
+
+    Args:
+        z: residuals (1 + n, L) by what the expectation is given.
+        kinds: variable -> names of its numbers. scaled: variable -> (1 + n, kinds).
+        pooled: of all variables together, name -> (1 + n,).
+        implausible: variables of which the first data set has an implausible reading.
+    """
+
+    z: dict[str, Array]
+    kinds: dict[str, list[str]]
+    scaled: dict[str, Array]
+    pooled: dict[str, Array]
+    implausible: frozenset[str]
+
+    @classmethod
+    def of(cls, evidence: Evidence, own: Mapping[str, NDArray[np.bool_]]) -> Statistics:
+        """`own`: variable -> (L,) its readings."""
+        z = residuals(evidence)
+        kinds = {name: summaries({k: x[:, mine] for k, x in z.items()}) for name, mine in own.items()}
+        scaled = {name: robust(np.stack(list(k.values()), axis=1)) for name, k in kinds.items()}
+        every, pooled = np.any(list(own.values()), axis=0), dict[str, Array]()
+        for given, x in z.items():
+            pooled[f"mean square given {given}"] = log_size((x[:, every] ** 2).mean(1))
+            column = list(next(iter(kinds.values()))).index(f"mean given {given}")
+            pooled[f"means given {given}"] = log_size(np.mean([x[:, column] ** 2 for x in scaled.values()], axis=0))
+        pooled["largest given all others"] = log_size((z["all others"][:, every] ** 2).max(1))
+        if evidence.parameters.shape[1]:
+            pooled[_DISTANCE] = log_size(distances(evidence.parameters))
+        return cls(
+            z,
+            {name: list(k) for name, k in kinds.items()},
+            scaled,
+            {name: robust(x[:, None])[:, 0] for name, x in pooled.items()},
+            frozenset(name for name, mine in own.items() if not evidence.scored[0, mine].all()),
+        )
+
+    def of_variable(self, name: str) -> Array:
+        """(1 + n,) the largest number of a variable in absolute value; inf of an implausible one."""
+        out = np.abs(self.scaled[name]).max(1)
+        out[0] = np.inf if name in self.implausible else out[0]
+        return np.asarray(out, dtype=np.float64)
+
+    @property
+    def whole(self) -> Array:
+        """(1 + n,) the largest of the pooled; of mean squares alone those that are too small are odd, too."""
+        parts = [np.abs(x) if name.startswith("mean square") else x for name, x in self.pooled.items()]
+        out = np.max(parts, axis=0)
+        out[0] = np.inf if self.implausible else out[0]
+        return np.asarray(out, dtype=np.float64)
+
+
+def residuals(evidence: Evidence) -> dict[str, Array]:
+    """Residuals (1 + n, L) over their robust standard deviation at each place, by what the expectation is given.
+
+    "other variables" only where there are such; 0 where a reading does not count.
+    """
+    out = {"nothing": evidence.value, "all others": (evidence.value - evidence.others) / evidence.sd}
+    if evidence.variables.shape[1]:
+        out["other variables"] = evidence.value - evidence.variables
+    return {k: np.where(evidence.scored, _scaled(x), 0.0) for k, x in out.items()}
+
+
+def distances(x: Array) -> Array:
+    """(1 + n,) d²/P of data sets (1 + n, P), d from their mean, in their covariance."""
+    x = x - x.mean(0)
+    covariance = x.T @ x / len(x) + _RIDGE * np.eye(x.shape[1])
+    return np.asarray((x * np.linalg.solve(covariance, x.T).T).mean(1), dtype=np.float64)
+
+
+def log_size(x: Array) -> Array:
+    """Of squares that are about 1: a factor tells, whatever the tails; none is odd for being nearly 0 by chance."""
+    return np.asarray(np.log(0.1 + x), dtype=np.float64)
 
 
 def summaries(z: Mapping[str, Array]) -> dict[str, Array]:
     """Of one variable's residuals (1 + n, r): what is compared, name -> (1 + n,)."""
     out = {}
     for given, x in z.items():
-        out[f"mean square given {given}"] = np.cbrt((x**2).mean(1))  # nearly normal (Wilson and Hilferty 1931)
+        out[f"mean square given {given}"] = log_size((x**2).mean(1))
         out[f"mean given {given}"] = x.mean(1)
-    out["largest given all others"] = np.cbrt((z["all others"] ** 2).max(1))
+    out["largest given all others"] = log_size((z["all others"] ** 2).max(1))
     return out
 
 
@@ -197,28 +288,6 @@ def robust(x: Array) -> Array:
 def rank_p(statistic: Array) -> float:
     """Share of all n + 1 data sets whose statistic is at least as large as that of the first."""
     return float((statistic >= statistic[0]).mean())
-
-
-def _expected(model: Model, batch: TokenBatch, kept: Tensor, asked: Tensor) -> Array:
-    """E[x | the tokens kept] (1 + n, len(asked)) of the tokens asked, each latent at high noise."""
-    stays = kept.clone()
-    stays[asked] = True
-    where = stays.nonzero()[:, 0]
-    rows = batch.gather(where.expand(batch.shape[0], -1))
-    rows = rows.replace(condition_mask=kept[where].expand(batch.shape[0], -1).contiguous())
-    parts = []
-    for start in range(0, batch.shape[0], _ROWS):
-        streams = split(rows.rows(slice(start, start + _ROWS)), model.n_active_observed)
-        streams = streams.to(model.denoiser.device)
-        latent = streams.active.latent
-        with torch.no_grad():
-            encoded = model.denoiser.encode(streams)
-            y = torch.zeros(latent.shape[0], 1, latent.shape[1], device=latent.device)
-            x_hat = model.denoiser.at_ratio(y, torch.full_like(y[..., 0], _RATIO), encoded)[:, 0]
-        parts.append(x_hat[latent].view(latent.shape[0], -1).double().cpu())
-    found = torch.cat(parts).numpy()  # in the order in which the tokens stand in the row
-    place = np.argsort(np.argsort(asked.numpy()))
-    return np.asarray(found[:, place], dtype=np.float64)
 
 
 def _scaled(x: Array) -> Array:

@@ -128,8 +128,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("schema", "tokens", "seeds", "points", "convert", "readings", "paths", "sample", "stages"),
         *("extension", "draws", "likelihood", "simulators", "simulations", "model_file"),
     },
+    "evidence": {"tokens", "model_file"},
     "surprise": {
-        *("schema", "tokens", "seeds", "convert", "readings", "simulators", "model_file", "trials"),
+        *("schema", "tokens", "seeds", "convert", "readings", "simulators", "model_file", "trials", "evidence"),
     },
     "check": {
         *("schema", "sample", "simulators", "model_file", "diagnostics", "uniformity", "sbc", "functionals"),

@@ -11,10 +11,11 @@ import torch
 import xarray as xr
 
 import fsimformer as fsf
-from fsimformer.convert import ObservationWarning
+from fsimformer.convert import ObservationWarning, observed_tokens, read
+from fsimformer.evidence import Evidence
 from fsimformer.joint import Joint
 from fsimformer.simulators import SIRD, LotkaVolterra
-from fsimformer.surprise import rank_p, robust
+from fsimformer.surprise import distances, rank_p, robust, with_simulations
 
 TIMES = np.linspace(0.5, 9.5, 12)
 
@@ -93,6 +94,53 @@ def test_swapped_channels_and_per_cent_alarm_shipped_models() -> None:
     per_cent = series(epidemic, 0)
     per_cent["infected"] = 100 * per_cent["infected"]
     assert float(fsf.load("sird").surprise(per_cent, epidemic, 39)["p_value"]) < 0.05
+
+
+def test_the_sd_given_all_others_is_that_of_the_law() -> None:
+    """Twelve readings and y, each held out by itself: a linear Gaussian model knows mean and sd in closed form."""
+    joint, data = linear.joint(), observed(3)
+    tokens = observed_tokens(joint.schema, joint.model.whitening, read(joint.schema, data))
+    found = Evidence.of(joint.model, with_simulations(joint.model, linear.SIMULATOR, tokens, 19, 0))
+    phi = linear.loading(torch.from_numpy(TIMES)).numpy()
+    rows = np.concatenate([phi, np.eye(1, linear.RANK)])  # y reads g_0
+    noise = np.append(np.full(len(TIMES), linear.NOISE**2), linear.Y_NOISE**2)
+    precision = np.linalg.inv(rows @ rows.T + np.diag(noise))
+    sd = 1 / np.sqrt(np.diag(precision))
+    mean = found.value - found.value @ precision / np.diag(precision)
+    interpolated = 0.02  # the model reads its loadings off a grid of 161 points
+    np.testing.assert_allclose(found.sd, np.tile(sd, (20, 1)), rtol=0.03)
+    np.testing.assert_allclose(found.others, mean, atol=interpolated * 2)
+    half = np.linalg.inv(rows.T @ (rows / noise[:, None]) + np.eye(linear.RANK))
+    a = found.value / noise @ rows @ half
+    np.testing.assert_allclose(found.parameters[:, 0], a[:, 0], atol=2 * interpolated)
+
+
+def test_distances_are_those_of_mahalanobis_and_the_same_on_other_scales() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4_000, 3)) @ np.array([[1, 0, 0], [0.9, 0.3, 0], [0, 0, 0.5]])
+    x[0] = [1.0, -1.0, 0.0]  # one sd off in each, and far off what the two have in common
+    found = distances(x)
+    assert found[0] > np.quantile(found, 0.995)
+    assert abs(found[1:].mean() - 0.93) < 0.07  # χ²₃/3, less what the ridge takes
+
+
+def test_a_reading_that_is_declared_implausible_gets_the_smallest_p() -> None:
+    """And simulations with such are left aside: what is kept is the law given that all are plausible."""
+    model = linear.joint().model
+    names = {k: getattr(model, k) for k in model.__dataclass_fields__}
+    bounded = Joint(type(model)(**{**names, "plausible": ("x",), "value_range": {"x": (-1.2, 1.2)}}))
+    data = observed(4)
+    data["x"][:] = np.clip(data["x"], -1.1, 1.1)
+    tokens = observed_tokens(model.schema, model.whitening, read(model.schema, data))
+    batch = with_simulations(bounded.model, linear.SIMULATOR, tokens, 40, 0)
+    x = batch.value[1:, batch.variable[0] == model.schema.ids("x")[0]]
+    assert batch.shape[0] == 41 and float(x.abs().max()) <= 1.2 + 1e-4
+    data["x"][3] = 1.3
+    found = bounded.surprise(data, linear.SIMULATOR, 19)
+    assert float(found["p_value"]) == 0.05 and float(found["p_variable"][0]) == 0.05
+    narrow = Joint(type(model)(**{**names, "plausible": ("x",), "value_range": {"x": (-1e-3, 1e-3)}}))
+    with pytest.raises(ValueError, match="0 of 380 simulations have plausible readings at these places, 19 are asked"):
+        narrow.surprise(data, linear.SIMULATOR, 19)
 
 
 def test_readings_outside_the_trained_range_are_left_out_and_warned_of() -> None:

@@ -1,0 +1,155 @@
+"""What a network says of readings given others, by single evaluations of its denoiser.
+
+E[x | ·] is the denoiser's answer at a noise so high that the latent value says nothing. The variance is what it implies
+at lower noise: from y = x + λε it answers E[x | y], whose slope is g = v/(v + λ²) where x has the variance v; hence
+
+    v = λ² g/(1 − g),
+
+of some λ the geometric mean with weights g(1 − g): a λ far off √v tells nothing. Exact for a Gaussian that is asked for
+one value; of several that are asked for together what one tells the other is neglected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fsimformer.model_file import Model
+from fsimformer.tokens import Streams, TokenBatch, split
+
+Array = NDArray[np.float64]
+
+_FOLDS = 16  # readings held out together: every 16th, far from each other
+_RATIO = 33.0  # noise over signal at which a latent value says nothing; within the levels of training
+_LADDER = (0.03, 0.1, 0.3, 1.0)  # noise over signal at which variances are told
+_PLACES = 5  # of a function
+_ROWS = 512  # rows in one network call
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the network says of B data sets of one design, each by itself; whitened.
+
+    Args:
+        value: (B, L) the readings.
+        others, sd: (B, L) mean and standard deviation of each given all others; 1 of arrays.
+        variables: (B, L) mean given the other variables; (B, 0) where there are none.
+        parameters: (B, P) mean of the parameters given everything.
+        scored: (B, L) readings that count; the same in every row but for implausible ones.
+    """
+
+    value: Array
+    others: Array
+    sd: Array
+    variables: Array
+    parameters: Array
+    scored: NDArray[np.bool_]
+
+    def rows(self, which: Array) -> Evidence:
+        """Of some of the data sets."""
+        return Evidence(*(getattr(self, f.name)[which] for f in fields(self)))
+
+    @classmethod
+    def of(cls, model: Model, batch: TokenBatch) -> Evidence:
+        """What is not `valid` is told to nobody."""
+        ids, value = batch.variable[0], batch.value.double().numpy()
+        scored = ~batch.of_arrays()[0]
+        owner = torch.zeros(model.schema.n_ids, dtype=torch.long)
+        for number, v in enumerate(model.schema.variables):
+            owner[list(model.schema.ids(v.name))] = number
+        variable, positions = owner[ids], scored.nonzero()[:, 0]
+        order = positions[np.lexsort((*batch.index[0, positions].double().numpy().T[::-1], ids[positions].numpy()))]
+        others, sd = np.zeros_like(value), np.ones_like(value)
+        for k in range(n_folds := min(_FOLDS, len(order))):
+            fold = order[k::n_folds]
+            kept = torch.ones_like(scored)
+            kept[fold] = False
+            others[:, fold.numpy()], sd[:, fold.numpy()] = _expected(model, batch, kept, fold, spread=True)
+        several = variable[scored].unique()
+        variables = np.zeros((len(value), 0))
+        if len(several) > 1 or bool((~scored).any()):
+            variables = np.zeros_like(value)
+            for number in several.tolist():
+                own = (variable == number) & scored
+                asked = own.nonzero()[:, 0]
+                variables[:, asked.numpy()] = _expected(model, batch, ~own, asked)[0]
+        return cls(value, others, sd, variables, _parameters(model, batch), (scored & batch.valid).numpy())
+
+
+def _parameters(model: Model, batch: TokenBatch) -> Array:
+    """E[θ | all readings] (B, P): scalars, vectors, and functions of one index at some places."""
+    schema, ids, places = model.schema, list[int](), list[Tensor]()
+    for v in schema.variables:
+        dims = schema.index_dims(v.name)
+        if v.role != "parameter" or len(dims) > 1 or v.name in schema.paths:
+            continue
+        for id in schema.ids(v.name):
+            at = torch.zeros(_PLACES if dims else 1, len(schema.indexes))
+            if dims:
+                at[:, [d.name for d in schema.indexes].index(dims[0])] = torch.linspace(-0.8, 0.8, _PLACES)
+            ids += [id] * len(at)
+            places.append(at)
+    rows, n = batch.shape
+    if not ids:
+        return np.zeros((rows, 0))
+    some = torch.ones(rows, len(ids), dtype=torch.bool)
+    whole = TokenBatch(
+        torch.cat([batch.variable, torch.tensor(ids).expand(rows, -1)], 1),
+        torch.cat([batch.index, torch.cat(places).to(batch.index).expand(rows, -1, -1)], 1),
+        torch.cat([batch.value, torch.zeros(rows, len(ids)).to(batch.value)], 1),
+        torch.cat([batch.condition_mask, ~some], 1),
+        torch.cat([batch.valid, some], 1),
+        batch.arrays,
+    )
+    kept = torch.arange(n + len(ids)) < n
+    return _expected(model, whole, kept, (~kept).nonzero()[:, 0])[0]
+
+
+def _expected(
+    model: Model, batch: TokenBatch, kept: Tensor, asked: Tensor, spread: bool = False
+) -> tuple[Array, Array]:
+    """E[x | the tokens kept] (B, len(asked)) of the tokens asked, and with `spread` their standard deviations."""
+    stays = kept.clone()
+    stays[asked] = True
+    where = stays.nonzero()[:, 0]
+    rows = batch.gather(where.expand(batch.shape[0], -1))
+    rows = rows.replace(condition_mask=kept[where].expand(batch.shape[0], -1).contiguous())
+    rows = rows.replace(valid=rows.valid | rows.condition_mask.logical_not())
+    parts = []
+    for start in range(0, batch.shape[0], _ROWS):
+        streams = split(rows.rows(slice(start, start + _ROWS)), model.n_active_observed)
+        parts.append(_moments(model, streams.to(model.denoiser.device), spread))
+    place = np.argsort(np.argsort(asked.numpy()))  # found in the order in which the tokens stand in the row
+    mean, sd = (np.asarray(torch.cat(x).numpy()[:, place], dtype=np.float64) for x in zip(*parts, strict=True))
+    return mean, sd
+
+
+def _moments(model: Model, streams: Streams, spread: bool) -> tuple[Tensor, Tensor]:
+    """Mean and sd (B, k) of the latents of each row, k of them; sd 1 without `spread`."""
+    latent = streams.active.latent
+    b, ladder = len(latent), torch.tensor(_LADDER, device=latent.device)[:, None]
+    with torch.no_grad():
+        encoded = model.denoiser.encode(streams)
+
+        def solve(values: Tensor, ratio: Tensor) -> Tensor:
+            """x̂ (b, R, k) of latent values (b, R, k) at the levels (R,)."""
+            mask = latent[:, None].expand(b, len(ratio), -1)
+            y = torch.zeros(mask.shape, device=latent.device)
+            y[mask] = values.reshape(-1)
+            return model.denoiser.at_ratio(y, ratio.expand(b, -1), encoded)[mask].view(values.shape)
+
+        k = int(latent[0].sum())
+        mean = solve(torch.zeros(b, 1, k, device=latent.device), ladder.new_tensor([_RATIO]))
+        if not spread:
+            return mean[:, 0].double().cpu(), torch.ones(b, k).double()
+        signs = 1.0 - 2.0 * (torch.arange(k, device=latent.device) % 2)  # what one latent tells another cancels, mostly
+        shift = ladder * signs
+        found = solve(mean + torch.cat([shift, -shift]), torch.cat([ladder, ladder])[:, 0])
+    up, down = found.double().cpu().chunk(2, dim=1)
+    gain = ((up - down) / (2 * shift.cpu())).clamp(0.002, 0.998)
+    weight, log_variance = gain * (1 - gain), (ladder.cpu().double() ** 2 * gain / (1 - gain)).log()
+    return mean[:, 0].double().cpu(), (0.5 * (weight * log_variance).sum(1) / weight.sum(1)).exp()
