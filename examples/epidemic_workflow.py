@@ -39,7 +39,7 @@ def simulated(seed: int = 3) -> pd.DataFrame:
         "Plain": fall(35, 0.40, 0.13) + fall(80, 0.0, 0.14),
         "Hills": fall(70, 0.33, 0.14),
     }
-    people, start = {"Coast": 8.9e6, "Plain": 2.1e6, "Hills": 5.5e5}, {"Coast": 2e-6, "Plain": 8e-6, "Hills": 4e-6}
+    people, start = {"Coast": 8.9e6, "Plain": 2.1e6, "Hills": 5.5e5}, {"Coast": 8e-5, "Plain": 3e-4, "Hills": 2e-4}
     weekend = torch.tensor([[0.05, 0.15, -0.08, 0.06, 0.03, 0.0]], dtype=torch.float64)
     tables = []
     for region, rate in rates.items():
@@ -132,10 +132,14 @@ def main() -> None:
         page = plots.Figure(figsize=(7.2, 6.0), layout="constrained", dpi=150)
         for ax, name in zip(page.subplots(3, 1), at, strict=True):
             plots.bands(one, name, ax, held_out=held_out.get(name))
-            ax.axhline(1.0, color=plots.INK, linewidth=0.8) if name == "reproduction_number" else None
+            if name == "reproduction_number":
+                ax.axhline(1.0, color=plots.INK, linewidth=0.8)
+            else:  # a forecast of growth spans orders of magnitude, and 0 is a count
+                ax.set_yscale("symlog", linthresh=10)
+                ax.set_ylim(bottom=0)
         page.suptitle(region)
         page.savefig(args.folder / f"{region}.png")
-    print(f"\nwrote cases.csv, forecast.csv, posterior.nc and a picture a region to {args.folder.resolve()}")
+    print(f"\n{args.csv} -> forecast.csv, posterior.nc and a picture a region in {args.folder.resolve()}")
 
 
 if __name__ == "__main__":
