@@ -29,7 +29,9 @@ FLAGS = [
     *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
 ]
 SEEN = xr.Dataset({"x": ("time", [0.8, 1.1])}, {"time": [2.0, 5.5]})
-PATIENCE = 120_000  # ms
+PATIENCE = 300_000  # ms
+# Bokeh takes a button held for 300 ms before it moves for a press, not a drag; here the machine may be that slow
+STEADY = "const after = setTimeout; window.setTimeout = (f, ms, ...rest) => ms == 300 ? 0 : after(f, ms, ...rest)"
 MODEL = "const model = name => Bokeh.documents[0].get_model_by_name(name);"
 
 
@@ -39,6 +41,7 @@ class Tab:
     def __init__(self, page: Any) -> None:
         self.page, self.said = page, list[str]()
         page.set_default_timeout(PATIENCE)
+        page.add_init_script(STEADY)
         page.on("console", lambda m: self.said.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: self.said.append(str(e)))
 
@@ -52,13 +55,13 @@ class Tab:
         self.until("model('status').text.includes('joint draws')")
 
     def middle(self, name: str) -> np.ndarray:
-        return np.array(
-            self.ask(f"[Array.from(model('bands:{name}').data.x), Array.from(model('bands:{name}').data.middle)]")
-        )
+        return np.array(self.columns(f"bands:{name}", "x", "middle"))
 
     def readings(self, name: str) -> list[list[float]]:
-        found = self.ask(f"[Array.from(model('readings:{name}').data.x), Array.from(model('readings:{name}').data.y)]")
-        return [list(pair) for pair in zip(*found, strict=True)]
+        return [list(pair) for pair in zip(*self.columns(f"readings:{name}", "x", "y"), strict=True)]
+
+    def columns(self, source: str, *names: str) -> list[list[float]]:
+        return self.ask(f"{list(names)}.map(c => Array.from(model('{source}').data[c]))")
 
     def place(self, name: str, x: float, y: float) -> tuple[float, float]:
         """Where a point of a figure lies on the screen."""
@@ -86,7 +89,7 @@ def tab(chromium: Any) -> Iterator[Tab]:
     with served(linear.joint(), Board.of(linear.SCHEMA, SEEN), settings) as explorer:
         page = chromium.new_page(viewport={"width": 1200, "height": 1000})
         found = Tab(page)
-        page.goto(explorer.url)
+        page.goto(explorer.url, timeout=PATIENCE)
         page.wait_for_function("() => window.Bokeh && Bokeh.documents.length > 0", timeout=PATIENCE)
         found.drawn()
         yield found

@@ -144,7 +144,7 @@ class Page:
         dots = p.scatter("x", "y", source=self._readings[name], size=9, color=_INK, alpha=0.9)
         tool = PointDrawTool(renderers=[dots], add=True, drag=True)
         p.add_tools(tool)
-        p.toolbar.active_tap = tool
+        p.toolbar.active_tap = p.toolbar.active_drag = tool
         p.toolbar.logo = None
         sends = CustomJS(args={"source": self._readings[name], "live": self._live[name]}, code=_SEND)
         p.js_on_event("pan", sends)
