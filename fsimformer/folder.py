@@ -116,6 +116,19 @@ def require_keys(path: Path, held: Mapping[str, Any], expected: set[str]) -> Non
 
 
 @contextmanager
+def one_model(path: Path) -> Iterator[None]:
+    """What is read of a directory is of one model, though somebody may put another in its place meanwhile.
+
+    Raises:
+        ValueError: somebody did.
+    """
+    before = path.stat().st_ino if path.exists() else None
+    yield
+    if before is not None and (not path.exists() or path.stat().st_ino != before):
+        raise ValueError(f"{path} was replaced while it was read; load it again.")
+
+
+@contextmanager
 def damage_named(path: Path) -> Iterator[None]:
     """What goes wrong while a card is read is the card's fault."""
     try:

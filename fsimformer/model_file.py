@@ -28,6 +28,7 @@ from fsimformer.folder import (
     damage_named,
     fill,
     left_aside,
+    one_model,
     read_json,
     read_weights,
     require_free,
@@ -249,8 +250,9 @@ def load_model(path: str | Path, embeddings: Mapping[str, nn.Module] | None = No
             that nobody asked for, or that are not those of training.
     """
     path = Path(path)
-    schema, card = read_card(path)
-    weights = read_weights(path)
+    with one_model(path):
+        schema, card = read_card(path)
+        weights = read_weights(path)
     with damage_named(path):
         return _read(schema, card, weights, path, embeddings)
 

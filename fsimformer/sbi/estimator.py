@@ -25,6 +25,7 @@ from fsimformer.folder import (
     CARD,
     damage_named,
     fill,
+    one_model,
     read_json,
     read_weights,
     require_free,
@@ -188,17 +189,18 @@ def load(path: str | Path) -> Estimator:
         ValueError: damaged files, another format, unknown keys, weights that do not fit.
     """
     path = Path(path)
-    card = read_json(path)
+    with one_model(path):
+        card, weights = read_json(path), read_weights(path)
     found = card.get("format") if isinstance(card, dict) else type(card).__name__
     if found != FORMAT:
         raise ValueError(
             f"{path / CARD}: expected format {FORMAT!r}, got {found!r}; fsimformer.load reads models of a schema."
         )
     with damage_named(path):
-        return _read(card, path)
+        return _read(card, weights, path)
 
 
-def _read(card: dict[str, Any], path: Path) -> Estimator:
+def _read(card: dict[str, Any], weights: dict[str, Tensor], path: Path) -> Estimator:
     require_keys(path, card, {"format", "schedule", "columns", "edge_mask", "network"})
     require_keys(path, card["columns"], {f.name for f in fields(Columns)})
     for one in card["columns"]["standardise"]:
@@ -214,7 +216,6 @@ def _read(card: dict[str, Any], path: Path) -> Estimator:
     sizes |= {name: len(held[name]) for name in ("value_range", "gaps") if held[name]}
     if set(sizes.values()) != {d}:
         raise ValueError(f"{path / CARD}: expected {d} entries for {t} variables, got {sizes}.")
-    weights = read_weights(path)
     require_size(network, weights, path)
     edges = card["edge_mask"]
     edges = None if edges is None else read_mask(f"{path / CARD}: edge_mask", edges, (t, t))
