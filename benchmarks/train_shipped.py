@@ -72,7 +72,7 @@ MORE_POSTERIORS = MaskConfig(0.5, 0.16, 0.1, 0.06, 0.05, 0.05, 0.06, 0.02)
 NEAR, WIDE = NoiseLevels(-1.5, 1.4), NoiseLevels(-1.9, 1.7)
 
 RECIPES: dict[str, tuple[Recipe, ...]] = {
-    "lotka_volterra": (whole(LotkaVolterra(reference=(17,)), 100_000, 16_000, WIDE, MORE_POSTERIORS),),
+    "lotka_volterra": (whole(LotkaVolterra(), 100_000, 16_000, WIDE, MORE_POSTERIORS),),
     "hare_lynx": (
         first(HareLynx(fewest=1e-300, most=1e300), 150_000, 13_000),
         later(HareLynx(), 150_000, 15_000, MORE_POSTERIORS, NEAR),
