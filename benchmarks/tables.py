@@ -15,9 +15,17 @@ from tables_distill import distill
 from tables_encodings import encodings
 from tables_long import long_context, short_contexts
 from tables_peers import peers
-from tables_resolution import functional_linear, functions, knots, predator_prey, resolution, space
+from tables_resolution import (
+    correlated_noise,
+    functional_linear,
+    functions,
+    knots,
+    predator_prey,
+    resolution,
+    space,
+)
 from tables_sbibm import dependency, sbibm
-from tables_scale import many, online
+from tables_scale import many, online, padding, solvers
 from tables_sequential import sequential
 
 PICTURES = {"distill": "docs/distill.png", "resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
@@ -137,6 +145,8 @@ SECTIONS = {
     "learning": learning,
     "online": online,
     "many": many,
+    "padding": padding,
+    "solvers": solvers,
 }
 
 
@@ -165,6 +175,7 @@ def main() -> None:
         (sequential.__name__, sequential, "sequential_*.json"),
         (distill.__name__, distill, "distill_*.json"),
         (resolution.__name__, resolution, "resolution_*.json"),
+        (correlated_noise.__name__, correlated_noise, "correlated_noise_*.json"),
         (functions.__name__, functions, "functions_*.json"),
         (knots.__name__, knots, "knots.json"),
         (functional_linear.__name__, functional_linear, "functional_linear_*.json"),

@@ -26,6 +26,11 @@ def resolution(records: list[dict[str, Any]]) -> list[str]:
     return out
 
 
+def correlated_noise(records: list[dict[str, Any]]) -> list[str]:
+    """White and Matérn noise, as `correlated_noise.py` trains them."""
+    return resolution(records)
+
+
 def functions(records: list[dict[str, Any]]) -> list[str]:
     """All variants of `functions.py`."""
     out = []

@@ -31,6 +31,24 @@ def online(r: dict[str, Any]) -> list[str]:
     ]
 
 
+def padding(r: dict[str, Any]) -> list[str]:
+    """Empty slots of training batches, task by task."""
+    rows = [(x["task"], f"{x['trained']:.3f}", f"{x['unsorted']:.3f}") for x in r["rows"]]
+    return [f"{r['n']} pools a task. Goal: .10.\n", *table(["task", "empty slots, as trained", "unsorted"], rows)]
+
+
+def solvers(r: dict[str, Any]) -> list[str]:
+    """Simulations a second of every solver, and how many times as many we make."""
+    ours = {x["task"]: x["per_second"] for x in r["rows"] if x["solver"] == "fsimformer"}
+    rows = [
+        (x["task"], x["solver"], f"{x['per_second']:,.0f}", f"{ours[x['task']] / x['per_second']:.1f}",
+         f"{x['error']:.1e}", x["n"])
+        for x in r["rows"]
+    ]  # fmt: skip
+    head = ["task", "solver", "simulations a CPU second", "ours by it", "error", "n"]
+    return [*([f"{r['note']}\n"] if r["note"] else []), *table(head, rows)]
+
+
 def many(r: dict[str, Any]) -> list[str]:
     """Seconds and memory against the number of data sets."""
     rows = [

@@ -44,7 +44,7 @@ class Recipe:
 
 def first(simulator: Simulator, simulations: int, steps: int) -> Recipe:
     dial = ((0, 0.4), (8, 0.4), (32, 0.1), (None, 0.1))
-    config = TrainConfig(steps=steps, batch_size=64, n_micro=4, seed=1, dial=dial)
+    config = TrainConfig(steps=steps, batch_size=64, n_micro=4, pool=4, seed=1, dial=dial)
     return Recipe(simulator, simulations, config, MaskConfig(), NoiseLevels())
 
 
@@ -53,7 +53,7 @@ def later(
 ) -> Recipe:
     """`rate`: share of the first training's learning rates at the peak."""
     config = TrainConfig(
-        steps=steps, batch_size=64, n_micro=4, seed=1, dial=(("few", 1.0),), learning_rate=2e-3 * rate,
+        steps=steps, batch_size=64, n_micro=4, pool=4, seed=1, dial=(("few", 1.0),), learning_rate=2e-3 * rate,
         matrix_rate=5e-3 * rate, validate_every=1000,
     )  # fmt: skip
     return Recipe(simulator, simulations, config, masks, levels)
@@ -63,7 +63,7 @@ def whole(
     simulator: Simulator, simulations: int, steps: int, levels: NoiseLevels, masks: MaskConfig | None = None
 ) -> Recipe:
     """All in one: constant rates, and a cool-down in which the network is told its linear baseline."""
-    config = TrainConfig(steps=steps, batch_size=64, n_micro=4, level_tokens=64, cooldown=0.4, seed=1)
+    config = TrainConfig(steps=steps, batch_size=64, n_micro=4, pool=4, level_tokens=64, cooldown=0.4, seed=1)
     return Recipe(simulator, simulations, config, masks or MaskConfig(), levels)
 
 

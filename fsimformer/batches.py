@@ -17,7 +17,7 @@ from fsimformer.masks import (
     drop_residuals,
     thin_latents,
 )
-from fsimformer.tokens import TokenBatch, concatenate, select
+from fsimformer.tokens import FEW, TokenBatch, concatenate, select
 
 _DRAWS = 200  # of a row, until it is given up
 
@@ -98,13 +98,21 @@ def _why(kinds: Tensor, empty: Tensor, batch: TokenBatch, plausible: Tensor) -> 
 
 
 def micro_batches(batch: TokenBatch, n_micro: int) -> list[TokenBatch]:
-    """`n_micro` batches of similar rows, padding trimmed: halved by latents, each half cut by observed tokens."""
+    """`n_micro` batches of similar rows, padding trimmed: parted by active tokens, each part cut by frozen ones.
+
+    Which observed tokens are active is as the dial "few" has it. The parts are as many as made least padding in
+    benchmarks/padding.py: 2 of 16 batches, 4 of 64.
+    """
     if n_micro == 1:
         return [batch]
-    out = []
-    for half in batch.latent.sum(1).argsort(stable=True).chunk(2):
-        order = half[batch.observed.sum(1)[half].argsort(stable=True)]
-        for which in order.chunk(n_micro // 2):
+    observed = batch.observed.sum(1)
+    riding = observed <= FEW
+    n_active, n_frozen, out = batch.latent.sum(1) + observed * riding, observed * ~riding, []
+    divisors = [d for d in range(2, n_micro + 1) if n_micro % d == 0]
+    n_parts = min(divisors, key=lambda d: abs(d - n_micro**0.5 / 2))
+    for alike in n_active.argsort(stable=True).chunk(n_parts):
+        order = alike[n_frozen[alike].argsort(stable=True)]
+        for which in order.chunk(n_micro // n_parts):
             part = batch.rows(which)
             position, taken = select(part.valid)
             packed = part.gather(position)

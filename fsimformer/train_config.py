@@ -49,7 +49,7 @@ class TrainConfig:
     ema: float = 0.999
     cooldown: float = 0.0
     n_micro: int = 6
-    pool: int = 4
+    pool: int = 16
     level_tokens: int = 48
     max_levels: int = 8
     max_latents: int = 32

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from fsimformer.kernels import Kernel
 from fsimformer.schema import Schema
+from fsimformer.tokens import TokenSet, collate
 from fsimformer.whiten import Standardise, Transform, Whitening
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -61,3 +63,18 @@ def test_the_tasks_observe_and_ask_what_the_field_does(predator_prey, whitening)
             assert len(cut_species) == (2 if task == "forecasting" else 1)
             for i in cut_species:
                 assert one.context.index[one.context.variable == i, 0].max() < when.min()
+
+
+def test_correlated_noise_has_the_kernel_on_the_latent_function_and_is_white_elsewhere(monkeypatch):
+    """Cov ε = K on latent tokens of theta, the identity on all others, exactly: ε is linear in standard normals."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import correlated_noise
+
+    at = torch.tensor([-1.0, 0.2, 0.2001, 1.0, 0.2])[:, None]
+    variable, observed = torch.tensor([0, 0, 0, 1, 0]), torch.tensor([0, 0, 0, 0, 1]).bool()
+    batch = collate([TokenSet(variable, at, torch.zeros(5), observed)])
+    kernel = Kernel(1.5, 0.3)
+    noise = correlated_noise.correlated(torch.eye(5)[None], batch, 0, kernel)[0].double()  # rows: L of each unit vector
+    exact = torch.eye(5, dtype=torch.float64)
+    exact[:3, :3] = kernel((at[:3].double() + 1) / 2, (at[:3].double() + 1) / 2)
+    torch.testing.assert_close(noise.T @ noise, exact, atol=2e-6, rtol=0)

@@ -186,7 +186,8 @@ def test_a_run_whose_patience_ends_cools_down_before_it_stops(tmp_path: Path) ->
 
 def test_small_gains_do_not_buy_patience_but_are_returned() -> None:
     """Gains below `min_gain` move the best weights on, not the step from which patience is counted."""
-    config = replace(CONFIG, steps=60, learning_rate=1e-4, validate_every=2, patience=5, n_validation=128, ema=0.5)
+    rates = {"learning_rate": 1e-4, "matrix_rate": 1e-3}  # small: the loss falls slowly and steadily
+    config = replace(CONFIG, steps=60, validate_every=2, patience=5, n_validation=128, ema=0.5, **rates)
     assert run_fit(fresh(), config).step == 60  # some gain at least every tenth step
     run = run_fit(fresh(), replace(config, min_gain=0.5))
     assert run.step == run.gain_step + 10 < 60 and run.best_loss < run.gain_loss and run.best_step > run.gain_step
@@ -323,8 +324,15 @@ def test_micro_batches_hold_every_row_once_sorted_and_trimmed() -> None:
 
     assert sorted(k for p in parts for k in key(p)) == key(rows)
     assert int(rows.latent.sum(1).max()) <= 3
-    halves = [torch.cat([p.latent.sum(1) for p in parts[i : i + 3]]) for i in (0, 3)]
+    active = [split(p, "few").active.valid.sum(1) for p in parts]
+    halves = [torch.cat(active[i : i + 3]) for i in (0, 3)]
     assert halves[0].max() <= halves[1].min()
+    for n, n_parts in ((16, 2), (64, 4), (96, 4)):  # a step's share of them all has equal sizes: as many as asked
+        many = micro_batches(observed_rows(gaussian_rows, 5 * n, IS_PARAMETER, MaskConfig(), 3, seeded(2)), n)
+        assert [p.shape[0] for p in many] == [5] * n
+        own = [split(p, "few").active.valid.sum(1) for p in many]
+        ends = [torch.cat(own[k : k + n // n_parts]) for k in range(0, n, n // n_parts)]
+        assert all(a.max() <= b.min() for a, b in itertools.pairwise(ends))
     for p in parts:
         assert p.shape[1] == int(p.valid.sum(1).max())  # no column is padding only
 
