@@ -45,7 +45,7 @@ CONFIG = fsf.TrainConfig(
 
 def simulator_named(name: str) -> FunctionSimulator:
     """The simulator with what its schema leaves open: its series follow from their parents, and from their past."""
-    simulator = LotkaVolterra() if name == "lotka_volterra" else SIRD(reference=())  # masks take no reference sets
+    simulator = (LotkaVolterra if name == "lotka_volterra" else SIRD)(reference=())  # masks take no reference sets
     variables = []
     for v in simulator.schema.variables:
         if v.role == "data":

@@ -36,9 +36,9 @@ SIMULATIONS, N, N_SCORE = 10_000, 1_000, 250
 
 
 def simulator_named(task: str) -> Simulator:
-    if task == "sird":
-        return SIRD(reference=())  # scalars are scored: without knots among the latents, as with them
-    return {"two_moons": two_moons, "slcp": slcp, "lotka_volterra": LotkaVolterra}[task]()
+    if task in ("sird", "lotka_volterra"):  # scalars are scored: without knots among the latents, as with them
+        return (SIRD if task == "sird" else LotkaVolterra)(reference=())
+    return {"two_moons": two_moons, "slcp": slcp}[task]()
 
 
 def accuracy(joint: fsf.Joint, task: str, dial: int | None, seed: int) -> list[float]:

@@ -61,7 +61,7 @@ TASKS: dict[str, tuple[Simulator, fsf.Design | None, int, tuple[str, ...]]] = {
         ("fourier_rotary_baseline",),
     ),
     "lotka_volterra": (
-        LotkaVolterra(), None, 500, ("fourier", "rotary", "fourier_rotary", "fourier_rotary_distance"),
+        LotkaVolterra(reference=()), None, 500, ("fourier", "rotary", "fourier_rotary", "fourier_rotary_distance"),
     ),
 }  # fmt: skip
 """Simulator, design, steps, variants."""

@@ -91,7 +91,7 @@ EPIDEMIC = Epidemic(
 )
 
 RECIPES: dict[str, tuple[Recipe, ...]] = {
-    "lotka_volterra": (whole(LotkaVolterra(reference=(17,)), 100_000, 16_000, WIDE, MORE_POSTERIORS),),
+    "lotka_volterra": (whole(LotkaVolterra(), 100_000, 16_000, WIDE, MORE_POSTERIORS),),
     "hare_lynx": (
         first(HareLynx(fewest=1e-300, most=1e300), 150_000, 13_000),
         later(HareLynx(), 150_000, 15_000, MORE_POSTERIORS, NEAR),

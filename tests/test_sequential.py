@@ -145,7 +145,7 @@ def test_parameters_and_their_uniforms_are_inverse() -> None:
 
 def test_rows_hold_the_tokens_of_the_observation_and_all_parameters() -> None:
     """A series: readings at the observation's own times, of the simulation's path, with fresh noise; nothing else."""
-    simulator = LotkaVolterra()
+    simulator = LotkaVolterra(reference=())
     drawn = simulator.simulate(64, seeded())
     schema, whitening = simulator.schema, Whitening.fit(simulator.schema, drawn)
     store = build_store(schema, whitening, drawn)
@@ -275,7 +275,7 @@ def test_series_and_a_simulator_that_has_clean_paths() -> None:
     times = np.linspace(0, 5, 70)  # more than a default training reads
     observed = xr.DataArray(np.full(70, 1.2), {"time": times}, "time", name="prey")
     run = fsf.train_sequential(
-        LotkaVolterra(grid_points=61, substeps=2), observed, rounds=2, simulations=100, epsilon=0.1, draws=50,
+        LotkaVolterra(grid_points=61, substeps=2, reference=()), observed, rounds=2, simulations=100, epsilon=0.1, draws=50,
         config=replace(CONFIG, steps=2), network=NETWORK,
     )  # fmt: skip
     assert run.joint.model.max_readings == {"prey": 70, "predator": 60}
@@ -325,8 +325,8 @@ def test_readings_where_no_path_is_simulated_are_refused() -> None:
 
     message = r"'prey' is observed at time = 16, outside the trained range \[0, 15\]"
     with pytest.warns(fsf.ObservationWarning, match="outside"), pytest.raises(ValueError, match=message):
-        fsf.train_sequential(LotkaVolterra(), prey((3.0, 1.0), (16.0, 1.0)))
-    schema = LotkaVolterra().schema
+        fsf.train_sequential(LotkaVolterra(reference=()), prey((3.0, 1.0), (16.0, 1.0)))
+    schema = LotkaVolterra(reference=()).schema
     _require_data(schema, read(schema, prey((15.0, 1.0), (16.0, np.nan))))
 
 

@@ -123,7 +123,7 @@ def test_substeps_are_checked() -> None:
 
 def test_lotka_volterra_agrees_with_torchdiffeq() -> None:
     """On all corners of the prior's box and on draws; torchdiffeq integrates in natural units."""
-    simulator = LotkaVolterra()
+    simulator = LotkaVolterra(reference=())
     corners = torch.tensor(list(itertools.product([1.0, 3.0], repeat=4)), dtype=torch.float64).T
     draws = torch.stack(list(draw_priors(simulator.schema, 30, generator()).values()))
     parameters = torch.cat((corners, draws), 1)
@@ -174,7 +174,7 @@ def test_sird_agrees_with_torchdiffeq() -> None:
 
 def test_lotka_volterra_conserves_its_invariant() -> None:
     """H = δu − γ log u + βv − α log v along every clean path."""
-    simulator = LotkaVolterra()
+    simulator = LotkaVolterra(reference=())
     parameters = torch.stack(list(draw_priors(simulator.schema, 200, generator()).values()))
     alpha, beta, gamma, delta = parameters
     u, v = simulator.solve(parameters).unbind(1)
@@ -216,7 +216,7 @@ def test_sird_floors_recovered_and_deaths_at_the_start_only() -> None:
 @pytest.mark.parametrize(
     ("simulator", "expected"),
     [
-        (LotkaVolterra(), {k: scipy.stats.norm() for k in ("alpha", "beta", "gamma", "delta")}),
+        (LotkaVolterra(reference=()), {k: scipy.stats.norm() for k in ("alpha", "beta", "gamma", "delta")}),
         (
             HareLynx(),
             {
