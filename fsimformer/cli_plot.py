@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsimformer.beside import replaced
 from fsimformer.cli_command import add_command, check_picture
-from fsimformer.files import NETCDF, ZARR, require_netcdf, require_zarr
+from fsimformer.files import NETCDF, ZARR, damage_named, require_netcdf, require_no_pickle, require_zarr
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -111,7 +111,8 @@ def read_draws(path: Path) -> xr.DataTree:
     """A tree of draws from a file.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: an unknown ending. ImportError: the extra that reads it is missing.
+        FileNotFoundError: no such file. ValueError: an unknown ending, a damaged file, one that holds pickles.
+        ImportError: the extra that reads it is missing.
     """
     if not path.exists():
         raise FileNotFoundError(f"No such file: {path}")
@@ -121,9 +122,11 @@ def read_draws(path: Path) -> xr.DataTree:
 
     if path.suffix in ZARR:
         require_zarr()
-        return xr.open_datatree(path, engine="zarr", consolidated=False, chunks=None)
+        require_no_pickle(path)
+        with damage_named(path, "Zarr"):
+            return xr.open_datatree(path, engine="zarr", consolidated=False, chunks=None)
     require_netcdf(path)
-    with xr.open_datatree(path, engine="h5netcdf") as tree:
+    with damage_named(path, "netCDF 4"), xr.open_datatree(path, engine="h5netcdf") as tree:
         return tree.load()
 
 

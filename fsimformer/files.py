@@ -59,7 +59,7 @@ def _read_dataset(path: Path) -> xr.Dataset:
 
     if path.suffix in NETCDF:
         require_netcdf(path)
-        with _damage_named(path, "netCDF 4"):
+        with damage_named(path, "netCDF 4"):
             with open(path, "rb") as file:
                 if file.read(3) == b"CDF":
                     raise ValueError("it is netCDF 3; turn it into netCDF 4 first, say with nccopy -k netCDF-4")
@@ -76,7 +76,7 @@ def _read_dataset(path: Path) -> xr.Dataset:
         require_zarr()
         require_no_pickle(path)
         with (
-            _damage_named(path, "Zarr"),
+            damage_named(path, "Zarr"),
             xr.open_zarr(path, consolidated=False, chunks=None) as data,
         ):  # every store has its metadata apart as well
             return data.load()
@@ -94,7 +94,7 @@ def _read_table(
     like: Any = {"sep": sep, "skipinitialspace": True, "index_col": False}
     before = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)  # whose default is off by one in the last bit
     exact: Any = {"float_precision": "round_trip"} if before else {}
-    with _damage_named(path, "a table"), warnings.catch_warnings():
+    with damage_named(path, "a table"), warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         header = pd.read_csv(path, header=None, nrows=1, dtype=str, **like)
         try:
@@ -168,7 +168,7 @@ def require_no_pickle(path: Path) -> None:
         ValueError: one would be.
     """
     for card in (p for name in (".zarray", ".zmetadata", "zarr.json") for p in path.rglob(name) if p.is_file()):
-        with _damage_named(card, "Zarr metadata"):
+        with damage_named(card, "Zarr metadata"):
             codecs = set(_codecs(json.loads(card.read_text(encoding="utf-8"))))
         if "pickle" in {name.rpartition(".")[2].lower() for name in codecs}:
             raise ValueError(
@@ -189,7 +189,7 @@ def _codecs(entry: Any) -> Iterator[str]:
 
 
 @contextmanager
-def _damage_named(path: Path, what: str) -> Iterator[None]:
+def damage_named(path: Path, what: str) -> Iterator[None]:
     """What goes wrong in another library while a file is read is the file's fault, and it is one ValueError."""
     try:
         yield

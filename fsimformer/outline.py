@@ -16,9 +16,11 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
-from fsimformer.priors import POSITIVE, PRIORS, REAL, Noise, Prior, Support
+from fsimformer.priors import COUNTS, POSITIVE, PRIORS, REAL, Noise, Prior, Support
 from fsimformer.recorded import grid_of
 from fsimformer.schema import Components, Index, Schema, Variable
+
+_SUPPORTS = {"lognormal": POSITIVE, "negbinomial": COUNTS}  # what readings with such noise need
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,8 @@ def schema_of(example: xr.Dataset, say: Statements) -> tuple[Schema, dict[str, T
         noise = None
         if name not in parameters:
             noise = (say.noise if name in functions else None) if isinstance(say.noise, Noise) else say.noise.get(name)
-        positive = noise is not None and noise.kind != "normal"
-        support = say.support.get(name, prior.support if prior else POSITIVE if positive else REAL)
+        of_noise = REAL if noise is None else _SUPPORTS.get(noise.kind, REAL)
+        support = say.support.get(name, prior.support if prior else of_noise)
         variables.append(
             Variable(
                 name,

@@ -6,12 +6,15 @@ a site, for a variable has one prior. A support is the interval that holds a sit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
-from fsimformer.priors import REAL, LogitNormal, LogNormal, Normal, Prior, Support, TruncatedNormal, Uniform
+from fsimformer.priors import REAL, LogitNormal, LogNormal, LogUniform, Normal, Prior, Support, TruncatedNormal, Uniform
+
+_BASES = ("Normal", "Uniform", "Independent", "ExpandedDistribution")  # of a transformed distribution
 
 
 def prior_of(fn: Any) -> Prior | None:
@@ -19,15 +22,13 @@ def prior_of(fn: Any) -> Prior | None:
     while type(fn).__name__ in ("Independent", "ExpandedDistribution"):
         fn = fn.base_dist
     transforms, kind = list(getattr(fn, "transforms", [])), type(fn).__name__
-    if kind == "TransformedDistribution" and type(fn.base_dist).__name__ in (
-        "Normal",
-        "Independent",
-        "ExpandedDistribution",
-    ):
+    if kind == "TransformedDistribution" and type(fn.base_dist).__name__ in _BASES:
         base = prior_of(fn.base_dist)
         names = [type(t).__name__ for t in transforms]
         if isinstance(base, Normal) and names == ["ExpTransform"]:
             return LogNormal(base.loc, base.scale)
+        if isinstance(base, Uniform) and names == ["ExpTransform"]:
+            return LogUniform(math.exp(base.lower), math.exp(base.upper))
         if isinstance(base, Normal) and names == ["SigmoidTransform"]:
             return LogitNormal(base.loc, base.scale)
         if isinstance(base, Normal) and names == ["SigmoidTransform", "AffineTransform"]:

@@ -133,6 +133,11 @@ def test_many_data_sets_into_zarr_and_a_picture_of_one(
     ):
         require_one_line_error(["plot", str(out), *options, "--out", str(tmp_path / "p.png")], message, capsys)
     require_one_line_error(["plot", str(data), "--out", "p.png"], "unknown ending '.csv'. Choices: .nc", capsys)
+    broken = written(tmp_path / "broken.nc", "no netCDF")
+    require_one_line_error(["plot", str(broken), "--out", "p.png"], "broken.nc cannot be read as netCDF 4: ", capsys)
+    card = next(p for p in out.rglob("zarr.json") if '"bytes"' in p.read_text())
+    written(card, card.read_text().replace('"bytes"', '"pickle"'))
+    require_one_line_error(["plot", str(out), "--out", "p.png"], "its data are pickled", capsys)
 
 
 def test_pairs_show_the_draws_and_mark_the_truth() -> None:

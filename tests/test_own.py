@@ -67,6 +67,15 @@ def test_dates_are_days_since_the_first() -> None:
     check(simulator)
 
 
+def test_noise_says_where_readings_lie() -> None:
+    supports = {"normal": fsf.REAL, "lognormal": fsf.POSITIVE, "negbinomial": fsf.COUNTS}
+    for kind, support in supports.items():
+        simulator = fsf.simulator(
+            lambda rate, time: {"y": 1 + rate * time}, priors=PRIORS, grid={"time": HOURS}, noise=(kind, 0.2)
+        )
+        assert simulator.schema["y"].support == support and simulator.schema["y"].noise == fsf.Noise(kind, 0.2)
+
+
 def test_batched_is_row_by_row() -> None:
     prior = {**PRIORS, "w": (fsf.Normal(2.0, 0.1), 3)}
     one = fsf.simulator(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import xarray as xr
 pyro = pytest.importorskip("pyro")
 
 import pyro.distributions as dist  # noqa: E402
-from torch.distributions import AffineTransform, SigmoidTransform  # noqa: E402
+from torch.distributions import AffineTransform, ExpTransform, SigmoidTransform  # noqa: E402
 
 import fsimformer as fsf  # noqa: E402
 from fsimformer.graph import moral_graph  # noqa: E402
@@ -44,6 +45,10 @@ def schools(y: Any = None) -> None:
         (dist.Uniform(-1.0, 3.0), fsf.Uniform(-1, 3)),
         (dist.HalfNormal(2.0), fsf.TruncatedNormal(0, 2, 0)),
         (dist.Beta(1.0, 1.0), fsf.Uniform(0, 1)),
+        (
+            dist.TransformedDistribution(dist.Uniform(0.0, 2.0), [ExpTransform()]),
+            fsf.LogUniform(math.exp(0.0), math.exp(2.0)),
+        ),
         (dist.TransformedDistribution(dist.Normal(0.5, 1.5), [SigmoidTransform()]), fsf.LogitNormal(0.5, 1.5)),
         (
             dist.TransformedDistribution(dist.Normal(0.5, 1.5), [SigmoidTransform(), AffineTransform(2.0, 3.0)]),
