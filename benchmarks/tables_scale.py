@@ -80,6 +80,29 @@ def online_accuracy(r: dict[str, Any]) -> list[str]:
     ]
 
 
+def arrivals(records: list[dict[str, Any]]) -> list[str]:
+    """Small networks of many seeds: accuracy by reserve, and against reserve 1, seed by seed."""
+    rows = []
+    for r in sorted(records, key=lambda r: r["simulations"]):
+        cells: dict[float | str, dict[int, dict[str, Any]]] = {}
+        for x in r["rows"]:
+            cells.setdefault(x["reserve"], {})[x["seed"]] = x
+        for reserve, mine in cells.items():
+            row = [f"{r['simulations']:,}", reserve if isinstance(reserve, str) else f"{reserve:g}", len(mine)]
+            for what, digits in (("kl", 4), ("width", 3), ("mean_error_sd", 3)):
+                row.append(_mean([x[what] for x in mine.values()], digits))
+                both = [x[what] - cells[1.0][seed][what] for seed, x in mine.items() if reserve != 1]
+                row.append(_mean(both, digits, signed=True))
+            rows.append(row)
+    against = "against reserve 1"
+    head = ["simulations", "reserve", "seeds", "KL, nats", against, "width", against, "error of means, sd", against]
+    return [
+        f"{records[0]['steps']} steps. Width: mean log ratio of sd to exact sd. ± standard error over seeds; no "
+        "Monte-Carlo error.\n",
+        *table(head, rows),
+    ]
+
+
 def _mean(values: list[float], digits: int, signed: bool = False) -> str:
     if not values:
         return ""

@@ -14,7 +14,10 @@ Here is what belongs to an archive:
   the numbers knows nothing of that.
 - The first blocks, `first` simulations, must be there before the first step. Whitening, the spread about reference
   sets, the linear baseline and the ranges of warnings are fitted on them, once.
-- Of these every tenth number is held out, never trained on, and the same rows validate from the first step to the last.
+- Of these some are held out, evenly among them: as many as training afterwards would hold out of all, a tenth of n, but
+  no more than half of the first. They are never trained on, and the same rows validate from the first step to the last.
+  They choose the weights that training ends with, so they must be many: of m rows, the spread is 1/√(2m) off, and
+  weights are preferred whose posteriors are as wide as these rows happen to be spread; a hundred are 7 % off.
 
 Failed simulations and rows that are not finite are left out and counted, as in `recorded.py`, with the same warning.
 Needs the extra `archive`.
@@ -37,7 +40,7 @@ from fsimformer.schema import Schema
 from fsimformer.simulations import Simulations, finite, require_same_grid
 from fsimformer.simulators.protocol import Simulator
 
-_TENTH, _MOST_HELD_OUT = 10, 2_000
+_MOST_HELD_OUT = 2_000
 _SOON = 60.0  # seconds in which an archive must appear: who mistypes its name should not wait for an hour
 _CHECKED = 10  # rows that a check of the simulator may ask for
 
@@ -116,6 +119,11 @@ class Arriving:
         return -(-self.n // self.archive.chunk)
 
     @property
+    def n_to_hold_out(self) -> int:
+        """Of the first simulations, failed ones included."""
+        return min(_MOST_HELD_OUT, self.n // 10, self.first // 2)
+
+    @property
     def first_blocks(self) -> int:
         """Blocks that hold the first simulations."""
         return -(-self.first // self.archive.chunk)
@@ -127,15 +135,14 @@ class Arriving:
 
     def n_dropped(self, n_blocks: int, n_rows: int, n_held_out: int) -> int:
         """How many of the first blocks and of those to hold out failed, where `n_rows` and `n_held_out` did not."""
-        held = int(self.is_held_out(torch.arange(self.first)).sum())
-        return self.n_to_train(n_blocks) - n_rows + held - n_held_out
+        return self.n_to_train(n_blocks) - n_rows + self.n_to_hold_out - n_held_out
 
     @property
     def about(self) -> dict[str, object]:
         """Whose simulations these are, as JSON types: a checkpoint goes on with no others."""
         archive = self.archive
         made = {"simulator": archive.simulator, "seed": archive.seed, "chunk": archive.chunk}
-        return made | {"first": self.first, "reserve": self.reserve}
+        return made | {"first": self.first, "reserve": self.reserve, "held_out": self.n_to_hold_out}
 
     def numbers(self, i: int) -> range:
         """Those of block i."""
@@ -144,8 +151,8 @@ class Arriving:
 
     def is_held_out(self, numbers: Tensor) -> Tensor:
         """(m,) bool: a simulation's number decides, and nothing else."""
-        last = min(self.first, _TENTH * _MOST_HELD_OUT)
-        return (numbers % _TENTH == _TENTH - 1) & (numbers < last)
+        held = self.n_to_hold_out
+        return (numbers < self.first) & ((numbers + 1) * held // self.first > numbers * held // self.first)
 
     def block(self, i: int) -> Mapping[str, Tensor]:
         """Rows of block i to train on, by variable; waits until the last of them is there.

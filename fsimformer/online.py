@@ -53,7 +53,8 @@ def simulating(
         path, simulator, n, seed, chunk, limit, workers, callback: as of `campaign.simulate_to`, which resumes an
             archive that is there; the callback is called in another thread.
         schema: of a black box's variables; None = the Simulator's.
-        first, reserve: as of `Arriving.open`.
+        first, reserve: as of `Arriving.open`; reserve=1 trains after all are there, best where each of few simulations
+            is seen hundreds of times (stock.py).
 
     Yields:
         What `fsimformer.train` takes, once the first simulations are there.

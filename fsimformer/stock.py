@@ -19,8 +19,11 @@ those of the first blocks what the last of these has, so that the last r D draws
 
     (Σ left)² / Σ left² = r (2 − r) N
 
-simulations: all N for r = 1, three quarters for r = 1/2, a third for r = 1/5. In the end each was seen v times. How the
-posteriors fare measure benchmarks/arrivals.py and online.py.
+simulations: all N for r = 1, three quarters for r = 1/2, a third for r = 1/5. In the end each was seen v times.
+Measured (benchmarks/arrivals.py, four seeds): with 8,000 simulations of 24 views no r costs anything; with 1,000 of 192
+views the KL of a posterior is 0.005 nats with r = 1, 0.006 with 1/2 and 0.010 with 1/5, by errors of its mean, while
+its width is the same within an error of about 1 %. Where each of few simulations is seen hundreds of times, r = 1 is
+best.
 
 Which rows a step sees follows from the numbers of draws and of rows alone: blocks come in their order, and one that is
 early waits until it is due. So a run does not depend on when simulations arrive, and equals, bit for bit, one on an

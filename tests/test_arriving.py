@@ -46,6 +46,11 @@ def numbered(number: int) -> dict[str, float]:
     return {"theta": number / 100 - 2, "x": 0.0}
 
 
+def is_held_out(k: int) -> bool:
+    """A tenth of N is 40, which is less than half of the first 100: two of every five of these."""
+    return k < 100 and k % 5 in (2, 4)
+
+
 def made(archive: Archive, number: int, of_number: bool = False) -> Any:
     """Every seventh simulation fails."""
     seed = seed_at(archive.seed, 7, number)
@@ -105,7 +110,9 @@ def test_when_simulations_arrive_changes_nothing(full: Archive, tmp_path: Path) 
     assert steps[0] < N, "training was to begin before all simulations were there"
     assert_same(online, trained(opened(full.path)))
     card = online.provenance
-    assert card["simulations"] == N and card["simulations_held_out"] == sum(k % 7 != 3 for k in range(9, 100, 10))
+    assert card["simulations"] == N and card["simulations_held_out"] == sum(
+        k % 7 != 3 for k in range(N) if is_held_out(k)
+    )
     assert card["simulations_dropped"] == sum(k % 7 == 3 for k in range(N))
     assert card["arriving"]["trained_on"] == N - card["simulations_held_out"] - card["simulations_dropped"]
 
@@ -144,7 +151,7 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_been(full: Archive, tmp_
 def test_each_is_seen_equally_often_and_those_held_out_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real loop, watched where it reads rows: θ tells which simulation a row is of.
 
-    N = 400, 57 of them fail, 9 are held out: 334 rows, 12 steps of 167 are six views each.
+    N = 400, 57 of them fail, 34 are held out: 309 rows, 12 steps of 103 are four views each.
     """
     archive = Archive.create(tmp_path / "a.zarr", 1, CHUNK, "numbered", SCHEMA)
     write(archive, of_number=True)
@@ -156,12 +163,12 @@ def test_each_is_seen_equally_often_and_those_held_out_never(tmp_path: Path, mon
             return read(store, which, design, generator)
 
         monkeypatch.setattr(f"fsimformer.{module}.read", watched)
-    joint = trained(opened(archive.path), replace(CONFIG, steps=12, batch_size=167))
-    assert joint.provenance["arriving"]["times_seen"] == [6, 6]
+    joint = trained(opened(archive.path), replace(CONFIG, steps=12, batch_size=103))
+    assert joint.provenance["arriving"]["times_seen"] == [4, 4]
     counts = torch.bincount(((torch.cat(rows["stock"]).double() + 2) * 100).round().long(), minlength=N)
-    held_out = torch.tensor([k % 10 == 9 and k < 100 for k in range(N)])
+    held_out = torch.tensor([is_held_out(k) for k in range(N)])
     failed = torch.tensor([k % 7 == 3 for k in range(N)])
-    assert torch.equal(counts, torch.where(held_out | failed, 0, 6))
+    assert torch.equal(counts, torch.where(held_out | failed, 0, 4))
     validated = torch.unique(((rows["learn"][-1].double() + 2) * 100).round().long())  # the last read before training
     assert set(validated.tolist()) <= set((held_out & ~failed).nonzero()[:, 0].tolist())
 
@@ -171,15 +178,30 @@ def test_a_part_of_what_arrived_gives_the_statistics(full: Archive) -> None:
     runs = opened(full.path)
     pilot, n_held = runs.pilot()
     numbers = [k for k in range(100) if k % 7 != 3]
-    order = [k for k in numbers if k % 10 != 9] + [k for k in numbers if k % 10 == 9]
+    order = [k for k in numbers if not is_held_out(k)] + [k for k in numbers if is_held_out(k)]
     expected = torch.tensor([gaussian(seed_at(1, 7, k))["theta"] for k in order], dtype=torch.float64)
     assert torch.equal(pilot.values["theta"], expected)
-    assert n_held == sum(k % 10 == 9 for k in numbers) and pilot.n_dropped == 100 - len(numbers)
+    assert n_held == sum(map(is_held_out, numbers)) and pilot.n_dropped == 100 - len(numbers)
     check(runs)
     with pytest.raises(ValueError, match="no new draws can be made"):
         runs.simulate(11, torch.Generator())
     with pytest.raises(ValueError, match="no new draws can be made"):
         fsf.train(runs, config=CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("n", "first", "held"), [(1_000, 1_000, 100), (8_000, 1_000, 500), (40_000, 4_000, 2_000), (100_000, 30_000, 2_000)]
+)
+def test_as_many_are_held_out_as_by_training_afterwards_or_half_of_the_first(
+    full: Archive, n: int, first: int, held: int
+) -> None:
+    """Evenly among the first, and none after."""
+    runs = replace(opened(full.path), n=n, first=first)
+    numbers = runs.is_held_out(torch.arange(n)).nonzero()[:, 0]
+    assert len(numbers) == held == runs.n_to_hold_out and int(numbers.max()) < first
+    gaps = numbers.diff()
+    assert int(gaps.max()) - int(gaps.min()) <= 1
+    assert runs.n_to_train(runs.n_blocks) == n - held
 
 
 def test_training_waits_and_gives_up(full: Archive, tmp_path: Path) -> None:

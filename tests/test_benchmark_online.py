@@ -68,6 +68,13 @@ def test_variants_are_compared_seed_by_seed(monkeypatch) -> None:
     assert text.index(whole) < text.index(half)
     assert "| 4,000 | 0.5 | 1 | 0.0200 |  | 0.010 |  | 0.0010 |" in text
 
+    from tables_scale import arrivals
+
+    rows = [{**x, "mean_error_sd": 2 * x["kl"]} for x in rows[:4]]
+    text = "\n".join(arrivals([{"simulations": 8_000, "steps": 5, "rows": rows}]))
+    kl, width = "0.0500 ± 0.0200 | +0.0200 ± 0.0000", "-0.020 ± 0.040 | -0.030 ± 0.010"
+    assert f"| 8,000 | 0.5 | 2 | {kl} | {width} | 0.100 ± 0.040 | +0.040 ± 0.000 |" in text
+
 
 @pytest.mark.parametrize("factor", [1.0, 0.9])
 def test_the_ode_finds_the_posterior_that_a_network_believes_in(monkeypatch, factor: float) -> None:
