@@ -102,7 +102,7 @@ def fit(
     earlier, started = run.cpu_seconds, time.process_time()
 
     uses = torch.tensor(denoiser.network.config.uses_index, dtype=torch.bool)
-    has_index = uses.any(1) if uses.numel() else None
+    has_index = uses.any(1) if uses.any() else None  # where nothing has a place, none decides
 
     def draw_rows(source: Rows, n: int, *path: int) -> TokenBatch:
         generator = generator_at(config.seed, *path)

@@ -143,7 +143,9 @@ def test_early_stopping_returns_the_best_averaged_weights(tmp_path: Path) -> Non
     assert run.step < 200 and run.step == run.best_step + 3 * 2
     assert run.best_loss == min(losses.values()) == losses[run.best_step]
     assert equal(weights(model), run.best) and not equal(run.best, run.ema)
-    held_out = observed_rows(contradictory, 128, IS_PARAMETER, MaskConfig(), 32, generator_at(0, 1, 0))
+    has_index = torch.as_tensor(USES, dtype=torch.bool).any(1)  # as `fit` takes it from the network
+    generator = generator_at(0, 1, 0)
+    held_out = observed_rows(contradictory, 128, IS_PARAMETER, MaskConfig(), 32, generator, has_index=has_index)
     parameters = dict(model.named_parameters())
     loss = validate(model, parameters, Run(ema=weights(model)), held_out, NoiseLevels(), config)
     assert loss == run.best_loss
