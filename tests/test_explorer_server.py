@@ -20,7 +20,7 @@ from served import served
 
 from fsimformer.cli import main
 from fsimformer.explorer.board import Board
-from fsimformer.explorer.page import Settings
+from fsimformer.explorer.picture import Settings
 from fsimformer.explorer.server import ADDRESS, Served
 
 pytestmark = pytest.mark.timeout(900)  # on a crowded machine

@@ -11,7 +11,7 @@ import base64
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -38,7 +38,16 @@ from bokeh.plotting import figure
 from fsimformer.constrained import NONE
 from fsimformer.explorer.board import Board
 from fsimformer.explorer.newest import Newest, stoppable
-from fsimformer.explorer.picture import MOST, Picture, fitting, of_draws, preview, prior_quantiles, within
+from fsimformer.explorer.picture import (
+    MOST,
+    Picture,
+    Settings,
+    fitting,
+    of_draws,
+    preview,
+    prior_quantiles,
+    within,
+)
 from fsimformer.files import NETCDF, TABLE, read_observations, require_netcdf
 from fsimformer.joint import Conditional, Joint
 from fsimformer.marginals import Fitted
@@ -66,30 +75,12 @@ setTimeout(() => URL.revokeObjectURL(link.href), 1000)
 """
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is drawn when nothing moves.
-
-    Args:
-        model: the name or directory that `load` is given.
-        n: draws, even. points: of each function. seed, quality: as of `Conditional.sample`.
-        origin: the date of index 0, of files with dates; None = the model's, or the file's earliest.
-    """
-
-    model: str
-    n: int = 500
-    points: int = 21
-    seed: int = 0
-    quality: str = "sde"
-    origin: str | None = None
-
-
 class Page:
     """Fills a document, and keeps it up to date."""
 
     def __init__(self, doc: Document, joint: Joint, board: Board, settings: Settings) -> None:
         self._doc, self._joint, self._board, self._settings = doc, joint, board, settings
-        self._newest = Newest(lambda error: self._post(lambda: self._say(_text(error))))
+        self._newest = Newest(lambda error: self._post(lambda: self._failed(error)))
         self._slow = stoppable(joint, self._newest.stale)
         self._n = MOST // 2
         self._held: tuple[Board, xr.DataTree] | None = None  # draws, and the board they are of
@@ -306,25 +297,32 @@ class Page:
     def _draw(self, board: Board, conditional: Conditional) -> None:
         """In the thread: joint draws, of the scalars first, for they are cheap."""
         s = self._settings
-        self._post(lambda: self._wait(f"drawing {s.n} …") if board is self._board else None)
+        self._post(lambda: self._wait(f"drawing {s.n} …"), board)
         if set(board.scalars) - set(board.known):
             few = conditional.sample(s.n, board.at(0), seed=s.seed, quality=s.quality)
-            first = of_draws(board, few, 0)
-            text = f"{s.n} draws of the scalars ({s.quality}); of the functions …"
-            self._post(lambda: self._show(first, text) if board is self._board else None)
+            first, text = of_draws(board, few, 0), f"{s.n} draws of the scalars ({s.quality}); of the functions …"
+            self._post(lambda: self._show(first, text), board)
         draws = conditional.sample(s.n, board.at(s.points), seed=s.seed, quality=s.quality)
         picture = of_draws(board, draws, s.points)
 
         def show() -> None:
-            if board is self._board:
-                self._held, self._download.disabled = (board, draws), False
-                self._show(picture, f"{s.n} joint draws ({s.quality}), {s.points} points of each function", fit=True)
+            self._held, self._download.disabled = (board, draws), False
+            self._show(picture, f"{s.n} joint draws ({s.quality}), {s.points} points of each function", fit=True)
 
-        self._post(show)
+        self._post(show, board)
 
-    def _post(self, callback: Callable[[], None]) -> None:
-        """From the thread to the page."""
-        self._doc.add_next_tick_callback(callback)
+    def _post(self, callback: Callable[[], None], board: Board | None = None) -> None:
+        """From the thread to the page; what is said of a board is dropped if there is another by then."""
+
+        def current() -> None:
+            if board is None or board is self._board:
+                callback()
+
+        self._doc.add_next_tick_callback(current)
+
+    def _failed(self, error: Exception) -> None:
+        self._say(_text(error))
+        self._wait("nothing was drawn")
 
     def _show(self, picture: Picture, status: str, fit: bool = False) -> None:
         for name, x in picture.at.items():

@@ -33,6 +33,24 @@ GROUPS = ("posterior", "prior", "predictions", "posterior_predictive")
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What is drawn when nothing moves.
+
+    Args:
+        model: the name or directory that `load` is given.
+        n: draws, even. points: of each function. seed, quality: as of `Conditional.sample`.
+        origin: the date of index 0, of files with dates; None = the model's, or the file's earliest.
+    """
+
+    model: str
+    n: int = 500
+    points: int = 21
+    seed: int = 0
+    quality: str = "sde"
+    origin: str | None = None
+
+
+@dataclass(frozen=True)
 class Picture:
     """Bands and densities.
 
@@ -74,13 +92,14 @@ def of_draws(board: Board, draws: xr.DataTree, n: int, kept: np.ndarray | None =
         kept: (draws,) bool, which of them count; None = all.
     """
     at = {name: board.grid(name, n) for name in board.functions} if n else {}
-    bands, curves = {}, {}
+    bands: dict[str, np.ndarray] = {}
+    curves: dict[str, np.ndarray] = {}
     for name in at:
         x = _values(draws, name)  # (draws, N)
         x = x if kept is None else x[kept]
         bands[name] = np.quantile(x, BANDS, axis=0)
         curves[name] = x[np.arange(min(_CURVES, len(x))) * len(x) // min(_CURVES, len(x))]
-    scalars = {}
+    scalars: dict[str, np.ndarray] = {}
     for group in (g for g in GROUPS if g in draws.children):
         for key, v in draws[group].data_vars.items():
             if str(key) not in board.functions:
@@ -105,7 +124,7 @@ def within(draws: xr.DataTree, constraints: list[Between]) -> np.ndarray:
     n = draws[group].sizes["chain"] * draws[group].sizes["draw"]
     kept = np.ones(n, dtype=bool)
     for c in constraints:
-        x = scalars[c.variable].to_numpy().reshape(-1)
+        x = scalars[str(c.variable)].to_numpy().reshape(-1)
         kept &= (x >= c.lower) & (x <= c.upper)
     return kept
 
