@@ -95,6 +95,10 @@ class Page:
         self._file.on_change("filename", lambda attr, old, new: doc.add_next_tick_callback(self._on_file))
         self._download = Button(label="Download draws (netCDF)", disabled=True, name="download")
         self._download.on_click(self._on_download)
+        holds = CustomJS(
+            args={"parcel": self._parcel}, code=""
+        )  # what nothing on the page refers to is not in a document
+        self._download.js_on_click(holds)
         script = Button(label="Download script (Python)", name="script")
         script.on_click(lambda: self._send("explore.py", self.script().encode()))
         controls = row(self._file, self._download, script)
