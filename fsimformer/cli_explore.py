@@ -38,7 +38,8 @@ def _explore(args: argparse.Namespace) -> None:
     if arrays := list(read_card(find_model(args.model))[0].arrays):
         raise ValueError(f"{args.model} has array variables {arrays}, which nobody can drag.")
     from fsimformer.explorer.board import Board
-    from fsimformer.explorer.page import Settings, open_page
+    from fsimformer.explorer.page import open_page
+    from fsimformer.explorer.picture import Settings
     from fsimformer.joint import load
 
     joint = load(args.model)

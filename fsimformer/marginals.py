@@ -132,7 +132,8 @@ def flow(denoiser: Denoiser, observed: TokenSet, latents: TokenSet, u: Tensor, s
     alone = [take(latents, torch.tensor([i])) for i in range(len(latents))]
     with torch.no_grad():
         stays, shared = denoiser.shorten(observed)
-        one, common = split(collate([join(stays, alone[0])]), dial), None
+        one = split(collate([join(stays, alone[0])]), dial)
+        common: Encoded | None = None
         if (
             shared is None
             and denoiser.summariser is None
@@ -156,9 +157,11 @@ def flow(denoiser: Denoiser, observed: TokenSet, latents: TokenSet, u: Tensor, s
 def _beside(denoiser: Denoiser, common: Encoded, part: Sequence[TokenSet]) -> Encoded:
     """The one context that was encoded, as that of rows of one latent each."""
     n, context = len(part), common.context
-    wide = Context(*(tuple(x.expand(n, -1, -1, -1) for x in side) for side in (context.keys, context.values)))
+    keys, values = (tuple(x.expand(n, -1, -1, -1) for x in side) for side in (context.keys, context.values))
     streams = replace(common.streams, frozen=common.streams.frozen.repeat(n))
-    return denoiser.reuse(replace(common, streams=streams, context=wide), collate(part).to(denoiser.device))
+    return denoiser.reuse(
+        replace(common, streams=streams, context=Context(keys, values)), collate(part).to(denoiser.device)
+    )
 
 
 def _solved(denoiser: Denoiser, encoded: Encoded, u: Tensor, solver: Solver) -> Tensor:
@@ -191,7 +194,8 @@ def fitted_flow(denoise: Line, n: int, u: Tensor, config: Fitted) -> Tensor:
         slope = ((x_hat[:, 1:] - x_hat[:, :1]) / (2 * half)).clamp(1e-5, 0.9)
         m, s = x_hat.mean(1, keepdim=True), (ratio * (slope / (1 - slope)).sqrt()).clamp(*_WIDTHS)
     grid = torch.linspace(math.log(config.start), math.log(config.stop), config.n_steps + 1).tolist()
-    u, before = u.expand(n, -1), None
+    before: Tensor | None = None
+    u = u.expand(n, -1)
     for here, there in itertools.pairwise(grid):
         ratio = s * math.exp(here)
         scale = (s**2 + ratio**2).sqrt()

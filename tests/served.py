@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fsimformer.explorer.board import Board
-from fsimformer.explorer.page import Settings, open_page
+from fsimformer.explorer.page import open_page
+from fsimformer.explorer.picture import Settings
 from fsimformer.explorer.server import Served
 from fsimformer.joint import Joint
 

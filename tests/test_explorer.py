@@ -24,6 +24,7 @@ from fsimformer.explorer.picture import (
     of_draws,
     preview,
     prior_quantiles,
+    smoothed,
     within,
 )
 from fsimformer.marginals import Fitted
@@ -204,6 +205,12 @@ def test_a_density_follows_from_quantiles() -> None:
     assert (np.diff(x) > 0).all() and abs(np.trapezoid(found, x) - 0.99) < 0.02
     x, found = density(p, np.full(7, 2.0))  # a point: no width, no NaN
     assert np.isfinite(found).all()
+
+
+def test_draws_are_smoothed_into_a_density() -> None:
+    x, found = smoothed(norm.ppf((np.arange(2000) + 0.5) / 2000))
+    assert np.abs(found - norm.pdf(x)).max() < 0.03 * norm.pdf(0)
+    assert np.isfinite(smoothed(np.full(20, 3.0))).all()  # a point
 
 
 def test_prior_quantiles_are_the_prior_s() -> None:

@@ -14,7 +14,7 @@ import xarray as xr
 from served import served
 
 from fsimformer.explorer.board import Board
-from fsimformer.explorer.page import Settings
+from fsimformer.explorer.picture import Settings
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -145,7 +145,7 @@ def test_sliders_files_and_downloads(tab: Tab, tmp_path: Path) -> None:
     bad.write_text("day,x\n1,2\n")
     tab.page.locator("input[type=file]").set_input_files(bad)
     tab.until("model('message').text.includes('was refused')")
-    assert "expected an index column" in tab.page.inner_text("body")
+    tab.page.get_by_text("bad.csv was refused: upload.csv: expected an index column").wait_for()
     assert tab.readings("x") == [[2.0, 0.8], [5.5, 1.1]]
 
     good = tmp_path / "good.csv"

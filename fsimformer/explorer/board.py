@@ -64,7 +64,9 @@ class Board:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ObservationWarning)  # said when the board is conditioned on
             found = read(schema, observed, origin=origin)
-        readings, known, zero = {}, {}, None
+        readings: dict[str, tuple[Reading, ...]] = {}
+        known: dict[str, float] = {}
+        zero: Any = None
         for name, channel in found.channels.items():
             there = np.isfinite(channel.value)
             if name in empty.functions:

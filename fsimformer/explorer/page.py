@@ -11,7 +11,7 @@ import base64
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,37 +25,38 @@ from bokeh.models import (
     CheckboxGroup,
     ColumnDataSource,
     CustomJS,
-    CustomJSTickFormatter,
     Div,
     FileInput,
-    PointDrawTool,
     Range1d,
     RangeSlider,
     TextInput,
 )
-from bokeh.plotting import figure
 
 from fsimformer.constrained import NONE
 from fsimformer.explorer.board import Board
 from fsimformer.explorer.newest import Newest, stoppable
-from fsimformer.explorer.picture import MOST, Picture, fitting, of_draws, preview, prior_quantiles, within
+from fsimformer.explorer.panels import BAND, COLORS, density_panel, empty, series_panel, ticks
+from fsimformer.explorer.picture import (
+    MOST,
+    Picture,
+    Settings,
+    fitting,
+    of_draws,
+    preview,
+    prior_quantiles,
+    within,
+)
 from fsimformer.files import NETCDF, TABLE, read_observations, require_netcdf
 from fsimformer.joint import Conditional, Joint
 from fsimformer.marginals import Fitted
 from fsimformer.schema import Index
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # as in plots.py
-_INK = "#222222"
-_EMPTY: dict[str, list[float]] = {"x": [], "y": []}
-_BAND = ("low", "inner_low", "middle", "inner_high", "high")
 _FEWEST = 20  # draws that make a picture
 _HOW = (
     "Click: add a reading. Drag: move it. Click on it and press Backspace: remove it. While you drag, bands and "
     "densities are quantiles of the probability flow, each marginal by itself (a quick solver, no "
-    "draws, no intervals); "
-    "when you let go, joint draws take their place."
+    "draws, no intervals); when you let go, joint draws take their place."
 )
-_SEND = "live.data = {x: Array.from(source.data.x), y: Array.from(source.data.y)}"
 _SAVE = """
 const bytes = Uint8Array.from(atob(parcel.data.content[0]), c => c.charCodeAt(0))
 const link = document.createElement('a')
@@ -66,42 +67,24 @@ setTimeout(() => URL.revokeObjectURL(link.href), 1000)
 """
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is drawn when nothing moves.
-
-    Args:
-        model: the name or directory that `load` is given.
-        n: draws, even. points: of each function. seed, quality: as of `Conditional.sample`.
-        origin: the date of index 0, of files with dates; None = the model's, or the file's earliest.
-    """
-
-    model: str
-    n: int = 500
-    points: int = 21
-    seed: int = 0
-    quality: str = "sde"
-    origin: str | None = None
-
-
 class Page:
     """Fills a document, and keeps it up to date."""
 
     def __init__(self, doc: Document, joint: Joint, board: Board, settings: Settings) -> None:
         self._doc, self._joint, self._board, self._settings = doc, joint, board, settings
-        self._newest = Newest(lambda error: self._post(lambda: self._say(_text(error))))
+        self._newest = Newest(lambda error: self._post(lambda: self._failed(error)))
         self._slow = stoppable(joint, self._newest.stale)
         self._n = MOST // 2
         self._held: tuple[Board, xr.DataTree] | None = None  # draws, and the board they are of
         self._quiet = False  # the page is written by us, not by its user
         names = board.functions
-        self._readings = {k: ColumnDataSource(dict(_EMPTY), name=f"readings:{k}") for k in names}
-        self._live = {k: ColumnDataSource(dict(_EMPTY), name=f"live:{k}") for k in names}
-        self._bands = {k: ColumnDataSource({c: [] for c in ("x", *_BAND)}, name=f"bands:{k}") for k in names}
+        self._readings = {k: ColumnDataSource(empty(), name=f"readings:{k}") for k in names}
+        self._live = {k: ColumnDataSource(empty(), name=f"live:{k}") for k in names}
+        self._bands = {k: ColumnDataSource({c: [] for c in ("x", *BAND)}, name=f"bands:{k}") for k in names}
         self._curves = {k: ColumnDataSource({"x": [], "y": []}, name=f"curves:{k}") for k in names}
         self._densities: dict[str, ColumnDataSource] = {}
         self._sliders: dict[str, RangeSlider] = {}
-        self._figures = {k: self._series(k, _COLORS[i % len(_COLORS)]) for i, k in enumerate(names)}
+        self._figures = {k: self._series(k, COLORS[i % len(COLORS)]) for i, k in enumerate(names)}
         self._status = Div(name="status", render_as_text=True, text="")
         self._message = Div(name="message", render_as_text=True, text="", styles={"color": "#B00020"})
         self._parcel = ColumnDataSource({"name": [], "content": []}, name="parcel")
@@ -112,6 +95,10 @@ class Page:
         self._file.on_change("filename", lambda attr, old, new: doc.add_next_tick_callback(self._on_file))
         self._download = Button(label="Download draws (netCDF)", disabled=True, name="download")
         self._download.on_click(self._on_download)
+        holds = CustomJS(
+            args={"parcel": self._parcel}, code=""
+        )  # what nothing on the page refers to is not in a document
+        self._download.js_on_click(holds)
         script = Button(label="Download script (Python)", name="script")
         script.on_click(lambda: self._send("explore.py", self.script().encode()))
         controls = row(self._file, self._download, script)
@@ -135,27 +122,11 @@ class Page:
         """A function's figure."""
         index = self._joint.schema.dim(self._joint.schema[name].dims[0])
         assert isinstance(index, Index)
-        p: Any = figure(width=660, height=220, tools="", x_range=Range1d(), y_range=Range1d(), name=f"figure:{name}")
-        bands = self._bands[name]
-        p.varea("x", "low", "high", source=bands, color=color, alpha=0.18)
-        p.varea("x", "inner_low", "inner_high", source=bands, color=color, alpha=0.3)
-        p.multi_line("x", "y", source=self._curves[name], color=color, alpha=0.5, line_width=0.7)
-        p.line("x", "middle", source=bands, color=color, line_width=2)
-        dots = p.scatter("x", "y", source=self._readings[name], size=9, color=_INK, alpha=0.9)
-        tool = PointDrawTool(renderers=[dots], add=True, drag=True)
-        p.add_tools(tool)
-        p.toolbar.active_tap = p.toolbar.active_drag = tool
-        p.toolbar.logo = None
-        sends = CustomJS(args={"source": self._readings[name], "live": self._live[name]}, code=_SEND)
-        p.js_on_event("pan", sends)
-        self._readings[name].on_change(
-            "data", lambda attr, old, new: self._on_points(name, self._readings[name], released=True)
-        )
-        self._live[name].on_change(
-            "data", lambda attr, old, new: self._on_points(name, self._live[name], released=False)
-        )
-        p.xaxis.axis_label, p.yaxis.axis_label = f"{index.name} {index.units or ''}".strip(), name
-        return p
+        readings, live = self._readings[name], self._live[name]
+        readings.on_change("data", lambda attr, old, new: self._on_points(name, readings, released=True))
+        live.on_change("data", lambda attr, old, new: self._on_points(name, live, released=False))
+        label = f"{index.name}, {index.units}" if index.units else index.name
+        return series_panel(name, label, color, readings, live, self._bands[name], self._curves[name])
 
     def _shown_scalars(self) -> list[str]:
         """Scalars, and the components of vectors."""
@@ -168,11 +139,8 @@ class Page:
 
     def _scalar(self, name: str) -> Any:
         """A density; for a scalar by itself also its value, if that is known, and an interval."""
-        self._densities[name] = ColumnDataSource(dict(_EMPTY), name=f"density:{name}")
-        p: Any = figure(width=300, height=110, tools="", y_range=Range1d(), name=f"figure:{name}")
-        p.varea("x", 0, "y", source=self._densities[name], color=_COLORS[0], alpha=0.4)
-        p.line("x", "y", source=self._densities[name], color=_COLORS[0])
-        p.yaxis.visible, p.toolbar.logo, p.xaxis.axis_label = False, None, name
+        self._densities[name] = ColumnDataSource(empty(), name=f"density:{name}")
+        p = density_panel(name, self._densities[name])
         if name not in self._board.scalars:
             return p
         ends = prior_quantiles(self._joint, name, np.array([1e-3, 1 - 1e-3]))
@@ -306,29 +274,36 @@ class Page:
     def _draw(self, board: Board, conditional: Conditional) -> None:
         """In the thread: joint draws, of the scalars first, for they are cheap."""
         s = self._settings
-        self._post(lambda: self._wait(f"drawing {s.n} …") if board is self._board else None)
+        self._post(lambda: self._wait(f"drawing {s.n} …"), board)
         if set(board.scalars) - set(board.known):
             few = conditional.sample(s.n, board.at(0), seed=s.seed, quality=s.quality)
-            first = of_draws(board, few, 0)
-            text = f"{s.n} draws of the scalars ({s.quality}); of the functions …"
-            self._post(lambda: self._show(first, text) if board is self._board else None)
+            first, text = of_draws(board, few, 0), f"{s.n} draws of the scalars ({s.quality}); of the functions …"
+            self._post(lambda: self._show(first, text), board)
         draws = conditional.sample(s.n, board.at(s.points), seed=s.seed, quality=s.quality)
         picture = of_draws(board, draws, s.points)
 
         def show() -> None:
-            if board is self._board:
-                self._held, self._download.disabled = (board, draws), False
-                self._show(picture, f"{s.n} joint draws ({s.quality}), {s.points} points of each function", fit=True)
+            self._held, self._download.disabled = (board, draws), False
+            self._show(picture, f"{s.n} joint draws ({s.quality}), {s.points} points of each function", fit=True)
 
-        self._post(show)
+        self._post(show, board)
 
-    def _post(self, callback: Callable[[], None]) -> None:
-        """From the thread to the page."""
-        self._doc.add_next_tick_callback(callback)
+    def _post(self, callback: Callable[[], None], board: Board | None = None) -> None:
+        """From the thread to the page; what is said of a board is dropped if there is another by then."""
+
+        def current() -> None:
+            if board is None or board is self._board:
+                callback()
+
+        self._doc.add_next_tick_callback(current)
+
+    def _failed(self, error: Exception) -> None:
+        self._say(_text(error))
+        self._wait("nothing was drawn")
 
     def _show(self, picture: Picture, status: str, fit: bool = False) -> None:
         for name, x in picture.at.items():
-            columns: dict[str, Any] = {"x": x, **dict(zip(_BAND, picture.bands[name], strict=True))}
+            columns: dict[str, Any] = {"x": x, **dict(zip(BAND, picture.bands[name], strict=True))}
             self._bands[name].data = columns
             curves = picture.curves.get(name, np.zeros((0, 0)))
             self._curves[name].data = {"x": [x.tolist()] * len(curves), "y": curves.tolist()}
@@ -338,10 +313,14 @@ class Page:
             self._densities[name].data = {"x": x, "y": y}
             figure_of: Any = self._doc.get_model_by_name(f"figure:{name}")
             figure_of.y_range.end = float(1.05 * y.max())
+            if fit and name in self._sliders:
+                slider, room = self._sliders[name], float(x[-1] - x[0])
+                figure_of.x_range.start = max(float(slider.start), float(x[0]) - room)
+                figure_of.x_range.end = min(float(slider.end), float(x[-1]) + room)
             median, low, high = picture.summaries[name]
             figure_of.xaxis[0].axis_label = f"{name}  {median:.3g} [{low:.3g}, {high:.3g}]"
         for name in set(self._densities) - set(picture.densities):  # known now
-            self._densities[name].data = dict(_EMPTY)
+            self._densities[name].data = empty()
         self._wait(status)
 
     def _fit(self, name: str, picture: Picture) -> None:
@@ -360,7 +339,7 @@ class Page:
         for name, source in self._readings.items():
             held = self._board.readings.get(name, ())
             source.data = {"x": [x for x, _ in held], "y": [y for _, y in held]}
-            self._figures[name].xaxis[0].formatter = _ticks(self._board, name) or self._figures[name].xaxis[0].formatter
+            self._figures[name].xaxis[0].formatter = ticks(self._board, name) or self._figures[name].xaxis[0].formatter
         for name, slider in self._sliders.items():
             slider.value = (slider.start, slider.end)
             field: Any = self._doc.get_model_by_name(f"known:{name}")
@@ -373,15 +352,6 @@ class Page:
 
     def _wait(self, text: str) -> None:
         self._status.text = text
-
-
-def _ticks(board: Board, name: str) -> CustomJSTickFormatter | None:
-    """Index numbers written as dates, where dates came in."""
-    if board.origin is None:
-        return None
-    zero = board.origin.astype("datetime64[ms]").astype(np.int64).item()
-    code = "return new Date(zero + tick * unit).toISOString().slice(0, 10)"
-    return CustomJSTickFormatter(args={"zero": zero, "unit": 1e3 * board.unit(name)}, code=code)
 
 
 def _text(error: Exception) -> str:

@@ -3,14 +3,14 @@
 While a reading is dragged there are 0.2 s from hand to eye. So a preview has quantiles and no draws (marginals.py), at
 as many points of the functions as fit into that time; draws follow when the hand rests.
 
-A density follows from quantiles at p_k: x(u) is a monotone cubic through (Φ⁻¹(p_k), x_k), and the density at x(u) is
-φ(u)/x'(u). The quantiles of 500 draws are smoothed by the same curve.
+A preview's density follows from quantiles at p_k: x(u) is a monotone cubic through (Φ⁻¹(p_k), x_k), and the density at
+x(u) is φ(u)/x'(u). That of draws is smoothed by normal kernels (Silverman's width).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,24 @@ _TARGET = 0.11  # seconds of a preview: the way to the server and back, and the 
 _CURVES = 6
 _DENSE = 101
 GROUPS = ("posterior", "prior", "predictions", "posterior_predictive")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is drawn when nothing moves.
+
+    Args:
+        model: the name or directory that `load` is given.
+        n: draws, even. points: of each function. seed, quality: as of `Conditional.sample`.
+        origin: the date of index 0, of files with dates; None = the model's, or the file's earliest.
+    """
+
+    model: str
+    n: int = 500
+    points: int = 21
+    seed: int = 0
+    quality: str = "sde"
+    origin: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,20 +92,24 @@ def of_draws(board: Board, draws: xr.DataTree, n: int, kept: np.ndarray | None =
         kept: (draws,) bool, which of them count; None = all.
     """
     at = {name: board.grid(name, n) for name in board.functions} if n else {}
-    bands, curves = {}, {}
+    bands: dict[str, np.ndarray] = {}
+    curves: dict[str, np.ndarray] = {}
     for name in at:
         x = _values(draws, name)  # (draws, N)
         x = x if kept is None else x[kept]
         bands[name] = np.quantile(x, BANDS, axis=0)
         curves[name] = x[np.arange(min(_CURVES, len(x))) * len(x) // min(_CURVES, len(x))]
-    scalars = {}
+    scalars: dict[str, np.ndarray] = {}
+    smooth: dict[str, np.ndarray] = {}
     for group in (g for g in GROUPS if g in draws.children):
         for key, v in draws[group].data_vars.items():
             if str(key) not in board.functions:
                 x = v.to_numpy().reshape(v.shape[0] * v.shape[1], -1)
                 x = x if kept is None else x[kept]
-                scalars |= {_part(str(key), i, x.shape[1]): np.quantile(x[:, i], LEVELS) for i in range(x.shape[1])}
-    return _picture(at, bands, scalars, curves)
+                for i in range(x.shape[1]):
+                    part = _part(str(key), i, x.shape[1])
+                    scalars[part], smooth[part] = np.quantile(x[:, i], LEVELS), smoothed(x[:, i])
+    return replace(_picture(at, bands, scalars, curves), densities=smooth)
 
 
 def _values(draws: xr.DataTree, name: str) -> np.ndarray:
@@ -105,7 +127,7 @@ def within(draws: xr.DataTree, constraints: list[Between]) -> np.ndarray:
     n = draws[group].sizes["chain"] * draws[group].sizes["draw"]
     kept = np.ones(n, dtype=bool)
     for c in constraints:
-        x = scalars[c.variable].to_numpy().reshape(-1)
+        x = scalars[str(c.variable)].to_numpy().reshape(-1)
         kept &= (x >= c.lower) & (x <= c.upper)
     return kept
 
@@ -130,6 +152,16 @@ def density(p: np.ndarray, x: np.ndarray) -> np.ndarray:
     rise = slopes[k] * (1 - t) * (1 - 3 * t) - slopes[k + 1] * t * (2 - 3 * t) + secants[k] * 6 * t * (1 - t)
     rise = np.maximum(rise, 0.02 * secants[k])
     return np.stack([value, np.exp(-0.5 * at**2) / np.sqrt(2 * np.pi) / rise])
+
+
+def smoothed(x: np.ndarray) -> np.ndarray:
+    """(2, M): values within the range of draws x (n,), and their density."""
+    quarters = np.quantile(x, [0.25, 0.75])
+    width = 0.9 * min(x.std(), (quarters[1] - quarters[0]) / 1.34) * len(x) ** -0.2
+    width = max(width, 1e-9 * (1 + float(np.abs(x).max())))
+    at = np.linspace(x.min(), x.max(), _DENSE)
+    kernels = np.exp(-0.5 * ((at[:, None] - x) / width) ** 2)
+    return np.stack([at, kernels.mean(1) / (width * np.sqrt(2 * np.pi))])
 
 
 def _picture(
