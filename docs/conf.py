@@ -64,9 +64,9 @@ def _plain_signature(
     app: Any, what: str, name: str, obj: object, options: Any, given: str | None, returned: str | None
 ) -> Any:
     """`<factory>` is no Python, so that Sphinx would not read the types beside it; nobody calls a protocol."""
-    if given is None or getattr(obj, "_is_protocol", False):
-        return "", returned
-    return given.replace("<factory>", "..."), returned
+    if given is None:  # what has no signature, a property
+        return None
+    return "" if getattr(obj, "_is_protocol", False) else given.replace("<factory>", "..."), returned
 
 
 def setup(app: Any) -> None:
