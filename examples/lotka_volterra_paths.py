@@ -36,9 +36,9 @@ def counts(rng: np.random.Generator) -> tuple[xr.Dataset, xr.Dataset]:
 
 def main(folder: Path) -> None:
     truth, observed = counts(np.random.default_rng(4))
-    times = np.linspace(0, 12, 41)
+    times = np.linspace(0, 12, 13)
     posterior = fsf.load("lotka_volterra").condition(observed)
-    draws = posterior.sample(1000, {"prey_path": times, "predator_path": times, "prey": [9.5]}, seed=0)
+    draws = posterior.sample(400, {"prey_path": times, "predator_path": times, "prey": [9.5]}, seed=0)
 
     print(f"{'rate':<8}{'truth':>6}{'median':>8}   90 % interval")
     quantiles = draws["posterior"].to_dataset()[list(RATES)].quantile([0.05, 0.5, 0.95], ("chain", "draw"))
@@ -47,7 +47,7 @@ def main(folder: Path) -> None:
 
     draws.to_netcdf(folder / "lotka_volterra_posterior.nc", engine="h5netcdf")
     # the same draws elsewhere: where a thirteenth count would be, and close enough together for a smooth curve
-    fine = np.sort(np.append(np.linspace(0, 12, 121), 9.5))
+    fine = np.sort(np.append(np.linspace(0, 12, 61), 9.5))
     draws = posterior.extend(draws, {"prey_path": fine, "predator_path": fine})
     count, path = draws["predictions"]["prey"], draws["posterior"]["prey_path"].sel(time=9.5, method="nearest")
     print(f"at time 9.5 the prey have sd {float(path.std()):.2f}; a count of them {float(count.std()):.2f}")

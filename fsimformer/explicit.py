@@ -46,7 +46,7 @@ def log_likelihood(simulator: Explicit, observed: Any, *, origin: Any = None) ->
     """The log likelihood of an observation, as a function of draws of the parameters.
 
     Args:
-        simulator: has the method `clean`; every parameter is a scalar, every observed series lies on one index dim and
+        simulator: has the method `clean`; every parameter but paths (`path_of`) is a scalar, every observed series lies on one index dim and
             has a `Noise`.
         observed, origin: as for `Joint.condition`; observed parameters are held fixed.
 
@@ -64,11 +64,13 @@ def log_likelihood(simulator: Explicit, observed: Any, *, origin: Any = None) ->
             f"FunctionSimulator(..., paths=f); this {type(simulator).__name__} has none."
         )
     schema = simulator.schema
-    if wide := [v.name for v in schema.variables if v.role == "parameter" and v.dims]:
+    scalars = [v for v in schema.variables if v.role == "parameter" and v.path_of is None]  # paths follow
+    if wide := [v.name for v in scalars if v.dims]:
         raise ValueError(f"log_likelihood: expected scalar parameters only, {wide} have dims.")
     observation = read(schema, observed, origin=origin)
     given = {k: c for k, c in observation.channels.items() if np.isfinite(c.value).any()}
-    fixed = {k: float(c.value[0]) for k, c in given.items() if schema[k].role == "parameter"}
+    names = [v.name for v in scalars]
+    fixed = {k: float(c.value[0]) for k, c in given.items() if k in names}
     on_one_index = [v.name for v in schema.variables if len(v.dims) == 1 and schema.is_function(v.name) and v.noise]
     series = {k: observed_points(c) for k, c in given.items() if k in on_one_index}
     if unread := [k for k in given if k not in fixed and k not in series]:
@@ -80,7 +82,6 @@ def log_likelihood(simulator: Explicit, observed: Any, *, origin: Any = None) ->
     natural = natural_functions(simulator)
 
     def of(draws: xr.Dataset) -> xr.DataArray:
-        names = [v.name for v in schema.variables if v.role == "parameter"]
         if lacking := [k for k in names if k not in draws and k not in fixed]:
             raise ValueError(f"log_likelihood: the draws lack {lacking}; expected every parameter.")
         like = draws[next(k for k in names if k in draws)].transpose("chain", "draw")

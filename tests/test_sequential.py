@@ -275,8 +275,8 @@ def test_series_and_a_simulator_that_has_clean_paths() -> None:
     times = np.linspace(0, 5, 70)  # more than a default training reads
     observed = xr.DataArray(np.full(70, 1.2), {"time": times}, "time", name="prey")
     run = fsf.train_sequential(
-        LotkaVolterra(grid_points=61, substeps=2, reference=()), observed, rounds=2, simulations=100, epsilon=0.1, draws=50,
-        config=replace(CONFIG, steps=2), network=NETWORK,
+        LotkaVolterra(grid_points=61, substeps=2, reference=()), observed, rounds=2, simulations=100, epsilon=0.1,
+        draws=50, config=replace(CONFIG, steps=2), network=NETWORK,
     )  # fmt: skip
     assert run.joint.model.max_readings == {"prey": 70, "predator": 60}
     with warnings.catch_warnings():
