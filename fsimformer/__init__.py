@@ -29,6 +29,8 @@ class _Package(ModuleType):
 
 def __getattr__(name: str) -> Any:
     place = f"{__name__}.{name}"
+    if name == "__all__":
+        return list(importlib.import_module(f"{__name__}.public").__all__)
     if name.startswith("_"):  # what copy and inspect ask for
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name not in _FUNCTIONS:

@@ -46,8 +46,8 @@ def log_likelihood(simulator: Explicit, observed: Any, *, origin: Any = None) ->
     """The log likelihood of an observation, as a function of draws of the parameters.
 
     Args:
-        simulator: has the method `clean`; every parameter but paths (`path_of`) is a scalar, every observed series lies on one index dim and
-            has a `Noise`.
+        simulator: has the method `clean`; every parameter but paths (`path_of`) is a scalar, every observed series lies
+            on one index dim and has a `Noise`.
         observed, origin: as for `Joint.condition`; observed parameters are held fixed.
 
     Returns:

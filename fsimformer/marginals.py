@@ -17,7 +17,7 @@ and solves for what differs from this normal,
 
 from λ = 8 s down to s/10. Where the law is normal, any number of steps is exact; elsewhere u drifts only while λ is
 near s. As an SDE does, it forgets what the network got wrong at high noise, so that on trained networks the two differ
-a little whatever the number of steps (docs/explore.md).
+a little whatever the number of steps (docs/howto/explore.md).
 
 A reading of a series that has a path (`path_of`) is the path's value f with noise on top. Its law is the mixture over
 the quantiles of f of the noise around each; where the noise's sd is latent itself, its marginal is taken to be

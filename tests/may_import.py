@@ -137,7 +137,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "marginals": {"tokens", "points", "convert", "nn", "denoise", "sample", "paths", "model_file"},
     "explorer": {
-        *("schema", "points", "query", "convert", "nn", "constraints", "constrained", "marginals", "joint", "files"),
+        *("schema", "units", "query", "convert", "nn", "constraints", "constrained", "marginals", "joint", "files"),
     },
     "learn": {
         *("schema", "graph", "tokens", "whiten", "nn", "seeds", "convert", "masks", "readings", "moments"),

@@ -16,8 +16,8 @@ import xarray as xr
 from fsimformer.constraints import Between
 from fsimformer.convert import ObservationWarning, read
 from fsimformer.joint import Conditional, Joint
-from fsimformer.points import seconds
 from fsimformer.schema import Index, Schema
+from fsimformer.units import seconds
 
 Reading = tuple[float, float]  # index, value
 Interval = tuple[float, float]

@@ -29,7 +29,7 @@ ADDRESS = "127.0.0.1"
 _MAX_UPLOAD = 64 * 2**20  # bytes of a message; a larger file ends the connection
 
 
-class _Loopback(BokehTornado):
+class _Loopback(BokehTornado):  # type: ignore[misc]
     """Answers requests to these hosts, "address:port", and no others."""
 
     def __init__(self, page: Callable[[Document], None], path: str, hosts: frozenset[str]) -> None:
