@@ -25,8 +25,9 @@ from tables_resolution import (
     space,
 )
 from tables_sbibm import dependency, sbibm
-from tables_scale import many, online, padding, solvers
+from tables_scale import arrivals, many, online, online_accuracy, padding, solvers
 from tables_sequential import sequential
+from tables_users import explorer, hostile_inputs, influenza, start_up, surprise
 
 PICTURES = {"distill": "docs/distill.png", "resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
 OUT = Path(__file__).resolve().parent / "README.md"
@@ -147,6 +148,11 @@ SECTIONS = {
     "many": many,
     "padding": padding,
     "solvers": solvers,
+    "hostile_inputs": hostile_inputs,
+    "surprise": surprise,
+    "start_up": start_up,
+    "explorer": explorer,
+    "influenza": influenza,
 }
 
 
@@ -166,6 +172,10 @@ def main() -> None:
             lines += [source(record), *section(record["results"])]
         else:
             lines += ["Not run yet.", ""]
+        accuracy = RESULTS / "online_accuracy.json"  # online.py's other half: no clock in it
+        if name == online.__name__ and accuracy.exists():
+            record = json.loads(accuracy.read_text())
+            lines += [source(record), *online_accuracy(record["results"])]
     lines += ["## dial", "", first_paragraph("dial"), ""]
     records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("dial_*.json"))]
     lines += dial(records) if records else ["Not run yet.", ""]
@@ -183,6 +193,7 @@ def main() -> None:
         (space.__name__, space, "space_*.json"),
         (constraints.__name__, constraints, "constraints.json"),
         (hodgkin_huxley.__name__, hodgkin_huxley, "hodgkin_huxley.json"),
+        (arrivals.__name__, arrivals, "arrivals_*.json"),
         (long_context.__name__, long_context, "long_*.json"),
         (short_contexts.__name__, short_contexts, "short_contexts.json"),
     ):
