@@ -222,7 +222,10 @@ def _results(
     with ExitStack() as stack:
         if client is None:
             n_threads = min(workers or cpu_count() or 1, sum(map(len, todo)))
-            local = {"n_workers": 1, "threads_per_worker": n_threads, "processes": False, "dashboard_address": None}
+            # of its own accord dask serves pages to the whole network, at a port that two campaigns would fight for
+            loopback = "127.0.0.1:0"
+            quiet = {"processes": False, "dashboard_address": loopback, "worker_dashboard_address": loopback}
+            local = {"n_workers": 1, "threads_per_worker": n_threads, **quiet}
             client = stack.enter_context(Client(stack.enter_context(LocalCluster(**local)), set_as_default=False))
         plugin = f"fsimformer-{uuid.uuid4().hex}"
         client.register_plugin(Children(payload, sys.path, limit), name=plugin)

@@ -22,6 +22,19 @@ def fate(seed: int) -> str:
     return [*FATES, *["lives"] * len(FATES)][seed % (2 * len(FATES))]
 
 
+def listeners(pid: int) -> int:
+    """How many ports a process holds open for others than this machine."""
+    import psutil
+
+    held = psutil.Process(pid).net_connections()
+    return sum(c.status == "LISTEN" and c.laddr.ip not in ("127.0.0.1", "::1") for c in held)
+
+
+def wiretap(seed: int) -> dict[str, object]:
+    """What the campaign that runs this one opens."""
+    return {"rate": 1.0, "open": float(listeners(os.getppid()))}
+
+
 def troubled(seed: int) -> dict[str, object]:
     match fate(seed):
         case "raises":

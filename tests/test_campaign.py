@@ -52,6 +52,14 @@ def test_a_simulation_is_a_function_of_its_number(ragged: Archive) -> None:
         assert data["rate"].sel(simulation=k) == expected["rate"].values
 
 
+def test_nothing_of_a_campaign_is_served_beyond_this_machine(tmp_path: Path) -> None:
+    """dask serves pages to the whole network unless it is told where."""
+    with LocalCluster(n_workers=1, processes=False, dashboard_address="0.0.0.0:0") as open_to_all, Client(open_to_all):
+        assert black_boxes.listeners(os.getpid()) > 0
+    drawn = simulate_to(tmp_path / "tapped.zarr", black_boxes.wiretap, 2, seed=1).read()
+    assert drawn["open"].values.tolist() == [0.0, 0.0]
+
+
 def test_failures_are_recorded_and_the_rest_completes(troubled: Archive) -> None:
     fates = [black_boxes.fate(seed_at(5, 7, k)) for k in range(16)]
     assert {*black_boxes.FATES, "lives"} == set(fates), "choose a seed that shows all"
