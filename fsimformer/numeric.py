@@ -76,12 +76,22 @@ def _from_objects(where: str, objects: np.ndarray, dtype: Any) -> np.ndarray:
     absent = gaps(where, objects)
     held = objects[~absent].ravel()
     if any(not isinstance(x, (Real, Decimal)) for x in held):
-        strange = next(x for x in held if not isinstance(x, (Real, Decimal)))
+        others = [x for x in held if not isinstance(x, (Real, Decimal))]
+        # a table's column with one word in it arrives as text, all of it: the word is what to name
+        strange = next((x for x in others if not _reads_as_number(x)), others[0])
         raise ValueError(f"{where}: expected numbers, got dtype {dtype} with values such as {_short(strange)}.")
     try:
         return np.where(absent, np.nan, objects).astype(np.float64)
     except ArithmeticError as error:
         raise ValueError(f"{where}: expected numbers that a double can hold: {error}.") from error
+
+
+def _reads_as_number(x: Any) -> bool:
+    try:
+        float(x)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _short(x: Any) -> str:

@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 
 from fsimformer.convert import ObservationWarning, observed_tokens, query, read, read_many, to_tree, to_tree_many
+from fsimformer.numeric import read_numbers
 from fsimformer.priors import POSITIVE, Support, Uniform
 from fsimformer.schema import Components, Index, Schema, Variable
 from fsimformer.whiten import Transform, Whitening
@@ -271,3 +272,9 @@ def test_draws_that_do_not_fit_the_query() -> None:
         to_tree_many(SCHEMA, WHITENING, ["a", "b"], "region", [o], [q], [torch.zeros(2, 4)], {})
     with pytest.raises(ValueError, match=r"stats 'lp': expected a scalar or shape \(1,\) or \(1, 2\)"):
         to_tree_many(SCHEMA, WHITENING, ["a"], "region", [o], [q], [torch.zeros(2, 4)], {"lp": np.zeros(3)})
+
+
+def test_the_word_among_numbers_is_named() -> None:
+    """A column of a table with one word in it is text, all of it; the message names the word."""
+    with pytest.raises(ValueError, match="'hare': expected numbers, .* such as 'minus'"):
+        read_numbers("'hare'", np.array(["30", "minus"], dtype=object))
