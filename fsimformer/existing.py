@@ -116,12 +116,16 @@ def _read(path: Path, dim: str) -> xr.Dataset | Archive:
 
 
 def _warn_prior(name: str, prior: Prior, values: Tensor) -> None:
-    """Kolmogorov's distance D to the prior, beyond what chance explains: P(D > d) <= 2 exp(−2 n d²)."""
+    """Kolmogorov's distance D to the prior, beyond what chance explains.
+
+    Values (n, ...): of each of m columns P(D_j > d) <= 2 exp(−2 n d²), and that of all together is at most the largest
+    D_j. So P(D > d) <= 2 m exp(−2 n d²), however columns hang together: a function's points do.
+    """
     u = torch.special.ndtr(prior_to_z(prior, values.double().flatten())).sort().values
-    n = len(u)
-    steps = torch.arange(n + 1, dtype=torch.float64) / n
+    n, m = len(values), values[0].numel()
+    steps = torch.arange(n * m + 1, dtype=torch.float64) / (n * m)
     distance = float(torch.maximum((steps[1:] - u).max(), (u - steps[:-1]).max()))
-    if distance > math.sqrt(math.log(2 / 1e-6) / (2 * n)):
+    if distance > math.sqrt(math.log(2 * m / 1e-6) / (2 * n)):
         warnings.warn(
             f"{name!r}: the recorded values do not follow {prior} (Kolmogorov distance {distance:.2f} in {n}). Leave "
             "the prior out and name it in `parameters`: what is learnt is then the law of the simulations.",

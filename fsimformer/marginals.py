@@ -113,9 +113,11 @@ def marginal_quantiles(
     for name, points in query.points.items():
         own = slice(first, first + len(points))
         first = own.stop
-        x = whitening.inverse(name, z[:, own], points.component).numpy()
         noise = read.get(name)
-        if noise is not None:
+        if noise is None:
+            x = whitening.readings(schema[name], z[:, own], points.component).numpy()
+        else:
+            x = whitening.inverse(name, z[:, own], points.component).numpy()
             sd = _noise_sd(model, observation, observed, noise.sd, solver, dial)
             x = _readings(x[len(p) :], sd, noise.kind, p)
         out[name] = np.sort(x, axis=0)[rank]  # few steps may cross where the ODE cannot

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,8 +216,9 @@ def draw_parameters(schema: Schema, n: int, generator: torch.Generator) -> dict[
 def _call(
     f: Callable[..., Any], takes: Iterable[str], inputs: Mapping[str, Any], coordinates: xr.Dataset, seed: int
 ) -> Any:
-    given: dict[str, Any] = {k: inputs[k] for k in takes if k in inputs}
-    given |= {k: coordinates[k].to_numpy() for k in takes if k in coordinates.coords}
+    # copies: f may work in place, and what it was given is kept beside what it returns
+    given: dict[str, Any] = {k: copy(inputs[k]) for k in takes if k in inputs}
+    given |= {k: coordinates[k].to_numpy().copy() for k in takes if k in coordinates.coords}
     if "rng" in takes:
         given["rng"] = np.random.default_rng(seed)
     if "generator" in takes:
@@ -225,10 +227,10 @@ def _call(
 
 
 def _points(name: str, given: Any) -> xr.DataArray:
-    points = given if isinstance(given, xr.DataArray) else xr.DataArray(np.asarray(given), dims=(name,))
+    points = given if isinstance(given, xr.DataArray) else xr.DataArray(np.array(given), dims=(name,))
     if points.ndim != 1:
         raise ValueError(f"grid: expected points of {name!r} along one dim, got shape {points.shape}.")
-    return xr.DataArray(points.to_numpy(), dims=(name,), attrs=points.attrs)
+    return xr.DataArray(points.to_numpy().copy(), dims=(name,), attrs=points.attrs)
 
 
 def _arguments(f: Callable[..., Any], say: Statements, coordinates: xr.Dataset) -> tuple[str, ...]:

@@ -86,7 +86,8 @@ def from_pyro(
         max_length: x -> K, for a site x in a plate of random size, or sites x_0, x_1, ... of a loop: they become a
             vector of K components, and n_x says how many there are (`pyro_lengths.given`, `present`). Runs with more
             are left out. Nothing is said of parents then: a mask must be dense.
-        support: site -> support, where its distribution's is not to be taken.
+        support: site -> support, where its distribution's is not to be taken. An end that moves from run to run is
+            none, and an upper end alone is none.
         batched: all simulations in one run, in a plate of their own on the left of all others: much faster, for models
             without control flow on values whose every batch dim is declared. Otherwise one run a simulation.
 
@@ -96,8 +97,8 @@ def from_pyro(
     Raises:
         KeyError: names of no site.
         ValueError: no latent or no data site; sites or shapes that differ from run to run; a discrete latent site; a
-            support that is no interval (a simplex, a matrix), or unbounded below only; `pyro.factor`, masks, scales and
-            subsampling, which weigh runs: simulations cannot.
+            support that is no interval (a simplex, a matrix); `pyro.factor`, masks, scales and subsampling, which weigh
+            runs: simulations cannot.
     """
     runs = [_sample_sites(_trace(model, args, seed)) for seed in range(_TRACES)]
     longest = dict(max_length or {})

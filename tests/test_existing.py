@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import fsimformer as fsf
 from fsimformer.archive import Archive
@@ -94,3 +96,14 @@ def test_what_is_said_must_be_there() -> None:
         fsf.recorded(DATA, priors=PRIORS, dim="run")
     with pytest.raises(ValueError, match="Grid of 'time': expected evenly spaced points"):
         fsf.recorded(DATA.assign_coords(time=("time", HOURS**2)), priors=PRIORS)
+
+
+def test_points_of_a_function_that_hang_together_are_no_evidence_against_its_prior() -> None:
+    rng, time = np.random.default_rng(0), np.arange(50.0)
+    level = np.exp(rng.normal(size=(40, 1)) + np.zeros(50))  # constant in time: 40 draws, not 2,000
+    data = xr.Dataset({"rate": (("simulation", "time"), level), "x": ("simulation", level[:, 0])}, {"time": time})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PriorWarning)
+        fsf.recorded(data, priors={"rate": fsf.LogNormal(0.0, 1.0)}, reference={"rate": (5,)})
+    with pytest.warns(PriorWarning, match="'rate'"):
+        fsf.recorded(data, priors={"rate": fsf.LogNormal(3.0, 1.0)}, reference={"rate": (5,)})

@@ -93,6 +93,21 @@ def test_batched_is_row_by_row() -> None:
         torch.testing.assert_close(a[name], b[name])
 
 
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_function_that_works_in_place_changes_nothing_but_its_own(batched: bool) -> None:
+    def f(weights: np.ndarray, time: np.ndarray) -> dict[str, np.ndarray]:
+        total = weights.sum(-1, keepdims=True).copy()
+        weights /= total
+        time *= 2
+        return {"x": total * time}
+
+    grid, hours = {"time": HOURS.copy()}, torch.from_numpy(HOURS)
+    simulator = fsf.simulator(f, priors={"weights": (fsf.Uniform(0.0, 1.0), 3)}, grid=grid, batched=batched)
+    drawn = simulator.simulate(5, seeded())
+    torch.testing.assert_close(drawn["x"], 2 * drawn["weights"].sum(1, keepdim=True) * hours)
+    assert np.array_equal(grid["time"], HOURS) and torch.equal(simulator.grid["time"], hours)
+
+
 def test_randomness_comes_from_the_generator_that_is_given() -> None:
     def noisy(mean: float, rng: np.random.Generator) -> dict[str, Any]:
         return {"x": mean + rng.normal(size=400)}
