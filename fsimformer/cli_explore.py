@@ -15,7 +15,9 @@ from fsimformer.files import ENDINGS, read_observations
 
 def add_explore(commands: Any) -> None:
     """Its parser."""
-    explore = add_command(commands, "explore", _explore, "open a page where readings are dragged and answers follow")
+    text = "open a page where readings are dragged and answers follow"
+    examples = ["fsimformer explore hare_lynx counts.csv", "fsimformer explore sird --no-browser --port 5006"]
+    explore = add_command(commands, "explore", _explore, text, examples)
     explore.add_argument("model", help="name of a model that ships, or a model's directory")
     explore.add_argument("observations", type=Path, nargs="?", help=f"a file to start from: {', '.join(ENDINGS)}")
     explore.add_argument("--draws", type=int, default=500, help="joint draws once you let go (default: %(default)s)")

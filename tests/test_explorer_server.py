@@ -22,7 +22,7 @@ from fsimformer.explorer.board import Board
 from fsimformer.explorer.picture import Settings
 from fsimformer.explorer.server import ADDRESS, Served
 
-pytestmark = pytest.mark.timeout(900)  # on a crowded machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a server and a session each, on a crowded machine
 SEEN = xr.Dataset({"x": ("time", [0.8, 1.1])}, {"time": [2.0, 5.5]})
 
 
