@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import xarray as xr
 from record import ROOT, save
-from resolution import N_SETS, PROBE, SIMULATIONS, SIZES, STEPS, N, data_sets, figures
+from resolution import N, N_SETS, PROBE, SIMULATIONS, SIZES, STEPS, figures, problems, row_of, times_of
 from torch import Tensor, nn
 
 import fsimformer as fsf
@@ -99,7 +99,7 @@ def trained(noise: str, steps: int) -> tuple[Denoiser, GaussianProcess, Whitenin
     started = time.process_time()
     process = GaussianProcess(Kernel(lengthscale=LENGTHSCALE))
     schema = process.schema
-    config = TrainConfig(steps=steps, batch_size=64, n_micro=4, cooldown=0.3, ema=0.995, seed=0)
+    config = TrainConfig(steps=steps, batch_size=64, n_micro=4, pool=4, cooldown=0.3, ema=0.995, seed=0)
     uses = tuple(map(tuple, schema.uses_index().tolist()))
     network = fsf.NetworkConfig(width=64, depth=4, n_heads=4, uses_index=uses)
     with torch.random.fork_rng(devices=[]):
@@ -150,33 +150,20 @@ def main() -> None:
     torch.set_num_threads(1)
     denoiser, process, whitening, seconds = trained(args.noise, args.steps)
     schema, theta = process.schema, process.schema.ids("theta")[0]
-    generator = torch.Generator().manual_seed(1)
-    sets, floors = [], []
-    for observed, exact in data_sets(process, generator):
-        moments = (exact.mean(PROBE).numpy(), exact.covariance(PROBE).numpy())
-        sets.append((observed_tokens(schema, whitening, read(schema, observed)), moments))
-        floors.append(figures(exact.sample(PROBE, N, generator)[0].numpy(), *moments))
+    sets, floors = problems(process)
+    tokens = [observed_tokens(schema, whitening, read(schema, observed)) for observed, _ in sets]
     rows: list[dict[str, Any]] = []
     for size in SIZES["white"]:
-        others = np.random.default_rng(size).uniform(0, 1, size - len(PROBE))
-        times = np.concatenate([PROBE, others])
-        asked = xr.Dataset({"theta": ("time", np.zeros(size))}, {"time": times})
+        asked = xr.Dataset({"theta": ("time", np.zeros(size))}, {"time": times_of(size)})
         query = observed_tokens(schema, whitening, read(schema, asked))  # in the order of the times given
         query = TokenSet(query.variable, query.index, query.value, torch.zeros(size, dtype=torch.bool))
         place = [int((query.index[:, 0] - (2 * t - 1)).abs().argmin()) for t in PROBE]
         start, found = time.process_time(), []
-        for i, (given, moments) in enumerate(sets):
+        for i, (given, (_, moments)) in enumerate(zip(tokens, sets, strict=True)):
             z = draws_of(denoiser, args.noise, given, query, theta, i)[:, place]
             draws = whitening["theta"].inverse(z.double()).numpy()
             found.append(figures(draws, *moments))
-        row: dict[str, Any] = {"points": size, "cpu_seconds": (time.process_time() - start) / N_SETS}
-        for key in found[0]:
-            each = [f[key] for f in found]
-            row[key] = float(np.mean(each))
-            row[f"{key}_standard_error"] = float(np.std(each, ddof=1) / N_SETS**0.5)
-            row[f"{key}_floor"] = float(np.mean([f[key] for f in floors]))
-        rows.append(row)
-        print(row, flush=True)
+        rows.append(row_of(size, time.process_time() - start, found, floors))
     results = {
         "n": N, "n_sets": N_SETS, "variant": f"joint, {args.noise} noise", "steps": args.steps,
         "train_cpu_seconds": round(seconds, 1), "rows": rows,

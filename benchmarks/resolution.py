@@ -43,7 +43,7 @@ def trained(variant: str, steps: int) -> tuple[fsf.Joint, GaussianProcess]:
     process = GaussianProcess(Kernel(lengthscale=0.2), reference=(KNOTS,) if "reference" in variant else ())
     settings: dict[str, Any] = {
         "simulations": SIMULATIONS,
-        "config": TrainConfig(steps=steps, batch_size=64, n_micro=4, cooldown=0.3, ema=0.995, seed=0),
+        "config": TrainConfig(steps=steps, batch_size=64, n_micro=4, pool=4, cooldown=0.3, ema=0.995, seed=0),
         "network": fsf.NetworkConfig(width=64, depth=4, n_heads=4),
         "design": fsf.Design((24, 24)),
         "baseline": "plain" not in variant,
@@ -74,6 +74,38 @@ def figures(draws: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> dict
     }
 
 
+Moments = tuple[np.ndarray, np.ndarray]
+"""Exact mean (8,) and covariance (8, 8) at the probe points."""
+
+
+def problems(process: GaussianProcess) -> tuple[list[tuple[xr.Dataset, Moments]], list[dict[str, float]]]:
+    """Readings with the exact moments, and the figures of as many exact draws, of every data set."""
+    generator = torch.Generator().manual_seed(1)
+    sets, floors = [], []
+    for observed, exact in data_sets(process, generator):
+        moments = (exact.mean(PROBE).numpy(), exact.covariance(PROBE).numpy())
+        sets.append((observed, moments))
+        floors.append(figures(exact.sample(PROBE, N, generator)[0].numpy(), *moments))
+    return sets, floors
+
+
+def times_of(size: int) -> np.ndarray:
+    """The probe points, and others among which they are asked."""
+    return np.concatenate([PROBE, np.random.default_rng(size).uniform(0, 1, size - len(PROBE))])
+
+
+def row_of(size: int, seconds: float, found: list[dict[str, float]], floors: list[dict[str, float]]) -> dict[str, Any]:
+    """Means and standard errors over the data sets, which took `seconds` together, and floors."""
+    row: dict[str, Any] = {"points": size, "cpu_seconds": seconds / N_SETS}
+    for key in found[0]:
+        each = [f[key] for f in found]
+        row[key] = float(np.mean(each))
+        row[f"{key}_standard_error"] = float(np.std(each, ddof=1) / N_SETS**0.5)
+        row[f"{key}_floor"] = float(np.mean([f[key] for f in floors]))
+    print(row, flush=True)
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variant", choices=VARIANTS)
@@ -82,30 +114,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     joint, process = trained(args.variant, args.steps)
-    generator = torch.Generator().manual_seed(1)
-    sets, floors = [], []
-    for observed, exact in data_sets(process, generator):
-        moments = (exact.mean(PROBE).numpy(), exact.covariance(PROBE).numpy())
-        sets.append((observed, moments))
-        floors.append(figures(exact.sample(PROBE, N, generator)[0].numpy(), *moments))
+    sets, floors = problems(process)
     rows: list[dict[str, Any]] = []
     for size in SIZES[args.variant.removesuffix("_plain")]:
-        others = np.random.default_rng(size).uniform(0, 1, size - len(PROBE))
         start, found = time.process_time(), []
         for i, (observed, moments) in enumerate(sets):
-            tree = joint.condition(observed).sample(
-                N, {"theta": np.concatenate([PROBE, others])}, seed=i, quality=args.quality
-            )
+            tree = joint.condition(observed).sample(N, {"theta": times_of(size)}, seed=i, quality=args.quality)
             draws = tree["posterior"]["theta"].values.reshape(N, size)[:, : len(PROBE)]
             found.append(figures(draws, *moments))
-        row: dict[str, Any] = {"points": size, "cpu_seconds": (time.process_time() - start) / N_SETS}
-        for key in found[0]:
-            each = [f[key] for f in found]
-            row[key] = float(np.mean(each))
-            row[f"{key}_standard_error"] = float(np.std(each, ddof=1) / N_SETS**0.5)
-            row[f"{key}_floor"] = float(np.mean([f[key] for f in floors]))
-        rows.append(row)
-        print(row, flush=True)
+        rows.append(row_of(size, time.process_time() - start, found, floors))
     card, other = joint.provenance, "" if args.quality == DEFAULT_QUALITY else f", {args.quality}"
     results = {
         "n": N, "n_sets": N_SETS, "variant": args.variant + other, "steps": card["steps"],
