@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import xarray as xr
 from record import ROOT, save
-from resolution import N, N_SETS, PROBE, SIMULATIONS, SIZES, STEPS, figures, problems, row_of, times_of
+from resolution import N_SETS, PROBE, SIMULATIONS, SIZES, STEPS, N, figures, problems, row_of, times_of
 from torch import Tensor, nn
 
 import fsimformer as fsf

@@ -38,7 +38,7 @@ CELLS = {
 }
 BUDGETS = (1_000, 10_000)
 CONFIG = fsf.TrainConfig(
-    steps=1_200, batch_size=64, n_micro=4, warmup=100, ema=0.995, cooldown=0.3, validate_every=100, patience=4,
+    steps=1_200, batch_size=64, n_micro=4, pool=4, warmup=100, ema=0.995, cooldown=0.3, validate_every=100, patience=4,
     dial=(("few", 1.0),),
 )  # fmt: skip
 

@@ -110,7 +110,7 @@ def seconds(joint: fsf.Joint, task: str, dial: int | None) -> float:
 
 
 def cell(task: str, seed: int, steps: int) -> None:
-    config = TrainConfig(steps=steps, batch_size=64, n_micro=4, seed=seed, dial=tuple((d, 1.0) for d in DIAL))
+    config = TrainConfig(steps=steps, batch_size=64, n_micro=4, pool=4, seed=seed, dial=tuple((d, 1.0) for d in DIAL))
     joint = fsf.train(simulator_named(task), simulations=SIMULATIONS, config=config, network=NETWORK)
     rows = []
     for dial in DIAL:

@@ -83,7 +83,7 @@ def trained(task: str, variant: str, steps: int, seed: int) -> fsf.Joint:
     """From runs/ if it was trained before."""
     simulator, design, _, _ = TASKS[task]
     config = TrainConfig(
-        steps=steps, batch_size=64, n_micro=2, warmup=100, cooldown=0.3, ema=0.99, validate_every=steps,
+        steps=steps, batch_size=64, n_micro=2, pool=4, warmup=100, cooldown=0.3, ema=0.99, validate_every=steps,
         n_validation=256, max_latents=24 if task == "knots" else 12, level_tokens=32, max_levels=4, seed=seed,
     )  # fmt: skip
     settings: dict[str, Any] = {

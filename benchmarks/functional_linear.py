@@ -43,7 +43,7 @@ NO_PEER = (
 def trained(simulations: int, steps: int, callback: Any = None) -> fsf.Joint:
     """From runs/ if it was trained before."""
     config = TrainConfig(
-        steps=steps, batch_size=16, n_micro=4, cooldown=0.5, ema=0.99, warmup=100, max_latents=KNOTS,
+        steps=steps, batch_size=16, n_micro=4, pool=4, cooldown=0.5, ema=0.99, warmup=100, max_latents=KNOTS,
         level_tokens=4 * KNOTS, validate_every=100, n_validation=128, checkpoint_every=100,
     )  # fmt: skip
     settings: dict[str, Any] = {

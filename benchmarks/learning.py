@@ -21,7 +21,7 @@ from fsimformer.simulators import HareLynx
 
 DESIGN = fsf.Design((21, 21), skew=0.0, shared=1.0, regular=0.0, window=0.0)
 FEW = fsf.TrainConfig(
-    steps=800, batch_size=64, n_micro=4, warmup=100, ema=0.99, validate_every=200, n_validation=256,
+    steps=800, batch_size=64, n_micro=4, pool=4, warmup=100, ema=0.99, validate_every=200, n_validation=256,
     level_tokens=16, max_levels=4, seed=0,
 )  # fmt: skip
 MORE = replace(FEW, level_tokens=48, max_levels=8)

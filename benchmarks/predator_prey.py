@@ -72,7 +72,8 @@ def series_alone() -> FunctionSimulator:
 def trained(simulations: int, steps: int, baseline: bool = False, callback: Any = None) -> fsf.Joint:
     """From runs/ if it was trained before."""
     config = TrainConfig(
-        steps=steps, batch_size=32, n_micro=4, cooldown=0.3, ema=0.995, max_latents=BLOCK, level_tokens=4 * BLOCK,
+        steps=steps, batch_size=32, n_micro=4,
+        pool=4, cooldown=0.3, ema=0.995, max_latents=BLOCK, level_tokens=4 * BLOCK,
         validate_every=250, n_validation=512, checkpoint_every=250,
     )  # fmt: skip
     network = fsf.NetworkConfig(  # readings lie .25 apart: waves of 1.5 units of time, not of 12

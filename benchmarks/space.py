@@ -43,7 +43,7 @@ def trained(task: str) -> fsf.Joint:
     """From runs/ if it was trained before."""
     process = FIELD if task == "field" else DARCY
     config = TrainConfig(
-        steps=STEPS[task], batch_size=64, n_micro=4, cooldown=0.3, ema=0.995, max_latents=72, validate_every=250
+        steps=STEPS[task], batch_size=64, n_micro=4, pool=4, cooldown=0.3, ema=0.995, max_latents=72, validate_every=250
     )
     settings: dict[str, Any] = {
         "simulations": 20_000,
