@@ -39,12 +39,12 @@ class Typical:
         return len(self.counts)
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """As JSON types, five digits."""
+        """As JSON types; of whitened means three decimals tell enough."""
         return {
             "counts": self.counts.astype(int).tolist(),
             "log_density": _short(self.log_density),
             "apart": _short(self.apart),
-            "implied": [_short(row) for row in self.implied],
+            "implied": np.round(self.implied, 3).tolist(),
         }
 
     @classmethod

