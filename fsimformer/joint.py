@@ -136,7 +136,7 @@ class Joint:
         p = p_values(self.model, observations) if judge else None
         warn_of(self.model, observations, labels, p, stacklevel=3)
         return Conditional(
-            self, tuple(observations), labels, batch_dim, dial, p_surprise=None if p is None else tuple(p)
+            self, tuple(observations), labels, batch_dim, dial, p_surprise=None if p is None else tuple(p.tolist())
         )
 
     def _require_frozen(self, observations: list[Observation], dial: Dial) -> None:
