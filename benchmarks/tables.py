@@ -28,7 +28,7 @@ from tables_sbibm import dependency, sbibm
 from tables_scale import arrivals, many, online, online_accuracy, padding, solvers
 from tables_sequential import sequential
 from tables_trust import calibration, epidemic
-from tables_users import explorer, hostile_inputs, influenza, start_up, surprise
+from tables_users import explorer, hostile_inputs, influenza, laptop, start_up, surprise
 
 PICTURES = {"distill": "docs/distill.png", "resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
 OUT = Path(__file__).resolve().parent / "README.md"
@@ -144,6 +144,7 @@ SECTIONS = {
     "lotka_volterra": lotka_volterra,
     "sird_coverage": sird_coverage,
     "speed": speed,
+    "laptop": laptop,
     "learning": learning,
     "online": online,
     "many": many,

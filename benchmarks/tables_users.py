@@ -32,6 +32,16 @@ def surprise(r: dict[str, Any]) -> list[str]:
 _HOW = ("now", "before")
 
 
+def laptop(r: dict[str, Any]) -> list[str]:
+    """CPU seconds from an observation to its draws."""
+    rows = []
+    for x in r["rows"]:
+        goal = "" if x["goal"] is None else f"{x['goal']:g}"
+        seconds = (f"{x[k]:.2f}" for k in ("cpu_seconds", "wall_seconds", "two_draws_cpu_seconds"))
+        rows.append((x["what"], {"sde": "32 evaluations", "few": "4, distilled"}[x["quality"]], *seconds, goal))
+    return table(["what", "by", "CPU s", "wall s", "CPU s, two draws", "goal, CPU s"], rows)
+
+
 def start_up(r: dict[str, Any]) -> list[str]:
     """CPU seconds of commands in processes of their own."""
     rows = [(x["what"], f"{x['cpu_seconds']:.2f}") for x in r["rows"]]
