@@ -135,7 +135,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("evaluate", "refine", "constraints", "constrained", "density", "devices", "model_file", "request"),
         *("streamed", "mode"),
     },
-    "marginals": {"tokens", "points", "convert", "nn", "denoise", "sample", "paths", "model_file"},
+    "marginals": {
+        *("tokens", "counts", "points", "convert", "nn", "denoise", "sample", "paths", "model_file"),
+    },
     "explorer": {
         *("schema", "units", "query", "convert", "nn", "constraints", "constrained", "marginals", "joint", "files"),
     },
