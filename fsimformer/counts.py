@@ -48,8 +48,12 @@ def count_moments(mean: Tensor, sd: Tensor | float) -> tuple[Tensor, Tensor]:
 
 
 def counts_log_prob(x: Tensor, mean: Tensor, sd: Tensor | float) -> Tensor:
-    """log p(x) of counts about `mean` with relative sd `sd`, broadcast against each other; −inf below 0."""
-    size, mean = torch.as_tensor(sd, dtype=torch.float64) ** -2.0, mean.clamp(min=TINY)
+    """log p(x) of counts about `mean` with relative sd `sd`, broadcast against each other, float64; −inf below 0.
+
+    Terms of the size of x log x cancel: in float32 a count of a million would leave no digit of their sum.
+    """
+    size = torch.as_tensor(sd, dtype=torch.float64, device=x.device) ** -2.0
+    x, mean = x.double(), mean.double().clamp(min=TINY)
     log_total = (size + mean).log()
     ways = torch.lgamma(x + size) - torch.lgamma(size) - torch.lgamma(x + 1)
     return torch.where(x < 0, -torch.inf, ways + size * (size.log() - log_total) + x * (mean.log() - log_total))

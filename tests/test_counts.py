@@ -70,6 +70,14 @@ def test_moments_on_the_working_scale_are_those_of_many(mean: float) -> None:
     assert float(y.var() / variance) == pytest.approx(1.0, abs=0.35 if mean < 10 else 0.15)
 
 
+def test_log_probabilities_of_large_counts_in_float32_keep_their_digits() -> None:
+    x = torch.tensor([900_000.0, 1_000_003.0, 1.2e7])
+    for mean, sd in ((1e6, 0.05), (1.1e7, 0.3)):
+        found = counts_log_prob(x, torch.tensor(mean), torch.tensor(sd))
+        exact = scipy_law(mean, float(torch.tensor(sd))).logpmf(x.double().numpy())
+        np.testing.assert_allclose(found.numpy(), exact, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("mean", [0.0, 0.2, 3.0, 60.0, 1e4, 3e6])
 @pytest.mark.parametrize("sd", [0.01, 0.3, 2.0])
 def test_quantiles_are_where_the_law_reaches_their_probabilities(mean: float, sd: float) -> None:
