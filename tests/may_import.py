@@ -74,7 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explicit": {"schema", "convert", "readings", "counts", "simulators"},
     "density": {"tokens", "points", "query", "convert", "schema", "stages", "likelihood", "model_file"},
     "refine": {"tokens", "points", "tree", "convert", "flow_map", "sample", "likelihood", "importance", "model_file"},
-    "checkpoint": set(),
+    "checkpoint": {"beside"},
     "batches": {"tokens", "masks"},
     "muon": set(),
     "digest": set(),
