@@ -53,6 +53,8 @@ def waste(simulator: Simulator, config: TrainConfig, masks: MaskConfig, design: 
     store = build_store(schema, Whitening.fit(schema, values), values, natural_functions(simulator))
     design = design or default_design(schema)
     residual = is_residual(schema) if schema.references else None
+    uses = torch.from_numpy(schema.uses_index())
+    has_index = uses.any(1) if uses.any() else None  # as in training: what has no place is in no gap
 
     def rows(n: int, generator: torch.Generator) -> TokenBatch:
         return read(store, torch.randint(0, N_SIMULATIONS, (n,), generator=generator), design, generator)
@@ -61,7 +63,14 @@ def waste(simulator: Simulator, config: TrainConfig, masks: MaskConfig, design: 
     for pool in range(N_POOLS):
         n = config.pool * config.batch_size
         batch = observed_rows(
-            rows, n, is_parameter(schema), masks, config.max_latents, generator_at(0, pool), is_residual=residual
+            rows,
+            n,
+            is_parameter(schema),
+            masks,
+            config.max_latents,
+            generator_at(0, pool),
+            is_residual=residual,
+            has_index=has_index,
         )
         steps = deal(micro_batches(batch, config.pool * config.n_micro), config.pool)
         plain = [[batch.rows(slice(k, k + config.batch_size))] for k in range(0, n, config.batch_size)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -70,9 +71,14 @@ def remove(beside: Path) -> None:
 
 def commit(part: Path, target: Path) -> None:
     """Moves a finished file or directory to its place, after all of it has reached the disk."""
+    settle(part)
+    move(part, target)
+
+
+def settle(part: Path) -> None:
+    """Waits until a file, or a directory and all that is in it, is on the disk."""
     for entry in [*part.rglob("*"), part]:
         sync(entry)
-    move(part, target)
 
 
 def move(part: Path, target: Path) -> None:
@@ -82,8 +88,10 @@ def move(part: Path, target: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or a directory's list of names, is on the disk."""
-    file = os.open(path, os.O_RDONLY)
+    """Waits until a file, or a directory's list of names, is on the disk; Windows cannot wait for the latter."""
+    if os.name == "nt" and path.is_dir():
+        return
+    file = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(file)
     finally:
@@ -100,29 +108,36 @@ def replaced(target: Path) -> Iterator[Path]:
         yield target
         return
     whole = Path(os.path.realpath(target))  # a link stays a link
-    part = whole.with_name(f".{whole.stem}.{os.getpid()}.part{whole.suffix}")
+    part = unfinished(whole)
     try:
         yield part
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, whole)
+        settle(part)
+        os.replace(part, whole)  # Windows renames nothing to what is there
+        sync(whole.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
+def unfinished(target: Path) -> Path:
+    """A name beside `target`, with the same ending, that no other thread, process or machine comes upon."""
+    return target.with_name(f".{target.stem}.{os.getpid()}-{secrets.token_hex(4)}.part{target.suffix}")
+
+
 def exchange(part: Path, target: Path) -> None:
-    """Puts a finished directory in the place of another, which is then removed.
+    """Puts a finished directory that is on the disk in the place of another, which is then removed.
 
     In one step where the system has one. Elsewhere in two, and who is killed between them leaves both directories
     beside the place, the old one as `aside` calls it.
     """
     if _swapped(part, target):
+        sync(target.absolute().parent)  # the new one is in its place for good before the old one goes
         shutil.rmtree(part)
         return
     old = aside(target)
     shutil.rmtree(old, ignore_errors=True)
     os.rename(target, old)
     os.rename(part, target)
+    sync(target.absolute().parent)
     shutil.rmtree(old)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from fsimformer.beside import replaced
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # what AdamW and Muon keep of a parameter
 
@@ -66,9 +67,8 @@ def save_checkpoint(
     meta = {k: getattr(run, k) for k in _NUMBERS}
     text = json.dumps({"run": meta, "settings": settings})
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, beside, metadata={"fsimformer": text})
-    os.replace(beside, path)
+    with replaced(path) as part:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata={"fsimformer": text})
 
 
 def load_checkpoint(

@@ -101,6 +101,18 @@ class Between:
     upper: Any = math.inf
     at: Any = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where an upper bound is below its lower; what is no number is told where it is asked."""
+        ends = [np.asarray(v) for v in (self.lower, self.upper)]
+        if all(v.dtype.kind in "biuf" for v in ends):
+            try:
+                crossed = (ends[0] > ends[1]).any()
+            except ValueError:  # lengths that do not fit
+                return
+            if crossed:
+                of = repr(self.variable) if isinstance(self.variable, str) else self.variable
+                raise ValueError(f"Between({of}): expected lower <= upper, got [{self.lower}, {self.upper}].")
+
 
 @dataclass(frozen=True)
 class Potential:

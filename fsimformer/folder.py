@@ -1,12 +1,12 @@
 """A directory with `weights.safetensors` and `model.json`. Nothing executes on load.
 
-It is written beside its place and moved there whole: a reader never sees half a model.
+It is written beside its place and moved there whole, once it is on the disk: a reader never sees half a model, and a
+machine that loses its power keeps one.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fsimformer.beside import aside, exchange
+from fsimformer.beside import aside, exchange, move, settle, unfinished
 
 WEIGHTS, CARD = "weights.safetensors", "model.json"
 _NUMBERS = re.compile(
@@ -40,18 +40,22 @@ def require_free(path: Path) -> None:
 def write_folder(path: Path, card: Mapping[str, Any], module: nn.Module) -> None:
     """Write `card` and the weights of `module`; what is there is replaced as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    weights = module.state_dict()  # tied ones share memory, which safetensors refuses
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
-    save_file(tensors, beside / WEIGHTS)
-    (beside / WEIGHTS).chmod(0o644)  # safetensors leaves 0600: a model that others cannot read
-    (beside / CARD).write_text(legible(card))
+    part = unfinished(path)
+    part.mkdir()
+    try:
+        weights = module.state_dict()  # tied ones share memory, which safetensors refuses
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
+        save_file(tensors, part / WEIGHTS)
+        (part / WEIGHTS).chmod(0o644)  # safetensors leaves 0600: a model that others cannot read
+        (part / CARD).write_text(legible(card))
+        settle(part)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     if path.exists():
-        exchange(beside, path)
+        exchange(part, path)
     else:
-        os.replace(beside, path)
+        move(part, path)
 
 
 def read_json(path: Path) -> Any:

@@ -21,7 +21,7 @@ a little whatever the number of steps (docs/howto/explore.md).
 
 A reading of a series that has a path (`path_of`) is the path's value f with noise on top. Its law is the mixture over
 the quantiles of f of the noise around each; where the noise's sd is latent itself, its marginal is taken to be
-independent of f's.
+independent of f's. Readings that are counts have whole numbers as their quantiles (counts.py).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from fsimformer.convert import observed_tokens, query_tokens
+from fsimformer.counts import count_quantiles
 from fsimformer.denoise import Denoiser, Encoded
 from fsimformer.model_file import Model
 from fsimformer.nn import Context
@@ -232,6 +233,8 @@ def _noise_sd(
 
 def _readings(paths: np.ndarray, sd: np.ndarray, kind: str, p: np.ndarray) -> np.ndarray:
     """Quantiles (P, n) of readings around a path; its values (nodes, n) are equally likely, as are those of sd."""
+    if kind == "negbinomial":
+        return count_quantiles(*map(torch.from_numpy, (paths, sd, p))).numpy()
     epsilon = torch.special.ndtri(torch.from_numpy(_midpoints(_NODES))).numpy()
     shift = (sd[:, None] * epsilon).reshape(-1, 1)
     x = paths[:, None] + shift if kind == "normal" else paths[:, None] * np.exp(shift)

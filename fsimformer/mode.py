@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
@@ -114,12 +115,13 @@ def mode(
     if not len(asked):
         raise ValueError(nothing_asked(model.schema, [observation], at or {}).replace("sample:", "mode:", 1))
     fewest = 2 * len(asked)
-    if not isinstance(n, int) or n < fewest or n % 2:
+    if not isinstance(n, int | np.integer) or n < fewest or n % 2:
         raise ValueError(f"mode: expected an even number of draws, at least {fewest}, twice the values; got n={n!r}.")
     if not tolerance > 0:
         raise ValueError(f"mode: expected tolerance > 0, got {tolerance!r}.")
     settings = Settings(QUALITY["exact"], self.n_active_observed, Budget(n_joint=model.max_latents))
-    drawn = draw_conditional(model, [observation], [asked], n, settings, seed_at(seed, _MODE) % 2**32)[0].z.double()
+    n, start = int(n), seed_at(seed, _MODE) % 2**32
+    drawn = draw_conditional(model, [observation], [asked], n, settings, start)[0].z.double()
     density = Density.of(model, observation, asked, self.n_active_observed)
 
     def height(z: Tensor, n_steps: int = _STEPS) -> Tensor:

@@ -60,7 +60,11 @@ def _constants(*values: Any) -> tuple[float, ...] | None:
 
 
 def support_of(name: str, elements: Iterable[str], runs: Iterable[Mapping[str, Any]], role: str) -> Support:
-    """The interval that holds a site's values in all runs: ends that move from run to run are none."""
+    """The interval that holds a site's values in all runs: ends that move from run to run are none.
+
+    Raises:
+        ValueError: a discrete latent site; values that are no numbers; an interval with only an upper end.
+    """
     ends: tuple[set[float], set[float]] = set(), set()
     for constraint in [run[k]["fn"].support for run in runs for k in elements if k in run]:
         while hasattr(constraint, "base_constraint"):
@@ -81,6 +85,13 @@ def support_of(name: str, elements: Iterable[str], runs: Iterable[Mapping[str, A
         for held, bound, pick in zip(ends, bounds, (torch.min, torch.max), strict=True):
             held.add(float("nan") if bound is None else float(pick(torch.as_tensor(bound))))
     lower, upper = (next(iter(e)) if len(e) == 1 else float("nan") for e in ends)
-    if lower != lower:  # an upper end alone is not offered
+    if lower != lower or lower == -math.inf:
+        if upper == upper and upper != math.inf:
+            raise ValueError(
+                f"from_pyro: the site {name!r} lies below {upper:g} and has no lower end that holds in every run, and "
+                f"a support with only an upper end is not offered. Sample what lies above instead, {upper:g} - {name}, "
+                f"and make {name} of it (pyro.deterministic); or state support={{{name!r}: fsimformer.REAL}}, and "
+                "draws may leave it."
+            )
         return REAL
     return Support(lower) if upper != upper else Support(lower, upper)

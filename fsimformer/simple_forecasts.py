@@ -35,7 +35,7 @@ def last_value(days: Array, counts: Array, ahead: Array, n_draws: int, rng: np.r
     t, y = _readings("last_value", days, counts, ahead)
     i, j = np.triu_indices(len(t), 1)
     lag, square = t[j] - t[i], (y[j] - y[i]) ** 2
-    near = lag <= max(_LAG, lag.min())
+    near = lag <= max(_LAG, lag[lag > 0].min())  # readings of one day alone tell nothing of the walk
     lag, square = lag[near], square[near]
     spread = ((lag - lag.mean()) ** 2).sum()
     drift = max(0.0, ((lag - lag.mean()) * square).sum() / spread) if spread > 0 else square.mean() / lag.mean()
@@ -57,10 +57,10 @@ def log_linear(
     """The trend of log(1 + x) over the last `window` days goes on.
 
     Args, Returns and Raises as of `last_value`; readings older than the window do not count, unless fewer than four are
-    younger.
+    younger, or all of these are of one day, which has no trend: then those of the day before it count, too.
     """
     t, y = _readings("log_linear", days, counts, ahead)
-    n = max(_FEWEST, int((t > t[-1] - window).sum()))
+    n = max(_FEWEST, int((t > t[-1] - window).sum()), int((t >= t[t < t[-1]].max()).sum()))
     t, y = t[-n:], y[-n:]
     centre, spread = t.mean(), ((t - t.mean()) ** 2).sum()
     slope = ((t - centre) * (y - y.mean())).sum() / spread

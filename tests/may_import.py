@@ -74,7 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explicit": {"schema", "convert", "readings", "counts", "simulators"},
     "density": {"tokens", "points", "query", "convert", "schema", "stages", "likelihood", "model_file"},
     "refine": {"tokens", "points", "tree", "convert", "flow_map", "sample", "likelihood", "importance", "model_file"},
-    "checkpoint": set(),
+    "checkpoint": {"beside"},
     "batches": {"tokens", "masks"},
     "muon": set(),
     "digest": set(),
@@ -140,7 +140,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("evaluate", "refine", "constraints", "constrained", "density", "devices", "model_file", "request"),
         *("streamed", "mode", "unusual", "doubts"),
     },
-    "marginals": {"tokens", "points", "convert", "nn", "denoise", "sample", "paths", "model_file"},
+    "marginals": {
+        *("tokens", "counts", "points", "convert", "nn", "denoise", "sample", "paths", "model_file"),
+    },
     "explorer": {
         *("schema", "units", "query", "convert", "nn", "constraints", "constrained", "marginals", "joint", "files"),
     },

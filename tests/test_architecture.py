@@ -103,6 +103,16 @@ def test_imports_follow_the_table(path: Path) -> None:
     assert found <= MAY_IMPORT[here], f"{here} may import {sorted(MAY_IMPORT[here])}, not {sorted(found)}"
 
 
+SHARED = {"protocol", "solver"}  # what simulators have in common
+SAME_FIELD = {"hare_lynx": {"lotka_volterra"}}  # the same equations under another prior
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "simulators").glob("[!_]*.py")), ids=lambda p: p.stem)
+def test_no_simulator_leans_on_another(path: Path) -> None:
+    modules = {name.split(".")[2] for name in imports(path.read_text()) if name.startswith("fsimformer.simulators.")}
+    assert modules <= SHARED | SAME_FIELD.get(path.stem, set())
+
+
 def test_the_table_allows_nothing_that_is_not_used() -> None:
     """A room without a file, or an import that no file of a room makes, would let in unseen what nobody decided."""
     used: dict[str, set[str]] = {}

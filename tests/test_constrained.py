@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -241,11 +242,26 @@ def test_every_data_set_of_a_batch_by_itself() -> None:
 
 
 @pytest.mark.parametrize(
+    ("of", "lower", "upper", "message"),
+    [
+        ("f", 1, 0, r"Between\('f'\): expected lower <= upper, got \[1, 0\]"),
+        ("f", 0.5, np.array([1.0, 0.25]), r"got \[0.5, \[1. +0.25\]\]"),
+        (Integral("f", 0.0, 1.0), np.inf, -1, r"Between\(Integral\(.*\): expected lower <= upper, got \[inf, -1\]"),
+    ],
+)
+def test_bounds_that_are_crossed_are_refused_where_they_are_written(
+    of: Any, lower: Any, upper: Any, message: str
+) -> None:
+    """Not a thousand lines later, when draws are asked for."""
+    with pytest.raises(ValueError, match=message):
+        Between(of, lower, upper, at=[4.0])
+
+
+@pytest.mark.parametrize(
     ("constraint", "error", "message"),
     [
         (Between("g", 0, 1), KeyError, "no variable 'g'. Its variables"),
         (Between("f", 0, 1), ValueError, "'f' is a function: say where with at="),
-        (Between("f", 1, 0, at=[4.0]), ValueError, r"expected lower <= upper, got \[\[1.\], \[0.\]\]"),
         (Between("f", float("nan"), at=[4.0]), ValueError, "expected lower <= upper"),
         (Between("f", None, 1.0, at=[4.0]), ValueError, "leave a bound out where there is none"),
         (Between("f", upper="50", at=[4.0]), ValueError, "expected bounds as numbers"),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import fsimformer as fsf
 from fsimformer.convert import query, read, to_tree
-from fsimformer.counts import count_moments, counts_log_prob, draw_counts
+from fsimformer.counts import count_moments, count_quantiles, counts_log_prob, draw_counts
 from fsimformer.paths import noise_variance, with_noise
 from fsimformer.readings import Series, read_moments, read_noisy
 from fsimformer.schema import Schema
@@ -68,6 +68,27 @@ def test_moments_on_the_working_scale_are_those_of_many(mean: float) -> None:
     y, (centre, variance) = torch.log1p(x), count_moments(m[:1], 0.3)
     assert abs(float(y.mean() - centre)) < 0.2 * float(y.std())
     assert float(y.var() / variance) == pytest.approx(1.0, abs=0.35 if mean < 10 else 0.15)
+
+
+def test_log_probabilities_of_large_counts_in_float32_keep_their_digits() -> None:
+    x = torch.tensor([900_000.0, 1_000_003.0, 1.2e7])
+    for mean, sd in ((1e6, 0.05), (1.1e7, 0.3)):
+        found = counts_log_prob(x, torch.tensor(mean), torch.tensor(sd))
+        exact = scipy_law(mean, float(torch.tensor(sd))).logpmf(x.double().numpy())
+        np.testing.assert_allclose(found.numpy(), exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.2, 3.0, 60.0, 1e4, 3e6])
+@pytest.mark.parametrize("sd", [0.01, 0.3, 2.0])
+def test_quantiles_are_where_the_law_reaches_their_probabilities(mean: float, sd: float) -> None:
+    """Of one law, and of a mixture over means and sds: F(q − 1) < p <= F(q), but for what the nodes leave out."""
+    p = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
+    for means, sds in (([mean] * 4, [sd]), ([mean, 2 * mean, 4 * mean, 5 * mean], [sd, sd / 2])):
+        q = count_quantiles(torch.tensor(means).double()[:, None], torch.tensor(sds), p)[:, 0].numpy()
+        assert (q == np.round(q)).all() and (q >= 0).all()
+        laws = [scipy_law(m, s) for m in means for s in sds]
+        below, at = (np.mean([law.cdf(x) for law in laws], 0) for x in (q - 1, q))
+        assert (below < p.numpy() + 0.016).all() and (at > p.numpy() - 0.016).all(), (below, at)
 
 
 def law(noise: float | str = "scatter", **more: Any) -> Schema:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import linear
 import numpy as np
@@ -13,6 +16,7 @@ import xarray as xr
 from scipy.stats import norm
 
 import fsimformer
+from fsimformer.convert import ObservationWarning
 from fsimformer.explorer.board import Board
 from fsimformer.explorer.newest import Newest, Stopped, stoppable
 from fsimformer.explorer.picture import (
@@ -92,6 +96,56 @@ def test_the_conditional_is_that_of_the_dataset_under_the_intervals() -> None:
     draws = conditional.sample(40, {}, quality="fast")["posterior"]["a"]
     assert (draws >= -0.5).all()
     assert board().add("x", 12.0, 0.0).condition(joint)[1][0].startswith("'x': 1 of 3 readings lie outside")
+
+
+class Listened:
+    """A Joint that does something else while it is conditioned."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self.then, self.joint = then, linear.joint()
+
+    def condition(self, observed: Any, **options: Any) -> Any:
+        self.then()
+        return self.joint.condition(observed, **options)
+
+
+def test_what_other_threads_warn_of_is_no_note_of_this_board() -> None:
+    """The thread that draws may ask for points outside the trained range while a mouse moves."""
+
+    def elsewhere() -> None:
+        thread = threading.Thread(target=warnings.warn, args=("not of this board", ObservationWarning))
+        thread.start()
+        thread.join()
+
+    with pytest.warns(ObservationWarning, match="not of this board"):
+        notes = board().add("x", 12.0, 0.0).condition(Listened(elsewhere))[1]  # type: ignore[arg-type]
+    assert len(notes) == 1 and notes[0].startswith("'x': 1 of 3 readings lie outside")
+
+
+def test_boards_of_two_threads_leave_the_filters_of_warnings_as_they_were() -> None:
+    """The second waits until the first is done; else it would put back, last of all, what the first had set."""
+    first_left, second_in = threading.Event(), threading.Event()
+    found = list[list[str]]()
+
+    def wait() -> None:
+        second_in.set()
+        first_left.wait(5)
+
+    def second() -> None:
+        found.append(board().add("x", 11.0, 0.0).condition(Listened(wait))[1])  # type: ignore[arg-type]
+
+    thread = threading.Thread(target=second)
+
+    def begin() -> None:
+        thread.start()
+        second_in.wait(0.2)
+
+    before, shown = list(warnings.filters), warnings.showwarning
+    notes = board().add("x", 12.0, 0.0).condition(Listened(begin))[1]  # type: ignore[arg-type]
+    first_left.set()
+    thread.join()
+    assert list(warnings.filters) == before and warnings.showwarning is shown
+    assert ["to 12" in n for n in notes] == [True] and ["to 11" in n for n in found[0]] == [True]
 
 
 def test_narrower_intervals_alone_let_draws_be_kept() -> None:

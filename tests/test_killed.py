@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -16,7 +17,8 @@ import tiny
 import xarray as xr
 
 import fsimformer as fsf
-from fsimformer.beside import aside, exchange
+from fsimformer import beside
+from fsimformer.beside import aside, exchange, replaced
 from fsimformer.cli import main
 
 HERE = Path(__file__).parent
@@ -69,6 +71,58 @@ def test_directories_are_exchanged_where_the_system_cannot_do_it_at_once(
     assert fsf.load(aside(target)).provenance == {"seed": 2}
     with pytest.raises(FileNotFoundError, match=r"It was being replaced; what it was is in .*\.model\.old"):
         fsf.load(target / "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_nothing_takes_its_place_before_all_of_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a machine that loses its power would keep the new name and lose what it stands for: by inode, all of it."""
+    killed: Any = importlib.import_module("killed")  # it forks
+    synced, moved = set[int](), list[str]()
+    fsync, replace, swapped = os.fsync, os.replace, beside._swapped
+
+    def waits(file: int) -> None:
+        fsync(file)
+        synced.add(os.fstat(file).st_ino)
+
+    def checked(part: Path, target: Path) -> None:
+        assert {p.stat().st_ino for p in (part, *Path(part).rglob("*"))} <= synced, part
+        moved.append(Path(target).name)
+
+    def replaces(part: Path, target: Path) -> None:
+        checked(part, target)
+        replace(part, target)
+
+    def swaps(part: Path, target: Path) -> bool:
+        checked(part, target)
+        return swapped(part, target)
+
+    monkeypatch.setattr(os, "fsync", waits)
+    monkeypatch.setattr(os, "replace", replaces)
+    monkeypatch.setattr(os, "rename", replaces)
+    monkeypatch.setattr(beside, "_swapped", swaps)
+    for version in (killed.OLD, killed.NEW):
+        for file, write, read in killed.WRITERS.values():
+            folder = tmp_path / file
+            folder.mkdir(exist_ok=True)
+            write(folder / file, version)
+            assert read(folder / file) == version
+            assert folder.stat().st_ino in synced  # the name, too
+            assert [p.name for p in folder.iterdir()] == [file]
+            synced.clear()
+    assert set(moved) == {file for file, *_ in killed.WRITERS.values()} and len(moved) == 2 * len(killed.WRITERS)
+
+
+def test_two_who_write_the_same_at_once_do_not_write_into_one_file(tmp_path: Path) -> None:
+    """Threads of one process, say: who is done last is what is found, whole."""
+    target = tmp_path / "a.txt"
+    with replaced(target) as first:
+        first.write_text("one")
+        with replaced(target) as second:
+            second.write_text("two, longer")
+        assert target.read_text() == "two, longer" and first.read_text() == "one"
+    assert target.read_text() == "one" and list(tmp_path.iterdir()) == [target]
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,10 @@ import tiny
 import torch
 import xarray as xr
 from scipy.special import ndtri
-from scipy.stats import norm
+from scipy.stats import nbinom, norm
 
-from fsimformer.convert import observed_tokens, query_tokens
+import fsimformer as fsf
+from fsimformer.convert import observed_tokens, query_tokens, read
 from fsimformer.marginals import Fitted, fitted_flow, flow, marginal_quantiles
 from fsimformer.model_file import Model
 from fsimformer.noise import WhiteNoise
@@ -23,6 +24,7 @@ from fsimformer.sample import QUALITY, SamplerConfig
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
 from fsimformer.stages import Budget, draw
+from fsimformer.whiten import Standardise, Transform, Whitening
 
 P = [0.05, 0.25, 0.5, 0.75, 0.95]
 AT = {"f": [1.0, 4.0, 9.0], "x": [2.0, 5.0], "y": None}
@@ -76,6 +78,33 @@ def test_readings_of_a_series_with_a_path_have_its_noise() -> None:
     pathed = replace(model, schema=Schema(variables, model.schema.dims))
     found = marginal_quantiles(pathed, observation, solver=Fitted(6), **rest)["x"]
     np.testing.assert_allclose(found, closed_form()["x"], atol=0.03)  # 32 nodes each cut the outermost tails
+
+
+def test_readings_that_are_counts_have_the_quantiles_of_counts_about_their_path() -> None:
+    """Whole numbers, zeros among them; a log-normal reading of the same path would be spread about as wide and never 0.
+
+    Nothing is observed, so that the path's marginal is N(0, Σφ²), and the counts are about e^f − 1.
+    """
+    model = linear.joint().model
+    counted = {"support": fsf.COUNTS, "noise": fsf.Noise("negbinomial", 0.5)}
+    change: dict[str, dict[str, object]] = {
+        "f": {"support": fsf.COUNTS, "path_of": "x", "reference": (9,)},
+        "x": counted,
+    }
+    variables = tuple(replace(v, **change.get(v.name, {})) for v in model.schema.variables)
+    log = Transform(None, fsf.COUNTS, Standardise())
+    whitening = Whitening({**model.whitening.transforms, "f": log, "x": log})
+    pathed = replace(model, schema=Schema(variables, model.schema.dims), whitening=whitening)
+    observation = read(pathed.schema, None)
+    asked = query(pathed.schema, observation, {"x": [2.0, 5.0]})
+    found = marginal_quantiles(pathed, observation, asked, P, Fitted(6), 0)["x"]
+    assert (found == np.round(found)).all() and found.min() == 0
+    phi = linear.loading(torch.tensor([2.0, 5.0])).numpy()
+    for k, sd in enumerate(np.sqrt((phi**2).sum(1))):
+        means = np.expm1(sd * ndtri((np.arange(2_000) + 0.5) / 2_000)).clip(1e-12)
+        law = nbinom(4.0, 4.0 / (4.0 + means))
+        below, at = (law.cdf(x[:, None]).mean(1) for x in (found[:, k] - 1, found[:, k]))
+        assert (below < np.add(P, 0.02)).all() and (at > np.subtract(P, 0.02)).all()
 
 
 @pytest.mark.parametrize("dial", [0, 2, "few"])

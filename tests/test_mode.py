@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,8 +114,19 @@ def test_the_climb_ends_at_the_top_of_a_banana_and_stays_in_its_box() -> None:
     assert cut.edge.tolist() == [True, False]
 
 
+def test_counts_and_seeds_may_be_numpy_s() -> None:
+    """As those of `sample`: what `len` of an array's shape, or a loop over `np.arange`, gives."""
+    posterior = joint_of({"a": Normal()}, COVARIANCE[2:, 2:]).condition({"y": 0.5})
+    of_numpy: dict[str, Any] = {"n": np.int64(20), "seed": np.uint32(3)}
+    found = posterior.mode(**of_numpy)
+    xr.testing.assert_identical(found, posterior.mode(n=20, seed=3))
+    assert type(found.attrs["n_draws"]) is int  # netCDF and JSON take it
+
+
 def test_errors_name_what_came() -> None:
     joint = joint_of(PRIORS, COVARIANCE)
+    with pytest.raises(ValueError, match="got n=20.0"):
+        joint.condition({"y": 0.0}).mode(n=20.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 6, twice the values; got n=4"):
         joint.condition({"y": 0.0}).mode(n=4)
     with pytest.raises(ValueError, match="expected tolerance > 0, got 0"):

@@ -13,7 +13,7 @@ import xarray as xr
 pyro = pytest.importorskip("pyro")
 
 import pyro.distributions as dist  # noqa: E402
-from torch.distributions import AffineTransform, ExpTransform, SigmoidTransform  # noqa: E402
+from torch.distributions import AffineTransform, ExpTransform, SigmoidTransform, constraints  # noqa: E402
 
 import fsimformer as fsf  # noqa: E402
 from fsimformer.graph import moral_graph  # noqa: E402
@@ -139,6 +139,39 @@ def test_a_chain_of_data_and_supports_that_depend() -> None:
     inf = float("inf")
     assert supports == {"top": (0, inf), "part": (0, inf), "both": (-inf, inf), "share": (0, 1), "second": (-inf, inf)}
     assert schema["third"].dims == ("third_dim",) and schema["third"].blocks == 1
+
+
+class Negative(dist.Normal):  # type: ignore[misc]
+    """−|x|, x ~ N(0, 1)."""
+
+    support = constraints.less_than(0.0)
+
+    def rsample(self, sample_shape: Any = ()) -> torch.Tensor:
+        return -super().rsample(sample_shape).abs()
+
+    sample = rsample
+
+
+def below() -> None:
+    loss = pyro.sample("loss", Negative(0.0, 1.0))
+    pyro.sample("x", dist.Normal(loss, 1.0))
+
+
+def between_what_moves_and_three() -> None:
+    a = pyro.sample("a", dist.Normal(0.0, 0.1))
+    loss = pyro.sample("loss", dist.Uniform(a, 3.0))
+    pyro.sample("x", dist.Normal(loss, 1.0))
+
+
+@pytest.mark.parametrize(("model", "end"), [(below, 0), (between_what_moves_and_three, 3)])
+def test_a_support_with_an_upper_end_alone_is_refused_and_the_way_out_is_named(model: Any, end: int) -> None:
+    """Taken for all numbers, it would have draws that the model never makes."""
+    message = (
+        rf"'loss' lies below {end} and has no lower end.*instead, {end} - loss,.*support={{'loss': fsimformer.REAL}}"
+    )
+    with pytest.raises(ValueError, match=message):
+        from_pyro(model, data=["x"])
+    assert from_pyro(model, data=["x"], support={"loss": fsf.REAL}).schema["loss"].support == fsf.REAL
 
 
 def test_a_left_out_site_joins_its_children() -> None:

@@ -53,3 +53,24 @@ def test_holes_order_and_zeros(forecast) -> None:  # type: ignore[no-untyped-def
     ):
         with pytest.raises(ValueError, match=f"{forecast.__name__}: {message}"):
             forecast(*bad, 5, np.random.default_rng(0))
+
+
+def test_the_last_readings_may_all_be_of_one_day() -> None:
+    """Older than the window, the day before it still says what the trend is, and how far the walk goes."""
+    days = np.array([0.0, 30, 30, 30, 30])
+    ahead = np.array([31.0, 60.0])
+    line = np.expm1(2 + np.array([0.0, 3, 3, 3, 3]))  # log(1 + x) = 2 + t/10, without noise
+    found = log_linear(days, line, ahead, 6, np.random.default_rng(0))
+    assert (found == np.round(np.expm1(2 + ahead / 10))).all()
+    same_day = np.expm1([2.0, 4.9, 5.1, 4.9, 5.1])
+    for forecast in (last_value, log_linear):
+        near, far = np.log1p(forecast(days, same_day, ahead, 4_000, np.random.default_rng(1))).T
+        assert np.isfinite(near).all() and near.std() < far.std()
+        assert np.median(near) == pytest.approx(5.05, abs=0.15)
+
+
+def test_readings_of_the_last_day_are_not_the_only_ones_within_the_window() -> None:
+    """Four readings on the last day and one the day before: that one was in the window all along."""
+    days, x = np.array([0.0, 9, 10, 10, 10, 10]), np.expm1(np.array([0.0, 2, 3, 3, 3, 3]))
+    found = log_linear(days, x, np.array([11.0]), 8, np.random.default_rng(0), window=5.0)
+    assert (found == np.round(np.expm1(4.0))).all()

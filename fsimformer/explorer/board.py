@@ -5,8 +5,10 @@ A board knows of no page. It says what is to be conditioned on, and writes the s
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +25,7 @@ Reading = tuple[float, float]  # index, value
 Interval = tuple[float, float]
 
 _DIGITS = 6  # of what a mouse puts somewhere
+_LISTENING = threading.Lock()  # to warnings, whose filters a process has once
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,7 @@ class Board:
         empty = cls(schema)
         if observed is None:
             return empty
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ObservationWarning)  # said when the board is conditioned on
+        with _heard():  # said when the board is conditioned on
             found = read(schema, observed, origin=origin)
         readings: dict[str, tuple[Reading, ...]] = {}
         known: dict[str, float] = {}
@@ -218,16 +220,12 @@ class Board:
     def condition(self, joint: Joint) -> tuple[Conditional, list[str]]:
         """The conditional given what is on the board, and what is to be said of it.
 
-        Not for several threads at once: it listens to warnings.
-
         Raises:
             KeyError, ValueError: as `Joint.condition`, such as a reading outside the support.
         """
         held = self.dataset()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with _heard() as notes:
             found = joint.condition(held if held.data_vars else None, origin=self.origin)
-        notes = [str(w.message) for w in caught if issubclass(w.category, ObservationWarning)]
         return found.constrain(*self.constraints()), notes
 
     def constraints(self) -> list[Between]:
@@ -265,6 +263,28 @@ class Board:
         lines += ["}", f"draws = posterior.sample({n}, at, seed={seed}, quality={quality!r})"]
         lines += ["draws.to_netcdf('explore.nc', engine='h5netcdf')", "plots.figure(draws).savefig('explore.png')"]
         return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Texts of the `ObservationWarning`s of this thread, which nobody else is shown; those of others go their way.
+
+    Who is shown warnings is said once for the whole process: who listens locks the others out, for whoever came second
+    and left last would put back what the first had set.
+    """
+    mine, heard = threading.get_ident(), list[str]()
+    with _LISTENING, warnings.catch_warnings():
+        warnings.simplefilter("always", ObservationWarning)
+        show = warnings.showwarning
+
+        def listen(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if threading.get_ident() == mine and issubclass(category, ObservationWarning):
+                heard.append(str(message))
+            else:
+                show(message, category, *rest)
+
+        warnings.showwarning = listen  # type: ignore[assignment]  # catch_warnings puts the old one back
+        yield heard
 
 
 def _short(x: float) -> float:

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from fsimformer.priors import POSITIVE, LogNormal, Prior, TruncatedNormal
 from fsimformer.schema import Index, Noise, Schema, Variable
-from fsimformer.simulators.lotka_volterra import log_field, require_priors
-from fsimformer.simulators.protocol import draw_priors
+from fsimformer.simulators.lotka_volterra import log_field
+from fsimformer.simulators.protocol import draw_priors, require_priors
 from fsimformer.simulators.solver import solve_to_tolerance
 
 _DYNAMICS = ("alpha", "beta", "gamma", "delta", "hare_initial", "lynx_initial")

@@ -23,8 +23,7 @@ from torch import Tensor
 
 from fsimformer.priors import POSITIVE, REAL, Prior, Uniform
 from fsimformer.schema import Schema, Variable
-from fsimformer.simulators.lotka_volterra import require_priors
-from fsimformer.simulators.protocol import draw_priors
+from fsimformer.simulators.protocol import draw_priors, require_priors
 
 _PARAMETERS = ("capacitance", "g_na", "g_k", "g_leak", "e_na", "e_k", "e_leak")
 _FEATURES = ("spikes", "rest_mean", "rest_sd", "mean", "variance", "skewness", "kurtosis", "energy")

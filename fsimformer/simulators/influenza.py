@@ -21,8 +21,7 @@ from torch import Tensor
 
 from fsimformer.priors import POSITIVE, LogNormal, Prior, Uniform
 from fsimformer.schema import Index, Noise, Schema, Variable
-from fsimformer.simulators.lotka_volterra import require_priors
-from fsimformer.simulators.protocol import draw_priors
+from fsimformer.simulators.protocol import draw_priors, require_priors
 from fsimformer.simulators.solver import RK4, solve
 
 _PARAMETERS = ("contact_rate", "infectious_period", "log_initial_infected", "noise")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fsimformer.priors import LogitNormal, Prior
 from fsimformer.schema import Index, Noise, Schema, Variable
-from fsimformer.simulators.protocol import draw_priors
+from fsimformer.simulators.protocol import draw_priors, require_priors
 from fsimformer.simulators.solver import Field, solve
 
 _PARAMETERS = ("alpha", "beta", "gamma", "delta")
@@ -100,9 +100,3 @@ class LotkaVolterra:
         start = torch.tensor([math.log(self.prey_initial), math.log(self.predator_initial)], dtype=torch.float64)
         initial = start[:, None].expand(2, parameters.shape[1]).contiguous()
         return solve(log_field(*parameters), initial, self.grid["time"], self.substeps).exp()
-
-
-def require_priors(priors: dict[str, Prior], names: tuple[str, ...]) -> None:
-    """Raises ValueError unless there is exactly one prior for each name."""
-    if set(priors) != set(names):
-        raise ValueError(f"priors: expected one for each of {list(names)}, got {list(priors)}.")

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from fsimformer.priors import POSITIVE, Prior, Uniform
 from fsimformer.schema import Index, Schema, Variable
-from fsimformer.simulators.lotka_volterra import require_priors
-from fsimformer.simulators.protocol import draw_priors
+from fsimformer.simulators.protocol import draw_priors, require_priors
 
 _PARAMETERS = ("alpha", "beta", "delta", "gamma", "sigma", "scale")
 _ROWS = 2_048  # rows stepped together: what they need stays in cache

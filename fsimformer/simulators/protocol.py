@@ -23,6 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from fsimformer.priors import Prior
 from fsimformer.schema import Axis, Components, Schema, Variable
 from fsimformer.whiten import prior_from_z
 
@@ -142,6 +143,12 @@ def conditional_simulator(simulator: Simulator) -> SimulateAt:
             "generator) -> draws of every other variable, or FunctionSimulator(..., simulate_at=f)."
         )
     return lambda parameters, generator: clean(parameters)
+
+
+def require_priors(priors: Mapping[str, Prior], names: tuple[str, ...]) -> None:
+    """Raises ValueError unless there is exactly one prior for each name."""
+    if set(priors) != set(names):
+        raise ValueError(f"priors: expected one for each of {list(names)}, got {list(priors)}.")
 
 
 def draw_priors(schema: Schema, n: int, generator: torch.Generator) -> dict[str, Tensor]:

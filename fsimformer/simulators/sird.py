@@ -18,8 +18,7 @@ from torch import Tensor
 
 from fsimformer.priors import POSITIVE, LogitNormal, Prior, Uniform
 from fsimformer.schema import Index, Noise, Schema, Variable
-from fsimformer.simulators.lotka_volterra import require_priors
-from fsimformer.simulators.protocol import draw_priors
+from fsimformer.simulators.protocol import draw_priors, require_priors
 from fsimformer.simulators.solver import RK4, solve
 
 _SCALARS = ("recovery_rate", "death_rate", "initial_infected")
