@@ -148,7 +148,7 @@ def _read_table(
         return xr.Dataset({name: ((), frame[name].iloc[0]) for name in frame.columns})
     rest = [name for name in frame.columns if name not in (found[0], *once)]
     series: dict[str, Any] = {name: (found[0], frame[name].to_numpy()) for name in rest}
-    series |= {name: ((), x.iloc[0]) for name, x in held.items()}
+    series |= {str(name): ((), x.iloc[0]) for name, x in held.items()}
     return xr.Dataset(series, {found[0]: frame[found[0]].to_numpy()})
 
 
