@@ -20,7 +20,7 @@ def hostile_inputs(r: dict[str, Any]) -> list[str]:
 def surprise(r: dict[str, Any]) -> list[str]:
     """Share of data sets with a small p-value: false alarms of simulated ones, power against all others."""
     rows = []
-    for model in ("sird", "hare_lynx"):
+    for model in (m for m in ("sird", "lotka_volterra", "hare_lynx") if m in r):
         for case, found in r[model].items():
             if isinstance(found, dict) and "data_sets" in found:
                 rows.append((model, case, *(f"{found[f'{how} {p}']:.2f}" for p in (0.05, 0.01) for how in _HOW)))
