@@ -251,7 +251,7 @@ class Page:
     def _renew(self, board: Board, released: bool) -> None:
         """Ask for a new picture; what it was before stays until that is there."""
         try:
-            conditional, notes = board.condition(self._joint)
+            conditional, notes = board.condition(self._joint, judge=released)  # too slow while a reading is dragged
         except (KeyError, ValueError) as error:
             self._say(f"Not updated: {_text(error)}")
             return
