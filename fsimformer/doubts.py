@@ -1,4 +1,13 @@
-"""What `condition` warns of: observations that training did not have, by their number, values and numbers in all."""
+"""What `condition` warns of: observations that training did not have, by their number, values and numbers in all.
+
+Many data sets are ranked among the same simulations (unusual.py), whose tail may lie higher or lower than the law's:
+where p ≤ a/(n + 1) of a data set means that at most a − 1 of n simulations are as odd, the share of all data sets that
+have it is Beta(a, n + 1 − a). So chance makes k of N data sets odd by the beta-binomial law,
+
+    P(k) = C(N, k) B(k + a, N − k + n + 1 − a)/B(a, n + 1 − a),
+
+much wider than the binomial one: of 10,000 data sets 100 are expected at .01, and 300 are not rare.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +22,8 @@ from numpy.typing import NDArray
 from fsimformer.convert import Observation, ObservationWarning
 from fsimformer.model_file import Model
 from fsimformer.points import readings_of, same_readings
-
-ALARM = 0.01
+from fsimformer.surprise import ALARM
+from fsimformer.typical import NEAREST
 
 
 def warn_of(
@@ -78,17 +87,28 @@ def _values(model: Model, name: str, values: np.ndarray, ends: tuple[float, floa
 
 
 def _unusual(p: NDArray[np.float64], labels: xr.DataArray | None) -> list[str]:
-    """Where p is small of more data sets than chance has: of one, p <= .01; of many, P(so many) <= .01."""
+    """Where p <= .01 of more data sets than chance has: of one, of any; of many, P(so many) <= .01."""
     judged, odd = int(np.isfinite(p).sum()), np.flatnonzero(p <= ALARM + 1e-9)
-    fewer = sum(math.comb(judged, k) * ALARM**k * (1 - ALARM) ** (judged - k) for k in range(min(len(odd), 40)))
-    if not len(odd) or (len(odd) < 40 and 1 - fewer > ALARM + 1e-9):
+    if not len(odd) or chance_of(len(odd), judged) > ALARM + 1e-9:
         return []
     which = ""
     if labels is not None:
         named = ", ".join(str(labels.values[i]) for i in odd[:5]) + (", …" if len(odd) > 5 else "")
         which = f" ({len(odd)} of {judged} data sets: {named})"
+    as_odd = max(0, round((NEAREST + 1) * float(p[odd].max())) - 1)
     return [
-        f"The data are unlike what the model was trained on{which}: of 199 simulations with about as many readings at "
-        f"most {max(0, round(200 * float(p[odd].max())) - 1)} are as odd (p = {float(p[odd].min()):.2g}). Are units, "
-        "channels and noise the model's? joint.surprise says where it shows."
+        f"The data are unlike what the model was trained on{which}: of {NEAREST} simulations with about as many "
+        f"readings at most {as_odd} are as odd (p = {float(p[odd].min()):.2g}). Are units, channels and noise the "
+        "model's? joint.surprise says where it shows."
     ]
+
+
+def chance_of(n_odd: int, judged: int) -> float:
+    """P that at least `n_odd` of `judged` data sets, ranked among the same simulations, have p <= ALARM by chance."""
+    a = math.floor(ALARM * (NEAREST + 1) + 1e-9)
+    b, log = NEAREST + 1 - a, math.lgamma
+    whole = log(judged + 1) - log(judged + a + b) + log(a + b) - log(a) - log(b)
+    fewer = (
+        math.exp(whole + log(k + a) - log(k + 1) + log(judged - k + b) - log(judged - k + 1)) for k in range(n_odd)
+    )
+    return 1 - math.fsum(fewer)

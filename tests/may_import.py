@@ -121,7 +121,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "unusual": {
         *("schema", "tokens", "convert", "readings", "model_file", "evidence", "surprise", "typical"),
     },
-    "doubts": {"convert", "points", "model_file"},
+    "doubts": {"convert", "points", "model_file", "surprise", "typical"},
     "check": {
         *("schema", "sample", "simulators", "model_file", "diagnostics", "uniformity", "sbc", "functionals"),
         *("scores", "tarp", "lc2st", "predictive", "trials"),
