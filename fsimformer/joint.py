@@ -209,8 +209,7 @@ class Conditional:
         request = Request.of(self.joint.model, self.observations, *asked)
         model, schema = self.joint.model, self.joint.schema
         drawn, stats = draw_request(request, self.constraints, self.labels is not None)
-        if self.p_surprise is not None and not np.isnan(self.p_surprise).all():
-            stats = {**stats, "p_surprise": self.p_surprise[0] if self.labels is None else np.array(self.p_surprise)}
+        stats = {**stats, **self._judged()}
         groups = [functions_group(schema, model.whitening, d.knots, d.coefficients) for d in drawn]
         if self.labels is None or self.batch_dim is None:
             only = self.observations[0], request.queries[0], drawn[0].z
@@ -284,7 +283,7 @@ class Conditional:
 
         asked = n, at, seed, None, quality, self.n_active_observed, budget
         request = Request.of(self.joint.model, self.observations, *asked)
-        return stream(request, self.labels, Path(path), batch, callback)
+        return stream(request, self.labels, Path(path), batch, callback, self._judged())
 
     def extend(self, draws: xr.DataTree, at: Mapping[str, Any], *, budget: Budget | None = None) -> xr.DataTree:
         """The same draws of functions at other points: what `sample` would have given, had it been asked for them.
@@ -358,6 +357,12 @@ class Conditional:
         return refine(self.joint.model, self._only(), self.n_active_observed, draws, log_likelihood, n, seed)
 
     mode = conditional_mode  # the likeliest values
+
+    def _judged(self) -> dict[str, Any]:
+        """What `sample_stats` says of the observations themselves."""
+        if self.p_surprise is None or np.isnan(self.p_surprise).all():
+            return {}
+        return {"p_surprise": self.p_surprise[0] if self.labels is None else np.array(self.p_surprise)}
 
     def _only(self) -> Observation:
         if self.constraints.of:

@@ -22,9 +22,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,7 @@ def stream(
     path: Path,
     batch: int | None = None,
     callback: Callable[[int, int], None] | None = None,
+    stats: Mapping[str, Any] = MappingProxyType({}),
 ) -> xr.DataTree:
     """Draw what was asked for into a store, or go on where somebody was interrupted.
 
@@ -64,6 +66,7 @@ def stream(
         path: the store's directory, not there yet; or one that this request has filled: then nothing is done.
         batch: data sets that are drawn and written together; None = by their size, or as the call before.
         callback: called with how many data sets are done, and of how many, at first and after every batch.
+        stats: what `sample_stats` says besides the request's own: scalars, or (n_sets,).
 
     Returns:
         The tree, opened: draws are read when they are asked for.
@@ -93,7 +96,7 @@ def stream(
             for mark in beside.glob("done-*"):
                 mark.unlink()
             size = min(batch or _batch_size(request), len(request))
-            _lay_out(request, labels, beside / "layout", size, about)
+            _lay_out(request, labels, stats, beside / "layout", size, about)
             commit(beside / "layout", beside / "draws")
             (beside / "request").write_text(json.dumps(about | {"batch": size}))
             commit(beside / "request", beside / "request.json")
@@ -160,12 +163,12 @@ def _batch_size(request: Request) -> int:
     return 2 ** max(0, int(np.log2(max(1, _BATCH_VALUES / values))))
 
 
-def _template(request: Request, labels: xr.DataArray) -> xr.DataTree:
+def _template(request: Request, labels: xr.DataArray, stats: Mapping[str, Any]) -> xr.DataTree:
     """The tree of two draws of nothing: dims and coordinates, observations, stats."""
     model, dim = request.model, str(labels.dims[0])
     zs = [torch.zeros(2, len(q)) for q in request.queries]
     many = dim, list(request.observations), list(request.queries), zs
-    tree = to_tree_many(model.schema, model.whitening, labels, *many, request.stats)
+    tree = to_tree_many(model.schema, model.whitening, labels, *many, {**request.stats, **stats})
     references = {r.id: r for r in model.references(model.schema.references)}
     made: dict[tuple[int, ...], xr.Dataset] = {}
     groups = []
@@ -184,9 +187,11 @@ def _template(request: Request, labels: xr.DataArray) -> xr.DataTree:
     return tree
 
 
-def _lay_out(request: Request, labels: xr.DataArray, store: Path, batch: int, about: dict[str, Any]) -> None:
+def _lay_out(
+    request: Request, labels: xr.DataArray, stats: Mapping[str, Any], store: Path, batch: int, about: dict[str, Any]
+) -> None:
     """The store without its draws."""
-    tree, dim, draws = _template(request, labels), str(labels.dims[0]), request.n // 2
+    tree, dim, draws = _template(request, labels, stats), str(labels.dims[0]), request.n // 2
     root = xr.Dataset(attrs=tree.attrs | {REQUEST: json.dumps(about)})
     root.to_zarr(store, mode="w", zarr_format=3, consolidated=False)
     for name, node in tree.children.items():

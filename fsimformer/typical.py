@@ -5,7 +5,6 @@ How the numbers are had, and an observation is ranked among them, unusual.py say
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ _KEYS = ("counts", "log_density", "apart", "implied")
 
 @dataclass(frozen=True)
 class Typical:
-    """Numbers of m simulated data sets that training held out, more than NEAREST of them.
+    """Finite numbers of m simulated data sets that training held out, more than NEAREST of them.
 
     Args:
         counts: (m, variables) how many readings each has of every data variable.
@@ -58,7 +57,8 @@ class Typical:
             counts, log_density, apart, implied = (np.asarray(held[k], dtype=np.float64) for k in _KEYS)
             implied = implied.reshape(len(counts), -1)
             shapes = counts.ndim == 2 and log_density.shape == apart.shape == (len(counts),) and set(held) == {*_KEYS}
-            sound = shapes and len(counts) > NEAREST and bool((counts >= 0).all() and np.isfinite(implied).all())
+            finite = all(np.isfinite(x).all() for x in (counts, log_density, apart, implied))
+            sound = shapes and finite and len(counts) > NEAREST and bool((counts >= 0).all())
         except (KeyError, TypeError, ValueError, AttributeError):
             sound = False
         if not sound:
@@ -66,5 +66,5 @@ class Typical:
         return cls(counts, log_density, apart, implied)
 
 
-def _short(x: Array) -> list[float | None]:
-    return [None if not math.isfinite(v) else float(f"{v:.5g}") for v in x]
+def _short(x: Array) -> list[float]:
+    return [float(f"{v:.5g}") for v in x]

@@ -58,7 +58,10 @@ def p_values(model: Model, observations: Sequence[Observation]) -> Array | None:
 
 
 def p_value(model: Model, typical: Typical, tokens: TokenSet) -> float:
-    """Of one observation's tokens of data."""
+    """p of one observation's tokens of data, with the smallest p for an implausible reading.
+
+    NaN where there are only arrays.
+    """
     batch = TokenBatch(
         tokens.variable[None], tokens.index[None], tokens.value[None].float(),
         torch.ones(1, len(tokens), dtype=torch.bool), torch.ones(1, len(tokens), dtype=torch.bool),
@@ -67,12 +70,15 @@ def p_value(model: Model, typical: Typical, tokens: TokenSet) -> float:
     if bool(batch.of_arrays().all()):
         return math.nan
     batch = batch.replace(valid=plausible(model, batch))
-    if not bool(batch.valid.all()):
+    if not bool((batch.valid & batch.value.isfinite()).all()):  # float32 has no number so large
+        return 1 / (NEAREST + 1)
+    own = numbers(model, batch)
+    if not all(np.isfinite(x).all() for x in own):  # so far off that the network has no answer
         return 1 / (NEAREST + 1)
     counts = np.log1p(counts_of(model.schema, tokens))
     near = np.argsort(((np.log1p(typical.counts) - counts) ** 2).sum(1), kind="stable")[:NEAREST]
     theirs = (x[near] for x in (typical.log_density, typical.apart, typical.implied))
-    log_density, apart, implied = (np.concatenate(x) for x in zip(numbers(model, batch), theirs, strict=True))
+    log_density, apart, implied = (np.concatenate(x) for x in zip(own, theirs, strict=True))
     statistics = [np.abs(_robust(log_density)), np.abs(_robust(log_size(apart)))]
     if implied.shape[1]:
         statistics.append(_robust(log_size(distances(implied))))
@@ -96,8 +102,10 @@ def typical_of(model: Model, store: Store, rows: Tensor, design: Design, generat
         batch = read_at(store, mine, places, generator)
         batch = batch.rows(plausible(model, batch).all(1).nonzero()[:, 0])
         if len(batch.variable) and not bool(batch.of_arrays().all()):
-            found.append(numbers(model, batch.replace(condition_mask=torch.ones_like(batch.valid))))
-            counts.append(np.tile(counts_of(model.schema, places), (len(batch.variable), 1)))
+            of_these = numbers(model, batch.replace(condition_mask=torch.ones_like(batch.valid)))
+            sound = np.all([np.isfinite(x.reshape(len(x), -1)).all(1) for x in of_these], axis=0)
+            found.append((of_these[0][sound], of_these[1][sound], of_these[2][sound]))
+            counts.append(np.tile(counts_of(model.schema, places), (int(sound.sum()), 1)))
     if sum(len(c) for c in counts) <= NEAREST:
         return None
     return Typical(np.concatenate(counts), *(np.concatenate(x) for x in zip(*found, strict=True)))

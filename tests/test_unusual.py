@@ -16,7 +16,7 @@ import xarray as xr
 
 import fsimformer as fsf
 from fsimformer.convert import ObservationWarning, observed_tokens, read
-from fsimformer.doubts import warn_of
+from fsimformer.doubts import chance_of, warn_of
 from fsimformer.joint import Joint
 from fsimformer.seeds import generator_at
 from fsimformer.simulators import FunctionSimulator
@@ -88,20 +88,42 @@ def test_the_alarm_is_a_warning_and_stands_in_the_result(exact: Joint) -> None:
     assert "p_surprise" not in exact.condition().sample(4, at={"x": [5.0]}, quality="fast")["sample_stats"]
 
 
-def test_many_data_sets_have_a_number_each_and_chance_does_not_warn(exact: Joint) -> None:
+def test_what_the_network_has_no_answer_to_has_the_smallest_p(exact: Joint) -> None:
+    """In float32 it is infinite: not 0, which no rank among 200 is."""
+    data = observed(0)
+    data["x"][3] = 1e39
+    assert p_of(exact, data) == 1 / (NEAREST + 1)
+
+
+def test_many_data_sets_have_a_number_each_and_chance_does_not_warn(exact: Joint, tmp_path: Path) -> None:
     many = xr.concat([observed(s) for s in range(3)], xr.DataArray(list("abc"), dims="place"))
     tree = exact.condition(many, batch_dim="place").sample(4, at={"x": [5.0]}, quality="fast")
     alone = [p_of(exact, observed(s)) for s in range(3)]
     np.testing.assert_array_equal(tree["sample_stats"]["p_surprise"].sel(place=list("abc")), alone)
+    stored = exact.condition(many, batch_dim="place").sample_to(
+        tmp_path / "draws.zarr", 4, at={"x": [5.0]}, quality="fast"
+    )
+    np.testing.assert_array_equal(stored["sample_stats"]["p_surprise"].sel(place=list("abc")), alone)
     labels = xr.DataArray(np.arange(100), dims="place")
     p = np.full(100, 0.5)
-    for n_odd, warned in ((1, False), (4, False), (5, True)):  # P(Binomial(100, .01) >= 4) = .018, >= 5: .003
+    for n_odd, warned in ((1, False), (5, False), (6, True)):  # chance has 5 or more with .017, 6 or more with .006
         p[:n_odd] = 0.005
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             warn_of(exact.model, [], labels, p, stacklevel=2)
         assert bool(said) == warned
-        assert not warned or "5 of 100 data sets: 0, 1, 2, 3, 4" in str(said[0].message)
+        assert not warned or "6 of 100 data sets: 0, 1, 2, 3, 4, …" in str(said[0].message)
+
+
+def test_chance_makes_many_data_sets_odd_together() -> None:
+    """They are ranked among the same simulations: what is odd to one of 200 that are alike is so to a random share."""
+    rng, n, repeats = np.random.default_rng(0), 3_000, 2_000
+    second = np.partition(rng.uniform(size=(repeats, NEAREST)), -2, axis=1)[:, -2]
+    n_odd = rng.binomial(n, 1 - second)  # p <= 2/200: at most one simulation is as odd
+    for k in (1, 15, 30, 60, 90):
+        p = chance_of(k, n)
+        assert abs((n_odd >= k).mean() - p) < 3.3 * np.sqrt(p * (1 - p) / repeats) + 1e-9
+    assert chance_of(1, 1) == pytest.approx(0.01)
 
 
 def test_numbers_of_an_exact_network_are_those_of_the_normal_law() -> None:
@@ -146,6 +168,7 @@ def test_the_table_is_kept_with_the_model_and_a_damaged_one_is_refused(tmp_path:
     path = tmp_path / "model" / "model.json"
     card = json.loads(path.read_text())
     for wrong in ({"counts": []}, [], card["typical"] | {"apart": card["typical"]["apart"][:-1]},
+                  card["typical"] | {"apart": [None, *card["typical"]["apart"][1:]]},
                   card["typical"] | {"counts": [[1] * 9] * m}, card["typical"] | {"more": 1}):  # fmt: skip
         path.write_text(json.dumps(card | {"typical": wrong}))
         with pytest.raises(ValueError, match="typical"):
