@@ -75,8 +75,7 @@ def count_quantiles(mean: Tensor, sd: Tensor, p: Tensor) -> Tensor:
     rate = rates.flatten(0, 1).sort(0).values.unflatten(0, (_BLOCKS, -1)).mean(1)
     least = torch.full((len(p), rate.shape[1]), -1.0, dtype=torch.float64, device=rate.device)  # F < p here
     most = (rate[-1] + 10 * rate[-1].sqrt() + 20).ceil().expand_as(least)
-    while bool((most - least > 1).any()):
-        x = ((least + most) / 2).floor()
+    while bool((((x := ((least + most) / 2).floor()) > least) & (x < most)).any()):  # beyond 2^53 numbers lie > 1 apart
         reached = _poisson_cdf(x[:, None], rate).mean(1) >= p[:, None]
         least, most = torch.where(reached, least, x), torch.where(reached, x, most)
     return most

@@ -91,6 +91,13 @@ def test_quantiles_are_where_the_law_reaches_their_probabilities(mean: float, sd
         assert (below < p.numpy() + 0.016).all() and (at > p.numpy() - 0.016).all(), (below, at)
 
 
+def test_quantiles_beyond_whole_numbers_that_floats_tell_apart_come_to_an_end() -> None:
+    p = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    for mean in (1e17, 1e30):
+        low, high = (count_quantiles(torch.full((4, 1), mean).double(), torch.tensor([0.3]), p)[:, 0] / mean).tolist()
+        assert 0.7 < low < 0.85 and 1.1 < high < 1.3
+
+
 def law(noise: float | str = "scatter", **more: Any) -> Schema:
     return Schema(
         (
