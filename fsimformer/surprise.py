@@ -28,8 +28,8 @@ parameters. p is the rank of the observation's: P(p ≤ α) ≤ α with no appro
 Where a simulator says which readings are plausible, its law is meant given that all are: simulations with others are
 left aside, and an observation with others gets the smallest p.
 
-Asked for, not done in `condition`: it needs the simulator and some seconds, and a table kept with the model would know
-nothing of the places of these readings.
+Asked for: it needs the simulator and some seconds. What `condition` says unasked (unusual.py) rests on a table that the
+model keeps and that knows nothing of the places of these readings, so that its p is near its level and not exact.
 """
 
 from __future__ import annotations
@@ -139,14 +139,8 @@ def surprise(
     odd = _odd(groups)
     tree.attrs = {"alarm": int(p <= ALARM), "odd": odd, "n_simulations": int(n), "seed": seed}
     if p <= ALARM:
-        worst = names[int(np.argmin(p_variable))]
-        at = int(np.nanargmax(np.abs(table[names.index(worst)])))
-        far = table[names.index(worst), at]
-        where = f"{worst!r}: {labels[at]} is {far:+.1f} robust sd from theirs"
-        if off := int((~batch.valid[0]).sum()):
-            where = f"{off} readings off their plausible range"
-        elif distance is not None and p_parameters < min(p_variable):
-            where = f"the parameters that it implies, {distance[0]:.1f} robust sd farther off than theirs"
+        off = int((~batch.valid[0]).sum())
+        where = f"{off} readings off their plausible range" if off else where_it_shows(found, p_variable, p_parameters)
         warnings.warn(
             f"This observation is unlike simulated ones of its design (p = {p:.2g}). It shows in {where}; {odd}. "
             "Are units, channels and noise the model's?",
@@ -332,6 +326,19 @@ def _readings(schema: Schema, observation: Observation, name: str, tokens: Token
     coords = {d: ("reading", labels[finite]) for d, labels in channel.points.labels.items()}
     data = {"z": ("reading", z[mine]), "value": ("reading", channel.value[finite])}
     return xr.Dataset(data, coords, {"variable": name})
+
+
+def where_it_shows(found: Statistics, p_variable: list[float], p_parameters: float) -> str:
+    """What is oddest of the first data set, in words: a variable, unless what all say together is rarer."""
+    worst = list(found.kinds)[int(np.argmin(p_variable))]
+    far = found.scaled[worst][0]
+    at = int(np.abs(far).argmax())
+    together = max((k for k in found.pooled if k != _DISTANCE), key=lambda k: abs(found.pooled[k][0]))
+    if p_parameters < min(p_variable):  # NaN is not
+        return f"the parameters that it implies, {found.pooled[_DISTANCE][0]:.1f} robust sd farther off than theirs"
+    if rank_p(np.abs(found.pooled[together])) < min(p_variable):
+        return f"all readings together: {together} is {found.pooled[together][0]:+.1f} robust sd from theirs"
+    return f"{worst!r}: {found.kinds[worst][at]} is {far[at]:+.1f} robust sd from theirs"
 
 
 def _odd(groups: Mapping[str, xr.Dataset]) -> str:

@@ -15,7 +15,7 @@ from fsimformer.convert import ObservationWarning, observed_tokens, read
 from fsimformer.evidence import Evidence
 from fsimformer.joint import Joint
 from fsimformer.simulators import SIRD, HareLynx, LotkaVolterra, hudson_bay
-from fsimformer.surprise import distances, rank_p, robust, with_simulations
+from fsimformer.surprise import Statistics, distances, rank_p, robust, where_it_shows, with_simulations
 
 TIMES = np.linspace(0.5, 9.5, 12)
 
@@ -69,6 +69,20 @@ def test_the_odd_reading_is_found_and_named() -> None:
     assert int(np.abs(found["x"]["z"]).to_numpy().argmax()) == 5 and found["x"]["z"][5] > 4
     np.testing.assert_array_equal(found["x"]["value"], data["x"])
     np.testing.assert_array_equal(found["x"]["time"], TIMES)
+
+
+def test_where_it_shows_is_what_is_rarest() -> None:
+    """A variable; all of them together, or the parameters, only where these are rarer than any variable."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((100, 1))
+    pooled = {"log density given all others": x[:, 0].copy(), "distance of the parameters": x[:, 0].copy()}
+    plain = Statistics({}, {"x": ["mean given nothing"]}, {"x": x}, pooled, frozenset())
+    x[0], pooled["log density given all others"][0] = -3.2, -9.0
+    assert where_it_shows(plain, [0.01], 0.5) == "'x': mean given nothing is -3.2 robust sd from theirs"
+    assert where_it_shows(plain, [0.2], 0.5).startswith(
+        "all readings together: log density given all others is -9.0 robust sd"
+    )
+    assert where_it_shows(plain, [0.2], 0.1).startswith("the parameters that it implies, 0.1 robust sd farther off")
 
 
 def series(simulator: fsf.simulators.Simulator, seed: int, n: int = 15, noisier: float = 1.0) -> xr.Dataset:
