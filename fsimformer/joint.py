@@ -134,7 +134,7 @@ class Joint:
         dial = require_dial(self.model.n_active_observed if n_active_observed == DEFAULT_DIAL else n_active_observed)
         self._require_frozen(observations, dial)
         p = p_values(self.model, observations) if judge else None
-        warn_of(self.model, observations, labels, p, stacklevel=3)
+        warn_of(self.model, observations, None if labels is None else labels.values, p, stacklevel=3)
         return Conditional(
             self, tuple(observations), labels, batch_dim, dial, p_surprise=None if p is None else tuple(p.tolist())
         )
