@@ -166,6 +166,23 @@ def _unknown(where: str, key: str, known: Sequence[str]) -> str:
 
 
 def _shown(parser: argparse.ArgumentParser, dest: str) -> str:
+def once(option: str, given: Sequence[tuple[str, str, T]]) -> dict[str, T]:
+    """What an option that may come several times says, by its key.
+
+    Args:
+        given: text, as it came, key and value of each.
+
+    Raises:
+        ValueError: a key that comes twice.
+    """
+    texts: dict[str, str] = {}
+    for text, key, _ in given:
+        if key in texts:
+            raise ValueError(f"{option} {texts[key]} and {option} {text}: expected {key!r} once.")
+        texts[key] = text
+    return {key: value for _, key, value in given}
+
+
     action = next(a for a in parser._actions if a.dest == dest)
     return action.option_strings[0] if action.option_strings else str(action.metavar or dest).upper()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsimformer.beside import replaced
-from fsimformer.cli_command import add_command, check_folder, check_picture, progress_bar
+from fsimformer.cli_command import add_command, check_folder, check_picture, once, progress_bar
 from fsimformer.files import ENDINGS, ZARR, read_observations, require_netcdf, require_zarr
 
 if TYPE_CHECKING:
@@ -89,8 +89,9 @@ def _infer(args: argparse.Namespace) -> None:
             raise ValueError(f"--out {args.out}: a .zarr is for many data sets, --batch DIM; of one write a .nc.")
     elif args.out is not None:
         require_netcdf(args.out)
-    at = dict(parse_at(text) for text in args.at) or None
-    renamed = dict(_pair(text) for text in args.rename)
+    at = once("--at", [(text, *parse_at(text)) for text in args.at]) or None
+    renamed = once("--rename", [(text, *_pair(text)) for text in args.rename])
+    once("--rename", [(text, new, old) for text, (old, new) in zip(args.rename, renamed.items(), strict=True)])
     with progress_bar(4, "stage") as show:
         show(0, "loading")
         from fsimformer.joint import load

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsimformer.beside import replaced
-from fsimformer.cli_command import add_command, check_picture
+from fsimformer.cli_command import add_command, check_picture, once
 from fsimformer.files import NETCDF, ZARR, damage_named, require_netcdf, require_no_pickle, require_zarr
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _plot(args: argparse.Namespace) -> None:
         raise KeyError(f"--variables: no draws of {strange}. Variables: {held}.")
     from fsimformer.plots_pairs import scalars
 
-    truth, markable = dict(map(_number, args.truth)), list(scalars(tree))
+    truth, markable = once("--truth", [(text, *_number(text)) for text in args.truth]), list(scalars(tree))
     if truth and args.kind not in ("marginals", "pairs"):
         raise ValueError(f"--truth: expected --kind marginals or pairs, got {args.kind}.")
     if strange := [name for name in truth if name not in markable]:

@@ -92,6 +92,16 @@ def test_what_is_padding_is_no_entry() -> None:
     assert numbered(Path("f/a.png"), "Île/de 1").name == "a_Île-de-1.png"
 
 
+def test_what_is_given_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two points lists, two new names or two old ones, none is dropped in silence."""
+    for options, message in (
+        (["--at", "y=1,2", "--at", "a", "--at", "y=5:6:3"], "--at y=1,2 and --at y=5:6:3: expected 'y' once."),
+        (["--rename", "t=time", "--rename", "t=y"], "--rename t=time and --rename t=y: expected 't' once."),
+        (["--rename", "a=y", "--rename", "b=y"], "--rename a=y and --rename b=y: expected 'y' once."),
+    ):
+        require_one_line_error(["infer", "sird", "no_such.csv", *options], message, capsys)
+
+
 def test_a_table_of_scalars_has_a_row_each(tmp_path: Path) -> None:
     data = read_observations(written(tmp_path / "a.csv", "id,x1,x2\n7,0.5,\n8,1,2\n"), [], "id")
     expected = xr.Dataset({"x1": ("id", [0.5, 1.0]), "x2": ("id", [np.nan, 2.0])}, {"id": [7, 8]})
