@@ -6,6 +6,7 @@ As in cli.py heavy imports wait until the command needs them.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,8 +129,9 @@ def _infer(args: argparse.Namespace) -> None:
             tree.to_netcdf(part, engine="h5netcdf")
     parts = data_sets(tree, args.batch)
     if args.plot is not None:
-        for label, one in parts:
-            with replaced(args.plot if label is None else numbered(args.plot, label)) as part:
+        files = [args.plot] if args.batch is None else numbered(args.plot, [label for label, _ in parts])
+        for file, (_, one) in zip(files, parts, strict=True):
+            with replaced(file) as part:
                 plots.figure(one).savefig(part)
     if args.json:
         found = [entry for label, part in parts for entry in summary(part, joint.schema, args.batch, label)]
@@ -164,10 +166,21 @@ def data_sets(tree: xr.DataTree, batch: str | None) -> list[tuple[Any, xr.DataTr
     return [(label, tree.isel({batch: i})) for i, label in enumerate(labels)]
 
 
-def numbered(path: Path, label: Any) -> Path:
-    """figure.png -> figure_north.png; what no file's name may hold becomes a dash."""
-    text = "".join(c if c.isalnum() or c in "-." else "-" for c in place(label))
-    return path.with_name(f"{path.stem}_{text}{path.suffix}")
+def numbered(path: Path, labels: Sequence[Any]) -> list[Path]:
+    """figure.png -> figure_north.png, a file for each data set; what no file's name may hold becomes a dash.
+
+    Where two labels come to one name, on disks that know no capitals, too, the later ones get a number:
+    figure_a-b.png, figure_a-b-2.png. A label that needs no dash keeps its name.
+    """
+    given = [place(label) for label in labels]
+    plain = ["".join(c if c.isalnum() or c in "-." else "-" for c in text) for text in given]
+    taken, out = set[str](), dict[int, Path]()
+    for i in sorted(range(len(given)), key=lambda i: plain[i] != given[i]):
+        names = itertools.chain([plain[i]], (f"{plain[i]}-{n}" for n in itertools.count(2)))
+        name = next(name for name in names if name.casefold() not in taken)
+        taken.add(name.casefold())
+        out[i] = path.with_name(f"{path.stem}_{name}{path.suffix}")
+    return [out[i] for i in range(len(given))]
 
 
 def summary(

@@ -89,7 +89,15 @@ def test_what_is_padding_is_no_entry() -> None:
     assert [(e["region"], e["at"]["time"]) for e in entries] == [
         ("a", "2020-01-01"), ("a", "2020-01-02"), ("b", "2020-01-03"),
     ]  # fmt: skip
-    assert numbered(Path("f/a.png"), "Île/de 1").name == "a_Île-de-1.png"
+
+
+def test_every_data_set_has_a_picture_of_its_own() -> None:
+    labels = ["Île/de 1", "a b", "a-b", "A-B", "a/b", "a-b-2", np.datetime64("2020-01-01", "ns")]
+    found = [p.name.removeprefix("f_") for p in numbered(Path("x/f.png"), labels)]
+    assert found == [
+        "Île-de-1.png", "a-b-3.png", "a-b.png", "A-B-2.png", "a-b-4.png", "a-b-2-2.png", "2020-01-01.png",
+    ]  # fmt: skip
+    assert len({name.casefold() for name in found}) == len(labels)
 
 
 def test_what_is_given_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
