@@ -241,7 +241,8 @@ def table(tree: xr.DataTree, schema: Schema, level: float = _LEVEL) -> str:
             along = [c for c in draws.coords.values() if c.dims == draws.dims[2:]] if draws.ndim == 3 else []
             listed = len(along) == 1 and group != "posterior_predictive" and along[0].size <= _MOST_ROWS
             if schema.is_function(str(name)) and not listed:
-                others.append(f"{name}: {draws[0, 0].count().item()} points ({group})")
+                if n := draws[0, 0].count().item():  # of many data sets another may have some, where this has none
+                    others.append(f"{name}: {n} points ({group})")
                 continue
             q = _quantiles(draws, [(1 - level) / 2, 0.5, (1 + level) / 2])
             for i, (low, median, high) in enumerate(q.reshape(3, -1).T):

@@ -15,7 +15,7 @@ from test_cli import require_one_line_error, written
 
 from fsimformer import plots
 from fsimformer.cli import main
-from fsimformer.cli_infer import data_sets, numbered, summary
+from fsimformer.cli_infer import data_sets, numbered, summary, table
 from fsimformer.cli_plot import read_draws
 from fsimformer.files import read_observations
 from fsimformer.plots_pairs import pairs, scalars
@@ -98,6 +98,26 @@ def test_every_data_set_has_a_picture_of_its_own() -> None:
         "Île-de-1.png", "a-b-3.png", "a-b.png", "A-B-2.png", "a-b-4.png", "a-b-2-2.png", "2020-01-01.png",
     ]  # fmt: skip
     assert len({name.casefold() for name in found}) == len(labels)
+
+
+def test_the_table_counts_the_points_that_a_data_set_has_and_names_no_others() -> None:
+    """A data set that lacks nothing has no predictions where its neighbour has 25."""
+    x = np.zeros((2, 5, 2, 25))
+    x[:, :, 0] = np.nan
+    x[:, :, 1, 20:] = np.nan
+    again = x.copy()
+    again[:, :, 0, :7] = 1.0
+    dims = ("chain", "draw", "region", "point_y")
+    labels = {"time_y": (("region", "point_y"), np.arange(50.0).reshape(2, 25)), "region": ["all there", "holes"]}
+    tree = xr.DataTree.from_dict(
+        {"predictions": xr.Dataset({"y": (dims, x)}, labels), "posterior_predictive": xr.Dataset({"y": (dims, again)})}
+    )
+    schema = Schema((Variable("y", "data", ("time",)),), (Index("time", 0, 3, "days"),))
+    said = [table(part, schema) for _, part in data_sets(tree, "region")]
+    assert said == [
+        "y: 7 points (posterior_predictive)",
+        "y: 20 points (posterior_predictive)\ny: 20 points (predictions)",
+    ]
 
 
 def test_what_is_given_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
