@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsimformer.damage import DAMAGE
+
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
@@ -195,9 +197,6 @@ def damage_named(path: Path, what: str) -> Iterator[None]:
         yield
     except PermissionError:
         raise
-    except (
-        *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ArithmeticError),
-        *(MemoryError, EOFError, AssertionError),
-    ) as error:
+    except (OSError, *DAMAGE) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise ValueError(f"{path} cannot be read as {what}: {lines[0]}") from error
