@@ -16,6 +16,7 @@ from fsimformer.beside import replaced
 from fsimformer.cli_command import add_command, check_folder, check_picture, once, progress_bar
 from fsimformer.files import ENDINGS, ZARR, read_observations, require_netcdf, require_zarr
 
+from fsimformer.groups import GROUPS
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from fsimformer.schema import Schema
 
 _MOST_ROWS = 20
-_GROUPS = ("posterior", "prior", "posterior_predictive", "predictions")
 _LEVEL = 0.9
 
 
@@ -194,7 +194,7 @@ def summary(
     import numpy as np
 
     out = []
-    for group in _GROUPS:
+    for group in GROUPS:
         for name, draws in tree[group].data_vars.items() if group in tree.children else ():
             own, vector = draws.dims[2:], schema.component_dim(str(name))
             q = _quantiles(draws, [0.5, (1 - level) / 2, (1 + level) / 2])
@@ -236,7 +236,7 @@ def table(tree: xr.DataTree, schema: Schema, level: float = _LEVEL) -> str:
     import numpy as np
 
     rows, others = [("parameter", "median", f"{100 * level:g} % interval")], []
-    for group in _GROUPS:
+    for group in GROUPS:
         for name, draws in tree[group].data_vars.items() if group in tree.children else ():
             along = [c for c in draws.coords.values() if c.dims == draws.dims[2:]] if draws.ndim == 3 else []
             listed = len(along) == 1 and group != "posterior_predictive" and along[0].size <= _MOST_ROWS
