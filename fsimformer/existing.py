@@ -24,10 +24,11 @@ from torch import Tensor
 
 from fsimformer.archive import Archive, is_archive
 from fsimformer.files import NETCDF, ZARR, read_observations
-from fsimformer.outline import Statements, require_known, schema_of
+from fsimformer.outline import Statements, schema_of
 from fsimformer.priors import Noise, Prior, Support
 from fsimformer.recorded import Recorded
 from fsimformer.simulators.protocol import check_grid
+from fsimformer.spelling import require_known
 from fsimformer.whiten import prior_to_z
 
 
