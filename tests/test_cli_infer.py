@@ -16,8 +16,7 @@ from test_cli import require_one_line_error, written
 from fsimformer import plots
 from fsimformer.cli import main
 from fsimformer.cli_infer import data_sets, numbered, summary, table
-from fsimformer.cli_plot import read_draws
-from fsimformer.files import read_observations
+from fsimformer.files import read_observations, read_tree
 from fsimformer.plots_pairs import pairs, scalars
 from fsimformer.schema import Index, Schema, Variable
 
@@ -47,7 +46,7 @@ def test_regions_of_a_table_are_data_sets_of_one_call(
     printed, error = capsys.readouterr()
     assert error == "" and [p.splitlines()[0] for p in printed.split("\n\n")] == ["region north", "region south"]
     assert (tmp_path / "figure_north.png").exists() and (tmp_path / "figure_south.png").exists()
-    tree = read_draws(out)
+    tree = read_tree(out)
     parts = []
     for name, times, values in (("north", ["01", "03"], [1.5, np.nan]), ("south", ["02", "03"], [0.5, 2.0])):
         own = xr.Dataset({"y": ("time", values)}, {"time": pd.DatetimeIndex([f"2020-01-{t}" for t in times])})
@@ -64,7 +63,7 @@ def test_json_holds_what_the_tree_holds(model: Path, tmp_path: Path, capsys: pyt
     assert main(infer(model, data, "--out", str(out), "--json")) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["draws"], found["level"], found["seed"]) == (10, 0.9, 0)
-    tree = read_draws(out)
+    tree = read_tree(out)
     entries = {(e["region"], e["name"], str(e.get("at", e.get("component")))): e for e in found["variables"]}
     assert len(entries) == len(found["variables"])
     rate = tree["posterior"]["rate"].sel(region="south", time=4.0)
@@ -151,7 +150,7 @@ def test_many_data_sets_into_zarr_and_a_picture_of_one(
 ) -> None:
     data, out = written(tmp_path / "cases.csv", WIDE), tmp_path / "draws.zarr"
     assert main(infer(model, data, "--out", str(out))) == 0
-    whole = read_draws(out)["posterior"]["a"]
+    whole = read_tree(out)["posterior"]["a"]
     assert whole.sizes["region"] == 2
     capsys.readouterr()
     for kind, options in (
