@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from fsimformer.beside import replaced
 from fsimformer.cli_command import add_command, check_folder, check_picture, once, progress_bar
 from fsimformer.files import ENDINGS, ZARR, read_observations, require_netcdf, require_zarr
-
 from fsimformer.groups import GROUPS
+
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
@@ -64,7 +65,11 @@ def add_infer(commands: Any) -> None:
         metavar="COLUMN=NAME",
         help="what a column, variable or dim of the file is called in the model. May be given several times",
     )
-    infer.add_argument("--origin", help="ISO date that index 0 stands for, where the file holds dates")
+    infer.add_argument(
+        "--origin",
+        metavar="DATE",
+        help="ISO date that index 0 stands for, where the file holds dates (default: the model's, else the earliest)",
+    )
     infer.add_argument("--seed", type=int, default=0)
     infer.add_argument(
         "--out",
@@ -97,6 +102,7 @@ def _infer(args: argparse.Namespace) -> None:
         show(0, "loading")
         from fsimformer.joint import load
         from fsimformer.model_file import find_model, read_card
+        from fsimformer.points import zero_dates
 
         if arrays := list(read_card(find_model(args.model))[0].arrays):
             raise ValueError(
@@ -110,6 +116,8 @@ def _infer(args: argparse.Namespace) -> None:
         if args.batch is None:
             _require_one(joint.schema, observed)
         conditional = joint.condition(observed, origin=args.origin, batch_dim=args.batch)
+        for text in zero_dates(conditional.observations, "--origin")[1]:  # nobody said it, so it is said
+            print(f"{args.prog}: {args.observations}: {text}", file=sys.stderr)
         show(2, f"drawing {args.draws:,}")
         if not streamed:
             tree = conditional.sample(args.draws, at, seed=args.seed, quality=args.quality)
@@ -136,7 +144,8 @@ def _infer(args: argparse.Namespace) -> None:
     if args.json:
         found = [entry for label, part in parts for entry in summary(part, joint.schema, args.batch, label)]
         head = {"model": str(args.model), "observations": str(args.observations), "draws": args.draws, "level": _LEVEL}
-        print(json.dumps({**head, "seed": args.seed, "quality": args.quality, "variables": found}, indent=1))
+        zero = {k: tree.attrs[k] for k in ("index_origin",) if k in tree.attrs}
+        print(json.dumps({**head, "seed": args.seed, "quality": args.quality, **zero, "variables": found}, indent=1))
         return
     print("\n\n".join((f"{args.batch} {label}\n" if parts[1:] else "") + table(p, joint.schema) for label, p in parts))
 

@@ -130,7 +130,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("model_file",),
     },
     "request": {
-        *("tokens", "query", "convert", "flow_map", "sample", "stages", "extension", "paths", "model_file", "draws"),
+        *("tokens", "points", "query", "convert", "flow_map", "sample", "stages", "extension", "paths", "model_file"),
+        "draws",
     },
     "streamed": {"convert", "tree", "extension", "function_tree", "request", "beside"},
     "joint": {
@@ -181,7 +182,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "cli_command": {"spelling"},
     "cli_explore": {"model_file", "explorer", "joint", "files", "cli_command"},
-    "cli_infer": {"beside", "schema", "groups", "model_file", "joint", "plots", "files", "cli_command"},
+    "cli_infer": {
+        *("beside", "schema", "groups", "points", "model_file", "joint", "plots", "files", "cli_command"),
+    },
     "cli_plot": {"beside", "plots", "plots_pairs", "files", "cli_command"},
     "cli": {"cli_check", "cli_explore", "cli_infer", "cli_plot", "model_file", "cli_train", "cli_command"},
     "__main__": {"cli"},
