@@ -4,10 +4,12 @@
 and .95, the p-values of every test, Holm-corrected. `surprise MODEL`: observations of the simulator itself, 12 readings
 a series at random times, each laid beside 99 other simulations: the share of alarms at .01, .05, .1 and .2 should be
 these numbers; and the share of alarms at .05 once the noise of the first series is fourfold, its units are hundredths,
-or its first two series are swapped.
+or its first two series are swapped. `typical MODEL`: the same of the p-value that `condition` gives, which knows
+simulations with about as many readings, not at the same places.
 
     python benchmarks/calibration.py check sird --n 500
     python benchmarks/calibration.py surprise sird --n 400
+    python benchmarks/calibration.py typical sird --n 2000
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,22 +50,38 @@ def checked(joint: fsf.Joint, simulator: Any, n: int, n_draws: int, quality: str
 
 
 def observation(simulator: Any, seed: int, noise: float = 1.0) -> xr.Dataset:
-    """READINGS of every series at common random times; `noise`: factor on the first's."""
+    """READINGS of every series at common random times, plausible ones; `noise`: factor on the first's, after that."""
     rng, grid = np.random.default_rng([seed, 11]), simulator.grid["time"].numpy()
-    drawn = simulator.simulate(1, torch.Generator().manual_seed(2**31 + seed))
-    times, out = np.sort(rng.uniform(grid[0], grid[-1], READINGS)), {}
-    for i, name in enumerate(simulator.schema.data):
-        v = simulator.schema[name]
-        sd = float(drawn[v.noise.sd][0]) if isinstance(v.noise.sd, str) else float(v.noise.sd)
-        e = sd * (1.0 if i else noise) * rng.standard_normal(READINGS)
-        clean = np.interp(times, grid, drawn[name][0].double().numpy())
-        out[name] = ("time", clean + e if v.noise.kind == "normal" else clean * np.exp(e))
+    ranges, drawn = getattr(simulator, "plausible", {}), simulator.simulate(100, torch.Generator().manual_seed(seed))
+    for row in range(100):
+        times, out, sound = np.sort(rng.uniform(grid[0], grid[-1], READINGS)), {}, True
+        for i, name in enumerate(simulator.schema.data):
+            v = simulator.schema[name]
+            sd = float(drawn[v.noise.sd][row]) if isinstance(v.noise.sd, str) else float(v.noise.sd)
+            e = sd * rng.standard_normal(READINGS)
+            clean = np.interp(times, grid, drawn[name][row].double().numpy())
+            right, wrong = (clean + f * e if v.noise.kind == "normal" else clean * np.exp(f * e) for f in (1, noise))
+            lower, upper = ranges.get(name, (-np.inf, np.inf))
+            sound &= bool(((right > lower) & (right < upper)).all())
+            out[name] = ("time", right if i else wrong)
+        if sound:
+            break
     return xr.Dataset(out, {"time": times})
 
 
-def surprised(joint: fsf.Joint, simulator: Any, n: int, seed: int) -> dict[str, Any]:
+def by_simulations(joint: fsf.Joint, simulator: Any, data: xr.Dataset, seed: int) -> float:
+    return float(joint.surprise(data, simulator, SIMULATIONS, seed=seed)["p_value"])
+
+
+def by_table(joint: fsf.Joint, simulator: Any, data: xr.Dataset, seed: int) -> float:
+    p = joint.condition(data).p_surprise
+    assert p is not None
+    return p[0]
+
+
+def surprised(joint: fsf.Joint, simulator: Any, n: int, seed: int, how: Callable[..., float]) -> dict[str, Any]:
     def p_of(data: xr.Dataset, i: int) -> float:
-        return float(joint.surprise(data, simulator, SIMULATIONS, seed=seed + i)["p_value"])
+        return how(joint, simulator, data, seed + i)
 
     first, second, *_ = simulator.schema.data
     right = np.array([p_of(observation(simulator, seed + i), i) for i in range(n)])
@@ -82,7 +101,7 @@ def surprised(joint: fsf.Joint, simulator: Any, n: int, seed: int) -> dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("check", "surprise"))
+    parser.add_argument("what", choices=("check", "surprise", "typical"))
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--draws", type=int, default=100)
@@ -96,7 +115,9 @@ def main() -> None:
     if args.what == "check":
         results = checked(joint, simulator, args.n, args.draws, args.quality, args.seed)
     else:
-        results = surprised(joint, simulator, args.n, args.seed)
+        how = by_simulations if args.what == "surprise" else by_table
+        results = surprised(joint, simulator, args.n, args.seed, how)
+    results |= {"what": args.what, "model": args.model}
     results["cpu_seconds"] = time.process_time() - start
     print(save(f"calibration_{args.what}_{args.model}", args.seed, results))
 

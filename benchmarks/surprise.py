@@ -4,7 +4,7 @@ Of each model some data sets at one design, and the same ones spoilt, are compar
 each by itself, as `Joint.surprise` does it. Rates at p <= .05 and .01, of the rank test as it is ("now") and without
 the data sets' own standard deviations, the parameters, and the pooling over variables ("before": the largest number of
 any variable). The floor is the binomial sd at .05; simulations are shared, which makes the rates of one row depend.
-Seed 0 was looked at when the statistics were chosen; the figures are of others.
+Seeds 0, 1 and 5 were looked at when the statistics were chosen; the figures are of others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from record import save
 import fsimformer as fsf
 from fsimformer.convert import observed_tokens, read
 from fsimformer.evidence import Evidence
-from fsimformer.simulators import SIRD, HareLynx, Simulator, hudson_bay
+from fsimformer.simulators import SIRD, HareLynx, LotkaVolterra, Simulator, hudson_bay
 from fsimformer.surprise import Statistics, plausible, rank_p, with_simulations
 from fsimformer.tokens import TokenBatch, concatenate
 
@@ -58,10 +58,11 @@ def data_sets(simulator: Simulator, times: np.ndarray, n: int, case: Case, seed:
             noise = simulator.schema[name].noise
             sd = noise.sd if isinstance(noise.sd, float) else float(drawn[noise.sd][i])
             e = sd * rng.standard_normal(len(times))
-            clean = np.exp(np.interp(times, grid, np.log(drawn[name][i].numpy())))
-            lower, upper = ranges.get(name, (0.0, np.inf))
-            right &= bool(((clean * np.exp(e) > lower) & (clean * np.exp(e) < upper)).all())
-            readings[name] = ("time", case.unit * clean * np.exp(case.noise * e))
+            to, back = (np.log, np.exp) if noise.kind == "lognormal" else (np.array, np.array)
+            clean = np.interp(times, grid, to(drawn[name][i].numpy()))
+            lower, upper = ranges.get(name, (-np.inf, np.inf))
+            right &= bool(((back(clean + e) > lower) & (back(clean + e) < upper)).all())
+            readings[name] = ("time", case.unit * back(clean + case.noise * e))
         if case.turned:
             readings = dict(zip(names, [readings[k] for k in (*names[1:], names[0])]))
         if right:
@@ -113,8 +114,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--m", type=int, default=40, help="data sets a case")
     parser.add_argument("--n", type=int, default=99, help="simulations")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--models", nargs="+", default=["sird", "hare_lynx"])
+    parser.add_argument("--seed", type=int, default=20)
+    parser.add_argument("--models", nargs="+", default=["sird", "lotka_volterra", "hare_lynx"])
     parser.add_argument("--name", default="surprise")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -126,6 +127,8 @@ def main() -> None:
         if name == "sird":
             simulator = SIRD(reference=joint.schema["contact_rate"].reference)
             times = np.sort(np.random.default_rng(args.seed).uniform(1.0, 50.0, 15))
+        elif name == "lotka_volterra":
+            simulator, times = LotkaVolterra(), np.sort(np.random.default_rng(args.seed).uniform(0.5, 15.0, 15))
         results[name] = {"readings_a_series": len(times)} | measured(joint, simulator, times, args.m, args.n, args.seed)
         if name == "hare_lynx":
             real = hudson_bay()

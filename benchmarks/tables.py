@@ -27,7 +27,8 @@ from tables_resolution import (
 from tables_sbibm import dependency, sbibm
 from tables_scale import arrivals, many, online, online_accuracy, padding, solvers
 from tables_sequential import sequential
-from tables_users import explorer, hostile_inputs, influenza, start_up, surprise
+from tables_trust import calibration, epidemic
+from tables_users import explorer, hostile_inputs, influenza, laptop, start_up, surprise
 
 PICTURES = {"distill": "docs/distill.png", "resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
 OUT = Path(__file__).resolve().parent / "README.md"
@@ -143,6 +144,7 @@ SECTIONS = {
     "lotka_volterra": lotka_volterra,
     "sird_coverage": sird_coverage,
     "speed": speed,
+    "laptop": laptop,
     "learning": learning,
     "online": online,
     "many": many,
@@ -192,6 +194,8 @@ def main() -> None:
         (predator_prey.__name__, predator_prey, "predator_pre*[!r].json"),  # not the estimator's
         (space.__name__, space, "space_*.json"),
         (constraints.__name__, constraints, "constraints.json"),
+        (calibration.__name__, calibration, "calibration_*.json"),
+        (epidemic.__name__, epidemic, "epidemic.json"),
         (hodgkin_huxley.__name__, hodgkin_huxley, "hodgkin_huxley.json"),
         (arrivals.__name__, arrivals, "arrivals_*.json"),
         (long_context.__name__, long_context, "long_*.json"),

@@ -20,7 +20,7 @@ def hostile_inputs(r: dict[str, Any]) -> list[str]:
 def surprise(r: dict[str, Any]) -> list[str]:
     """Share of data sets with a small p-value: false alarms of simulated ones, power against all others."""
     rows = []
-    for model in ("sird", "hare_lynx"):
+    for model in (m for m in ("sird", "lotka_volterra", "hare_lynx") if m in r):
         for case, found in r[model].items():
             if isinstance(found, dict) and "data_sets" in found:
                 rows.append((model, case, *(f"{found[f'{how} {p}']:.2f}" for p in (0.05, 0.01) for how in _HOW)))
@@ -30,6 +30,16 @@ def surprise(r: dict[str, Any]) -> list[str]:
 
 
 _HOW = ("now", "before")
+
+
+def laptop(r: dict[str, Any]) -> list[str]:
+    """CPU seconds from an observation to its draws."""
+    rows = []
+    for x in r["rows"]:
+        goal = "" if x["goal"] is None else f"{x['goal']:g}"
+        seconds = (f"{x[k]:.2f}" for k in ("cpu_seconds", "wall_seconds", "two_draws_cpu_seconds"))
+        rows.append((x["what"], {"sde": "32 evaluations", "few": "4, distilled"}[x["quality"]], *seconds, goal))
+    return table(["what", "by", "CPU s", "wall s", "CPU s, two draws", "goal, CPU s"], rows)
 
 
 def start_up(r: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ import math
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,15 @@ from fsimformer.masks import MaskConfig
 from fsimformer.nn import NetworkConfig
 from fsimformer.priors import LogNormal, LogUniform
 from fsimformer.readings import Design
+from fsimformer.seeds import generator_at
 from fsimformer.simulations import default_design
 from fsimformer.simulators import SIRD, Epidemic, HareLynx, HodgkinHuxley, Influenza, LotkaVolterra, Simulator
 from fsimformer.train import Progress, TrainConfig
+from fsimformer.trials import design_of, fresh
+from fsimformer.unusual import typical_of
 
 ROOT = Path(__file__).resolve().parents[1]
+N_TYPICAL, SEED_TYPICAL = 1_024, 20_261_126
 
 # A fifth of a million weights: on two shared cores more steps of a smaller network beat fewer of a larger one.
 NETWORK = NetworkConfig(width=64, depth=5, n_heads=4)
@@ -113,14 +117,27 @@ def require_recipe(card: dict[str, Any], recipe: Recipe, path: Path) -> None:
         raise SystemExit(f"{path} was trained with another {wrong} than the recipe says; move it away.")
 
 
+def with_typical(joint: fsf.Joint, simulator: Simulator) -> fsf.Joint:
+    """The same network with a new table of what simulations look like to it, from simulations no training saw."""
+    data = fresh(joint.model, simulator, N_TYPICAL, SEED_TYPICAL, purpose=3)
+    every, design = torch.arange(N_TYPICAL), design_of(joint.model)
+    table = typical_of(joint.model, data.store, every, design, generator_at(SEED_TYPICAL, 14))
+    return fsf.Joint(replace(joint.model, typical=table))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=sorted(RECIPES))
     parser.add_argument("--out", type=Path, default=ROOT / "fsimformer" / "models")
     parser.add_argument("--device", default="cpu", help="where the network trains, e.g. cuda")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="checkpoints and logs")
+    parser.add_argument("--typical", action="store_true", help="no training: give the model that is there a new table")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.typical:
+        whole = with_typical(fsf.load(args.out / args.model), RECIPES[args.model][-1].simulator)
+        whole.save(args.out / args.model)
+        return
     recent: list[float] = []
     started = time.time()
 

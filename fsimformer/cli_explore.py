@@ -47,7 +47,9 @@ def _explore(args: argparse.Namespace) -> None:
     joint = load(args.model)
     observed = None
     if args.observations is not None:
-        observed = read_observations(args.observations, [index.name for index in joint.schema.indexes])
+        indexes = [index.name for index in joint.schema.indexes]
+        scalars = [v.name for v in joint.schema.variables if not v.dims]
+        observed = read_observations(args.observations, indexes, scalars=scalars)
     board = Board.of(joint.schema, observed, args.origin)
     board.condition(joint)  # a file that cannot be observed is refused here, not on the page
     settings = Settings(args.model, args.draws, args.points, args.seed, args.quality, args.origin)

@@ -68,7 +68,7 @@ class Evidence:
             fold = order[k::n_folds]
             kept = torch.ones_like(scored)
             kept[fold] = False
-            others[:, fold.numpy()], sd[:, fold.numpy()] = _expected(model, batch, kept, fold, spread=True)
+            others[:, fold.numpy()], sd[:, fold.numpy()] = expected(model, batch, kept, fold, spread=True)
         several = variable[scored].unique()
         variables = np.zeros((len(value), 0))
         if len(several) > 1 or bool((~scored).any()):
@@ -76,11 +76,11 @@ class Evidence:
             for number in several.tolist():
                 own = (variable == number) & scored
                 asked = own.nonzero()[:, 0]
-                variables[:, asked.numpy()] = _expected(model, batch, ~own, asked)[0]
-        return cls(value, others, sd, variables, _parameters(model, batch), (scored & batch.valid).numpy())
+                variables[:, asked.numpy()] = expected(model, batch, ~own, asked)[0]
+        return cls(value, others, sd, variables, implied_parameters(model, batch), (scored & batch.valid).numpy())
 
 
-def _parameters(model: Model, batch: TokenBatch) -> Array:
+def implied_parameters(model: Model, batch: TokenBatch) -> Array:
     """E[θ | all readings] (B, P): scalars, vectors, and functions of one index at some places."""
     schema, ids, places = model.schema, list[int](), list[Tensor]()
     for v in schema.variables:
@@ -106,12 +106,10 @@ def _parameters(model: Model, batch: TokenBatch) -> Array:
         batch.arrays,
     )
     kept = torch.arange(n + len(ids)) < n
-    return _expected(model, whole, kept, (~kept).nonzero()[:, 0])[0]
+    return expected(model, whole, kept, (~kept).nonzero()[:, 0])[0]
 
 
-def _expected(
-    model: Model, batch: TokenBatch, kept: Tensor, asked: Tensor, spread: bool = False
-) -> tuple[Array, Array]:
+def expected(model: Model, batch: TokenBatch, kept: Tensor, asked: Tensor, spread: bool = False) -> tuple[Array, Array]:
     """E[x | the tokens kept] (B, len(asked)) of the tokens asked, and with `spread` their standard deviations."""
     stays = kept.clone()
     stays[asked] = True
@@ -126,6 +124,22 @@ def _expected(
     place = np.argsort(np.argsort(asked.numpy()))  # found in the order in which the tokens stand in the row
     mean, sd = (np.asarray(torch.cat(x).numpy()[:, place], dtype=np.float64) for x in zip(*parts, strict=True))
     return mean, sd
+
+
+def held_out(model: Model, batch: TokenBatch, folds: Tensor) -> tuple[Array, Array]:
+    """Mean and standard deviation (F, B, k) of the tokens of each fold, folds (F, k), given all that are not in it."""
+    n, (f, k) = batch.shape[0], folds.shape
+    condition_mask = torch.ones(f, n, batch.shape[1], dtype=torch.bool)
+    condition_mask.scatter_(2, folds[:, None].expand(-1, n, -1), False)
+    rows = batch.rows(torch.arange(n).repeat(f)).replace(condition_mask=condition_mask.flatten(0, 1))
+    rows = rows.replace(valid=rows.valid | rows.condition_mask.logical_not())
+    parts = []
+    for start in range(0, f * n, _ROWS):
+        streams = split(rows.rows(slice(start, start + _ROWS)), model.n_active_observed)
+        parts.append(_moments(model, streams.to(model.denoiser.device), spread=True))
+    place = np.argsort(np.argsort(folds.numpy(), axis=1), axis=1)[:, None]  # found in the order of the row
+    mean, sd = (torch.cat(x).numpy().reshape(f, n, k) for x in zip(*parts, strict=True))
+    return tuple(np.take_along_axis(x, np.broadcast_to(place, x.shape), axis=2) for x in (mean, sd))  # type: ignore[return-value]
 
 
 def _moments(model: Model, streams: Streams, spread: bool) -> tuple[Tensor, Tensor]:

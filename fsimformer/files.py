@@ -3,8 +3,9 @@
 What they mean is the business of `convert`, `recorded` and `plots`.
 
 A table is long (an index column, `variable`, `value`) or wide (an index column, one column a variable, blanks =
-missing); of several data sets it has one more column, which tells them apart. NetCDF needs the extra `files`, Zarr
-`archive`.
+missing); of several data sets it has one more column, which tells them apart. A scalar's column of a wide table, such
+as a region's population, repeats one value in all rows of a data set; blanks say nothing. NetCDF needs the extra
+`files`, Zarr `archive`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ ARRAYS, ENDINGS = (*NETCDF, *ZARR), (*NETCDF, *TABLE, *ZARR)
 
 
 def read_observations(
-    path: Path, indexes: Sequence[str], batch: str | None = None, renamed: Mapping[str, str] | None = None
+    path: Path,
+    indexes: Sequence[str],
+    batch: str | None = None,
+    renamed: Mapping[str, str] | None = None,
+    scalars: Sequence[str] = (),
 ) -> xr.Dataset | pd.DataFrame:
     """An observation file as `Joint.condition` takes it.
 
@@ -37,18 +42,20 @@ def read_observations(
         indexes: names of the schema's index dims. A table's index column that holds text is read as ISO dates.
         batch: the dim or column that tells data sets apart; a wide table with such a column comes back in long form.
         renamed: names of the file -> names to use in their place.
+        scalars: names of the schema's variables without dims.
 
     Raises:
         FileNotFoundError: no such file.
         KeyError: nothing in the file has a name that is to be replaced, or that of `batch`.
         ValueError: an unknown ending; a damaged file, or one of another format; nothing but groups, as in a saved
-            result; a table without its index column or with text that is no date; a Zarr store that holds pickles.
+            result; a table without its index column or with text that is no date; a scalar with several values; a Zarr
+            store that holds pickles.
         ImportError: netCDF or Zarr without the extra that reads it.
     """
     if not path.exists():
         raise FileNotFoundError(f"No such file: {path}")
     if path.suffix in TABLE:
-        return _read_table(path, indexes, batch, renamed or {})
+        return _read_table(path, indexes, batch, renamed or {}, scalars)
     found = _read_dataset(path, ENDINGS)
     for name in (*(renamed or {}), *([batch] if batch and batch not in (renamed or {}).values() else [])):
         if name not in found.variables and name not in found.dims:
@@ -127,7 +134,7 @@ def _read_dataset(path: Path, choices: Sequence[str]) -> xr.Dataset:
 
 
 def _read_table(
-    path: Path, indexes: Sequence[str], batch: str | None, renamed: Mapping[str, str]
+    path: Path, indexes: Sequence[str], batch: str | None, renamed: Mapping[str, str], scalars: Sequence[str]
 ) -> xr.Dataset | pd.DataFrame:
     import pandas as pd
     import xarray as xr
@@ -167,8 +174,14 @@ def _read_table(
         return frame
     if len(found) > 1:
         raise ValueError(f"{path}: with several index columns {found} use the long form: {found}, variable, value.")
+    once = [name for name in scalars if found and name in frame.columns and name != batch and len(frame)]
+    held = _constants(path, frame, once, batch) if once else pd.DataFrame()
     if batch is not None and found:
-        return frame.melt([found[0], batch], var_name="variable", value_name="value")
+        rows = frame.drop(columns=once).melt([found[0], batch], var_name="variable", value_name="value")
+        if not once:
+            return rows
+        apart = held.reset_index().melt(batch, var_name="variable", value_name="value")
+        return pd.concat([rows, apart])  # a scalar has no place along the index
     if batch is not None:
         rows = frame.set_index(batch)
         return xr.Dataset({k: (batch, x.to_numpy()) for k, x in rows.items()}, {batch: rows.index.to_numpy()})
@@ -176,9 +189,28 @@ def _read_table(
         if len(frame) != 1:
             raise ValueError(f"{path}: expected one row of scalars, got {len(frame)}.")
         return xr.Dataset({name: ((), frame[name].iloc[0]) for name in frame.columns})
-    rest = [name for name in frame.columns if name != found[0]]
-    series = {name: (found[0], frame[name].to_numpy()) for name in rest}
+    rest = [name for name in frame.columns if name not in (found[0], *once)]
+    series: dict[str, Any] = {name: (found[0], frame[name].to_numpy()) for name in rest}
+    series |= {str(name): ((), x.iloc[0]) for name, x in held.items()}
     return xr.Dataset(series, {found[0]: frame[found[0]].to_numpy()})
+
+
+def _constants(path: Path, frame: pd.DataFrame, names: Sequence[str], batch: str | None) -> pd.DataFrame:
+    """The one value that each column has in each data set, a row a data set; blank where all of its rows are.
+
+    Raises:
+        ValueError: several values.
+    """
+    groups = frame.groupby((lambda _: 0) if batch is None else batch, sort=False)[list(names)]
+    for name, n in groups.nunique().items():
+        if (n > 1).any():
+            rows = frame if batch is None else frame[frame[batch] == n.idxmax()]
+            raise ValueError(
+                f"{path}: {name!r} is a scalar of the model: expected one value"
+                + ("" if batch is None else f" for {batch} {n.idxmax()}")
+                + f", the same on all rows, got {rows[name].dropna().unique()[:3].tolist()}."
+            )
+    return groups.first()
 
 
 def require_netcdf(path: Path) -> None:

@@ -7,6 +7,7 @@ machine that loses its power keeps one.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ from fsimformer.beside import aside, exchange, move, settle, unfinished
 from fsimformer.damage import DAMAGE
 
 WEIGHTS, CARD = "weights.safetensors", "model.json"
+_NUMBERS = re.compile(
+    r"\[\n\s+((?:[-+.\deE]+|null)(?:,\n\s+(?:[-+.\deE]+|null))*)\n\s+\]"
+)  # strings have no line break
 
 
 def require_free(path: Path) -> None:
@@ -44,7 +48,7 @@ def write_folder(path: Path, card: Mapping[str, Any], module: nn.Module) -> None
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
         save_file(tensors, part / WEIGHTS)
         (part / WEIGHTS).chmod(0o644)  # safetensors leaves 0600: a model that others cannot read
-        (part / CARD).write_text(json.dumps(card, indent=1) + "\n")
+        (part / CARD).write_text(legible(card))
         settle(part)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -66,6 +70,11 @@ def read_json(path: Path) -> Any:
         return json.loads((path / CARD).read_text(encoding="utf-8"), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise ValueError(f"{path / CARD} is not valid JSON: {error}.") from error
+
+
+def legible(card: Any) -> str:
+    """JSON, a line for each entry, and one for a list of numbers."""
+    return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(card, indent=1)) + "\n"
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +16,16 @@ from torch import nn
 from fsimformer.check import check as check_joint
 from fsimformer.constrained import NONE, Constraints, draw_request
 from fsimformer.constraints import Constraint
-from fsimformer.convert import Observation, ObservationWarning, read_many, to_tree, to_tree_many
+from fsimformer.convert import Observation, read_many, to_tree, to_tree_many
 from fsimformer.convert import read as read_observation
 from fsimformer.density import log_density
 from fsimformer.devices import require_device
+from fsimformer.doubts import warn_of
 from fsimformer.evaluate import evaluate
 from fsimformer.function_tree import GROUP, functions_group, functions_group_many
 from fsimformer.mode import mode as conditional_mode
 from fsimformer.model_file import Model, find_model, load_model, save_model
-from fsimformer.points import readings_of, same_readings, zero_dates
+from fsimformer.points import zero_dates
 from fsimformer.refine import LogLikelihood, parameters, refine
 from fsimformer.request import Request
 from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig
@@ -33,6 +33,7 @@ from fsimformer.schema import Schema
 from fsimformer.stages import Budget
 from fsimformer.surprise import surprise as joint_surprise
 from fsimformer.tokens import Dial, more_ride, require_dial
+from fsimformer.unusual import p_values
 
 DEFAULT_DIAL = "default"
 
@@ -101,6 +102,7 @@ class Joint:
         batch_dim: str | None = None,
         origin: Any = None,
         n_active_observed: int | str | None = DEFAULT_DIAL,
+        judge: bool = True,
     ) -> Conditional:
         """The conditional distribution given what is finite in `observed`.
 
@@ -113,24 +115,31 @@ class Joint:
             n_active_observed: observed tokens that attend with the noise level (accuracy against cost, design.md D1);
                 default: the model's; None = all of them; "few" = all of them in data sets that have at most 8. How well
                 a setting does depends on whether training had it (`joint.provenance["train"]["dial"]`).
+            judge: compare every data set with those that training held out; some milliseconds each. Its p-value, a
+                share of simulations in steps of 1/200, is `Conditional.p_surprise` and in every tree's `sample_stats`.
+                `surprise` asks more exactly.
 
         Raises:
             KeyError: unknown variable; ValueError: values outside a support, infinite, or of no numeric type; readings
                 in the active stream that are to be compressed.
 
         Warns:
-            ObservationWarning: more readings than training had, or values and places that it did not observe; other
-                readings than those for which sequential training refined this Joint.
+            ObservationWarning: more readings than training had, or values and places that it did not observe; more
+                data sets with p_surprise <= .01 than chance has; other readings than those for which sequential
+                training refined this Joint.
         """
         schema = self.schema
         if batch_dim is None:
             labels, observations = None, [read_observation(schema, observed, origin=origin)]
         else:
             labels, observations = read_many(schema, observed, batch_dim, origin=origin)
-        self._warn_many(observations, labels)
         dial = require_dial(self.model.n_active_observed if n_active_observed == DEFAULT_DIAL else n_active_observed)
         self._require_frozen(observations, dial)
-        return Conditional(self, tuple(observations), labels, batch_dim, dial)
+        p = p_values(self.model, observations) if judge else None
+        warn_of(self.model, observations, labels, p, stacklevel=3)
+        return Conditional(
+            self, tuple(observations), labels, batch_dim, dial, p_surprise=None if p is None else tuple(p.tolist())
+        )
 
     def _require_frozen(self, observations: list[Observation], dial: Dial) -> None:
         """Long observations are compressed, not attended to reading by reading."""
@@ -147,45 +156,6 @@ class Joint:
     check = check_joint  # is it to be believed?
     surprise = joint_surprise  # is an observation unlike all simulated ones?
 
-    def _warn_many(self, observations: list[Observation], labels: xr.DataArray | None) -> None:
-        refined_for = self.model.refined_for
-        if refined_for is not None and (
-            others := sum(not same_readings(readings_of(o, self.schema.data), refined_for) for o in observations)
-        ):
-            warnings.warn(
-                f"{others} of {len(observations)} data sets: this Joint was refined for one observation of "
-                f"{list(refined_for)}, and this is another. It knows only parameters that are likely given the "
-                "first; for others take a Joint of fsimformer.train.",
-                ObservationWarning,
-                stacklevel=3,
-            )
-        for name, most in self.model.max_readings.items():
-            n = max(
-                (int(np.isfinite(o.channels[name].value).sum()) for o in observations if name in o.channels), default=0
-            )
-            if n > most:
-                warnings.warn(
-                    f"{name!r} has {n} readings; training had 0 to {most} a channel. Results may be off.",
-                    ObservationWarning,
-                    stacklevel=3,
-                )
-        for name, ends in self.model.value_range.items():
-            for i, o in enumerate(observations):
-                values = o.channels[name].value if name in o.channels else np.zeros(0)
-                self._warn_values(name, values[np.isfinite(values)], ends, None if labels is None else labels.values[i])
-
-    def _warn_values(self, name: str, values: np.ndarray, ends: tuple[float, float], label: Any) -> None:
-        """Of readings that training never observed: any off a plausible range, else more than chance would have."""
-        outside = values[(values < ends[0]) | (values > ends[1])]
-        if len(outside) > (0 if name in self.model.plausible else max(1, 0.01 * len(values))):
-            where = "" if label is None else f" of {label}"
-            warnings.warn(
-                f"{len(outside)} of {len(values)} readings of {name!r}{where} lie outside what training observed, "
-                f"{ends[0]:.3g} to {ends[1]:.3g}; the first is {outside[0]:.6g}. Are the units those of the model?",
-                ObservationWarning,
-                stacklevel=4,
-            )
-
 
 @dataclass(frozen=True, repr=False)
 class Conditional:
@@ -197,6 +167,7 @@ class Conditional:
     batch_dim: str | None
     n_active_observed: Dial
     constraints: Constraints = NONE
+    p_surprise: tuple[float, ...] | None = None
 
     def __repr__(self) -> str:
         seen = [
@@ -241,6 +212,8 @@ class Conditional:
         request = Request.of(self.joint.model, self.observations, *asked)
         model, schema = self.joint.model, self.joint.schema
         drawn, stats = draw_request(request, self.constraints, self.labels is not None)
+        if self.p_surprise is not None and not np.isnan(self.p_surprise).all():
+            stats = {**stats, "p_surprise": self.p_surprise[0] if self.labels is None else np.array(self.p_surprise)}
         groups = [functions_group(schema, model.whitening, d.knots, d.coefficients) for d in drawn]
         if self.labels is None or self.batch_dim is None:
             only = self.observations[0], request.queries[0], drawn[0].z

@@ -36,6 +36,7 @@ from fsimformer.simulators.protocol import Simulator, check, natural_functions, 
 from fsimformer.stock import Stock
 from fsimformer.tokens import Dial, TokenBatch, require_dial
 from fsimformer.train import Progress, TrainConfig, fit
+from fsimformer.unusual import typical_of
 from fsimformer.whiten import Whitening
 
 
@@ -288,7 +289,8 @@ def train(
         card,
         spread=spread,
     )
-    return Joint(model)
+    unseen = torch.arange(n_train, len(store))
+    return Joint(replace(model, typical=typical_of(model, store, unseen, design, generator_at(config.seed, 14))))
 
 
 def held_out_of(n: int) -> int:

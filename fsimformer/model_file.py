@@ -41,6 +41,7 @@ from fsimformer.graph import moral_graph, past_only, truncated_graph
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.schema import Schema
 from fsimformer.tokens import Dial, require_dial
+from fsimformer.typical import Typical
 from fsimformer.whiten import Whitening
 
 NETWORK = "network"  # attribute of a tree of draws: fingerprint of the network that drew them
@@ -66,6 +67,7 @@ class Model:
         spread: function with a reference set -> what the spline through its knots misses, one a component.
         refined_for: the readings (`points.readings_of`) around which sequential training truncated the prior; None =
             amortised.
+        typical: what simulated observations are like to the network; None = unknown.
 
     Of an array variable "reading" means any of its values.
     """
@@ -83,6 +85,7 @@ class Model:
     provenance: dict[str, Any]
     refined_for: dict[str, dict[str, list[Any]]] | None = None
     spread: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    typical: Typical | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -231,6 +234,8 @@ def save_model(model: Model, path: str | Path) -> None:
         card["flow_map"] = log_ratios().tolist()
     if model.spread:
         card["spread"] = {name: [s.tolist() for s in parts] for name, parts in model.spread.items()}
+    if model.typical is not None:
+        card["typical"] = model.typical.to_dict()
     write_folder(path, card, model.denoiser)
 
 
@@ -309,16 +314,31 @@ def _read(
         card["provenance"],
         card.get("refined_for"),
         read_spread(schema, card.get("spread", {}), path),
+        _read_typical(schema, card.get("typical"), path),
     )
 
 
+def _read_typical(schema: Schema, held: Any, path: Path) -> Typical | None:
+    if held is None:
+        return None
+    try:
+        typical = Typical.from_dict(held)
+    except ValueError as error:
+        raise ValueError(f"{path / CARD}: {error}") from error
+    if typical.counts.shape[1] != len(schema.data):
+        raise ValueError(f"{path / CARD}: expected counts of the data variables {list(schema.data)} in typical.")
+    return typical
+
+
 def _check_card(card: Any, path: Path) -> None:
-    expected = {"format", "network"} | {f.name for f in fields(Model)} - {"denoiser", "refined_for", "spread"}
+    optional = {"denoiser", "refined_for", "spread", "typical"}
+    expected = {"format", "network"} | {f.name for f in fields(Model)} - optional
     if not isinstance(card, dict) or card.get("format") not in (FORMAT, TRUNCATED):
         found = card.get("format") if isinstance(card, dict) else type(card).__name__
         hint = "; it was saved by fsimformer.sbi: read it with fsimformer.sbi.load" if "sbi" in str(found) else ""
         raise ValueError(f"{path / CARD}: expected format {FORMAT} or {TRUNCATED}, got {found!r}{hint}.")
-    expected |= {"embeddings", "baseline", "flow_map"} & set(card)  # with arrays, with a linear baseline, distilled
+    # with arrays, with a linear baseline, distilled, with a table of what simulations look like
+    expected |= {"embeddings", "baseline", "flow_map", "typical"} & set(card)
     expected |= {"refined_for"} if card["format"] == TRUNCATED else set()
     with_knots = [v["name"] for v in card["schema"]["variables"] if v.get("reference")]
     expected |= {"spread"} if with_knots else set()

@@ -16,9 +16,14 @@ parameters, functions at five places each; its distance from where simulations h
 no single reading does: rates and levels that are each in range, and together are not (arXiv 2112.08866 has such a
 distance, of summaries). Each such number, sizes as logarithms, is centred and scaled by medians over the n + 1 data
 sets. The statistic of a variable is the largest of its own in absolute value. That of the observation is the largest of
-those that all variables make together, for what is wrong is seldom wrong in one alone, and of many numbers one is far
-off by chance: pooled mean squares, the variables' means as a sum of squares, the largest residual, the distance. p is
-the rank of the observation's: P(p ≤ α) ≤ α with no approximation, in steps of 1/(n + 1).
+only three of all variables together, for what is wrong is seldom wrong in one alone, and of many numbers one is far off
+by chance: the mean predictive log density of its readings,
+
+    −½ log sd² − ½ (x_i − E[x_i | all others])²/sd²,   sd = sd(x_i | all others),
+
+in which noise shows whether the network takes it for noise (sd grows) or not; the mean square given the other variables
+(given nothing, where there is one variable), in which channels show that do not go together; the distance of the
+parameters. p is the rank of the observation's: P(p ≤ α) ≤ α with no approximation, in steps of 1/(n + 1).
 
 Where a simulator says which readings are plausible, its law is meant given that all are: simulations with others are
 left aside, and an observation with others gets the smallest p.
@@ -206,12 +211,11 @@ class Statistics:
         z = residuals(evidence)
         kinds = {name: summaries({k: x[:, mine] for k, x in z.items()}) for name, mine in own.items()}
         scaled = {name: robust(np.stack(list(k.values()), axis=1)) for name, k in kinds.items()}
-        every, pooled = np.any(list(own.values()), axis=0), dict[str, Array]()
-        for given, x in z.items():
-            pooled[f"mean square given {given}"] = log_size((x[:, every] ** 2).mean(1))
-            column = list(next(iter(kinds.values()))).index(f"mean given {given}")
-            pooled[f"means given {given}"] = log_size(np.mean([x[:, column] ** 2 for x in scaled.values()], axis=0))
-        pooled["largest given all others"] = log_size((z["all others"][:, every] ** 2).max(1))
+        every, apart = np.any(list(own.values()), axis=0), "other variables" if "other variables" in z else "nothing"
+        pooled = {
+            "log density given all others": log_density(evidence)[:, every].mean(1),
+            f"mean square given {apart}": log_size((z[apart][:, every] ** 2).mean(1)),
+        }
         if evidence.parameters.shape[1]:
             pooled[_DISTANCE] = log_size(distances(evidence.parameters))
         return cls(
@@ -230,8 +234,8 @@ class Statistics:
 
     @property
     def whole(self) -> Array:
-        """(1 + n,) the largest of the pooled; of mean squares alone those that are too small are odd, too."""
-        parts = [np.abs(x) if name.startswith("mean square") else x for name, x in self.pooled.items()]
+        """(1 + n,) the largest of the pooled in absolute value; of the distance a small one is not odd."""
+        parts = [x if name == _DISTANCE else np.abs(x) for name, x in self.pooled.items()]
         out = np.max(parts, axis=0)
         out[0] = np.inf if self.implausible else out[0]
         return np.asarray(out, dtype=np.float64)
@@ -246,6 +250,12 @@ def residuals(evidence: Evidence) -> dict[str, Array]:
     if evidence.variables.shape[1]:
         out["other variables"] = evidence.value - evidence.variables
     return {k: np.where(evidence.scored, _scaled(x), 0.0) for k, x in out.items()}
+
+
+def log_density(evidence: Evidence) -> Array:
+    """(1 + n, L) of each reading given all others, normal, less a constant; 0 where it does not count."""
+    z = (evidence.value - evidence.others) / evidence.sd
+    return np.where(evidence.scored, -0.5 * z**2 - np.log(evidence.sd), 0.0)
 
 
 def distances(x: Array) -> Array:

@@ -108,8 +108,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "card": {"schema", "nn", "folder", "typed"},
     "model_file": {
         *("schema", "graph", "tokens", "whiten", "nn", "functions", "folder", "embeddings", "gaussian"),
-        *("denoise", "digest", "flow_map", "card"),
+        *("denoise", "digest", "flow_map", "card", "typical"),
     },
+    "typical": set(),
     "ranges": {"schema", "tokens", "whiten"},
     "provenance": {"masks", "denoise", "checkpoint", "noised", "train"},
     "trials": {
@@ -120,6 +121,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "surprise": {
         *("schema", "tokens", "seeds", "convert", "readings", "simulators", "model_file", "trials", "evidence"),
     },
+    "unusual": {
+        *("schema", "tokens", "convert", "readings", "model_file", "evidence", "surprise", "typical"),
+    },
+    "doubts": {"convert", "points", "model_file"},
     "check": {
         *("schema", "sample", "simulators", "model_file", "diagnostics", "uniformity", "sbc", "functionals"),
         *("scores", "tarp", "lc2st", "predictive", "trials"),
@@ -137,7 +142,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "joint": {
         *("check", "surprise", "schema", "tokens", "points", "convert", "sample", "stages", "function_tree"),
         *("evaluate", "refine", "constraints", "constrained", "density", "devices", "model_file", "request"),
-        *("streamed", "mode"),
+        *("streamed", "mode", "unusual", "doubts"),
     },
     "marginals": {
         *("tokens", "counts", "points", "convert", "nn", "denoise", "sample", "paths", "model_file"),
@@ -149,7 +154,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "learn": {
         *("schema", "graph", "tokens", "whiten", "nn", "seeds", "convert", "masks", "readings", "moments"),
         *("denoise", "batches", "digest", "devices", "train", "simulators", "simulations", "model_file", "ranges"),
-        *("provenance", "joint", "stock", "arriving"),
+        *("provenance", "joint", "stock", "arriving", "unusual"),
     },
     "distill": {
         *("tokens", "nn", "seeds", "convert", "masks", "readings", "summary", "denoise", "flow_map", "sample", "noise"),

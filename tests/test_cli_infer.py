@@ -135,6 +135,34 @@ def test_a_table_of_scalars_has_a_row_each(tmp_path: Path) -> None:
     xr.testing.assert_identical(data, expected)
 
 
+def test_a_scalar_s_column_is_one_value_a_data_set(model: Path, tmp_path: Path) -> None:
+    """A column that repeats a region's value says what a row of its own says in the long form."""
+    wide = "date,region,y,a\n2020-01-01,north,1.5,\n2020-01-03,north,,1\n2020-01-02,south,0.5,-0.5\n"
+    wide += "2020-01-03,south,2,-0.5\n2020-01-03,east,2,\n"
+    data = written(tmp_path / "wide.csv", wide)
+    frame = read_observations(data, ["time"], "region", {"date": "time"}, ["a", "b"])
+    held = frame[frame["variable"] == "a"].set_index("region")
+    assert held["time"].isna().all() and len(frame) == 8
+    np.testing.assert_array_equal(held["value"][["north", "south", "east"]].astype(float), [1.0, -0.5, np.nan])
+    joint = tiny.joint()
+    drawn = joint.condition(frame, batch_dim="region", origin="2020-01-01").sample(4, {"rate": [0.0]})
+    rows = "2020-01-01,north,y,1.5\n2020-01-02,south,y,0.5\n2020-01-03,south,y,2\n2020-01-03,east,y,2\n"
+    long = written(tmp_path / "long.csv", f"time,region,variable,value\n,north,a,1\n,south,a,-0.5\n{rows}")
+    read = read_observations(long, ["time"], "region")
+    same = joint.condition(read, batch_dim="region", origin="2020-01-01").sample(4, {"rate": [0.0]})
+    np.testing.assert_allclose(drawn["posterior"]["rate"], same["posterior"]["rate"], atol=1e-5)
+
+    one = read_observations(written(tmp_path / "one.csv", "time,y,a\n0,1.5,\n1,2,1\n"), ["time"], scalars=["a"])
+    xr.testing.assert_identical(one, xr.Dataset({"y": ("time", [1.5, 2.0]), "a": 1.0}, {"time": [0, 1]}))
+    for batch, text, message in (
+        ("region", wide.replace("3,south,2,-0.5", "3,south,2,0.5"), r"one value for region south.*got \[-0.5, 0.5\]"),
+        (None, "time,y,a\n0,1.5,2\n1,2,1\n", r"'a' is a scalar of the model: expected one value, the same on all rows"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong = written(tmp_path / "wrong.csv", text)
+            read_observations(wrong, ["time"], batch, {"date": "time"} if batch else {}, ["a"])
+
+
 def test_a_netcdf_s_names_are_replaced(tmp_path: Path) -> None:
     data = xr.Dataset({"hosp": (("region", "day"), [[1.0, 2.0]])}, {"day": [0.0, 1.0], "region": ["n"]})
     data.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")

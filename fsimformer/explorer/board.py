@@ -217,7 +217,7 @@ class Board:
         functions = {name: self.labels(name, self.grid(name, n)) for name in self.functions} if n else {}
         return functions | dict.fromkeys(self.plain)
 
-    def condition(self, joint: Joint) -> tuple[Conditional, list[str]]:
+    def condition(self, joint: Joint, judge: bool = True) -> tuple[Conditional, list[str]]:
         """The conditional given what is on the board, and what is to be said of it.
 
         Raises:
@@ -225,7 +225,7 @@ class Board:
         """
         held = self.dataset()
         with _heard() as notes:
-            found = joint.condition(held if held.data_vars else None, origin=self.origin)
+            found = joint.condition(held if held.data_vars else None, origin=self.origin, judge=judge)
         return found.constrain(*self.constraints()), notes
 
     def constraints(self) -> list[Between]:

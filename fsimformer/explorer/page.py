@@ -213,7 +213,8 @@ class Page:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / f"upload{ending}"
                 path.write_bytes(base64.b64decode(str(self._file.value)))
-                found = read_observations(path, [d.name for d in schema.indexes])
+                scalars = [v.name for v in schema.variables if not v.dims]
+                found = read_observations(path, [d.name for d in schema.indexes], scalars=scalars)
                 board = Board.of(schema, found, self._settings.origin)
             board.condition(self._joint)
         except Exception as error:  # whatever a library makes of a bad file is said, and the page stays as it was
@@ -250,7 +251,7 @@ class Page:
     def _renew(self, board: Board, released: bool) -> None:
         """Ask for a new picture; what it was before stays until that is there."""
         try:
-            conditional, notes = board.condition(self._joint)
+            conditional, notes = board.condition(self._joint, judge=released)  # too slow while a reading is dragged
         except (KeyError, ValueError) as error:
             self._say(f"Not updated: {_text(error)}")
             return

@@ -1,0 +1,70 @@
+"""What three numbers of simulated observations are like to a trained network: the table that a model keeps of them.
+
+How the numbers are had, and an observation is ranked among them, unusual.py says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+NEAREST = 199  # simulations that an observation is ranked among: p comes in steps of 1/200
+_KEYS = ("counts", "log_density", "apart", "implied")
+
+
+@dataclass(frozen=True)
+class Typical:
+    """Numbers of m simulated data sets that training held out, more than NEAREST of them.
+
+    Args:
+        counts: (m, variables) how many readings each has of every data variable.
+        log_density: (m,) mean predictive log density of a reading given all others, whitened, normal, less a constant.
+        apart: (m,) mean square of what a reading differs by from its expectation given the other variables.
+        implied: (m, P) E[θ | x], whitened.
+    """
+
+    counts: Array
+    log_density: Array
+    apart: Array
+    implied: Array
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """As JSON types; of whitened means three decimals tell enough."""
+        return {
+            "counts": self.counts.astype(int).tolist(),
+            "log_density": _short(self.log_density),
+            "apart": _short(self.apart),
+            "implied": np.round(self.implied, 3).tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, held: Mapping[str, Any]) -> Typical:
+        """What `to_dict` gave.
+
+        Raises:
+            ValueError: it did not.
+        """
+        try:
+            counts, log_density, apart, implied = (np.asarray(held[k], dtype=np.float64) for k in _KEYS)
+            implied = implied.reshape(len(counts), -1)
+            shapes = counts.ndim == 2 and log_density.shape == apart.shape == (len(counts),) and set(held) == {*_KEYS}
+            sound = shapes and len(counts) > NEAREST and bool((counts >= 0).all() and np.isfinite(implied).all())
+        except (KeyError, TypeError, ValueError, AttributeError):
+            sound = False
+        if not sound:
+            raise ValueError(f"typical: expected {', '.join(_KEYS)} of more than {NEAREST} data sets.")
+        return cls(counts, log_density, apart, implied)
+
+
+def _short(x: Array) -> list[float | None]:
+    return [None if not math.isfinite(v) else float(f"{v:.5g}") for v in x]

@@ -1,0 +1,145 @@
+"""Is an observation unlike those that training held out? Asked of every observation, without the simulator.
+
+`surprise` reads fresh simulations at the very places of an observation; it needs the simulator, and somebody who asks.
+A model keeps (typical.py), of some hundred simulations that training held out, read as training reads, three numbers
+each: the mean predictive log density of readings given all others; the mean square of their residuals given the other
+variables (given nothing, where there is one variable); and E[θ | x] of the parameters, whose distance from where
+simulations have it counts (surprise.py says why these). The residuals are over the network's own sd. Of long data sets
+the network answers to some readings, evenly spread, all others being known.
+
+The numbers depend on how many readings there are. The observation is ranked among the 199 simulations whose numbers of
+readings are nearest to its own:
+
+    p = #{i = 0 … 199: T_i ≥ T_0}/200,   T the largest of the three, each over its robust sd among these 200.
+
+Exact would be the rank among simulations read at the same places; how far this is from it `benchmarks/calibration.py
+typical` says. Groups of simulations share their places, of which there are enough of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fsimformer.convert import Observation, is_parameter, observed_tokens
+from fsimformer.evidence import expected, held_out, implied_parameters
+from fsimformer.model_file import Model
+from fsimformer.readings import Design, Store, read, read_at
+from fsimformer.schema import Schema
+from fsimformer.surprise import distances, log_size, plausible, rank_p, robust
+from fsimformer.tokens import TokenBatch, TokenSet, take, uncollate
+from fsimformer.typical import NEAREST, Typical
+
+Array = NDArray[np.float64]
+
+_DESIGNS, _A_DESIGN = 64, 16  # at most: groups of simulations read at the same places, and simulations in each
+_FOLDS, _FOLD = 4, 16  # groups of readings held out together, and readings in each at most
+_SMALLEST_SD = 1e-3  # whitened; less is rounding
+
+
+def p_values(model: Model, observations: Sequence[Observation]) -> Array | None:
+    """p of every observation: the share of simulations that are at least as odd. None: the model has no table.
+
+    NaN where nothing is observed of data, arrays apart.
+    """
+    if model.typical is None:
+        return None
+    parameter, out = is_parameter(model.schema), list[float]()
+    for observation in observations:
+        tokens = observed_tokens(model.schema, model.whitening, observation)
+        tokens = take(tokens, (~parameter[tokens.variable]).nonzero()[:, 0])
+        out.append(p_value(model, model.typical, tokens) if len(tokens) else math.nan)
+    return np.array(out)
+
+
+def p_value(model: Model, typical: Typical, tokens: TokenSet) -> float:
+    """Of one observation's tokens of data."""
+    batch = TokenBatch(
+        tokens.variable[None], tokens.index[None], tokens.value[None].float(),
+        torch.ones(1, len(tokens), dtype=torch.bool), torch.ones(1, len(tokens), dtype=torch.bool),
+        {ids: x[None] for ids, x in tokens.arrays.items()},
+    )  # fmt: skip
+    if bool(batch.of_arrays().all()):
+        return math.nan
+    batch = batch.replace(valid=plausible(model, batch))
+    if not bool(batch.valid.all()):
+        return 1 / (NEAREST + 1)
+    counts = np.log1p(counts_of(model.schema, tokens))
+    near = np.argsort(((np.log1p(typical.counts) - counts) ** 2).sum(1), kind="stable")[:NEAREST]
+    theirs = (x[near] for x in (typical.log_density, typical.apart, typical.implied))
+    log_density, apart, implied = (np.concatenate(x) for x in zip(numbers(model, batch), theirs, strict=True))
+    statistics = [np.abs(_robust(log_density)), np.abs(_robust(log_size(apart)))]
+    if implied.shape[1]:
+        statistics.append(_robust(log_size(distances(implied))))
+    return rank_p(np.max(statistics, axis=0))
+
+
+def typical_of(model: Model, store: Store, rows: Tensor, design: Design, generator: torch.Generator) -> Typical | None:
+    """The table of a model; None where there are too few simulations to rank among.
+
+    Args:
+        rows: simulations of the store that training did not see.
+        design: how training reads them.
+    """
+    rows = rows[torch.randperm(len(rows), generator=generator)[: _DESIGNS * _A_DESIGN]]
+    if len(rows) <= NEAREST:
+        return None
+    parameter, counts, found = is_parameter(model.schema), list[Array](), list[tuple[Array, Array, Array]]()
+    designs = uncollate(read(store, rows[:: math.ceil(len(rows) / _DESIGNS)], design, generator))
+    for places, mine in zip(designs, torch.tensor_split(rows, len(designs)), strict=True):
+        places = take(places, (~parameter[places.variable]).nonzero()[:, 0])
+        batch = read_at(store, mine, places, generator)
+        batch = batch.rows(plausible(model, batch).all(1).nonzero()[:, 0])
+        if len(batch.variable) and not bool(batch.of_arrays().all()):
+            found.append(numbers(model, batch.replace(condition_mask=torch.ones_like(batch.valid))))
+            counts.append(np.tile(counts_of(model.schema, places), (len(batch.variable), 1)))
+    if sum(len(c) for c in counts) <= NEAREST:
+        return None
+    return Typical(np.concatenate(counts), *(np.concatenate(x) for x in zip(*found, strict=True)))
+
+
+def numbers(model: Model, batch: TokenBatch) -> tuple[Array, Array, Array]:
+    """log density (n,), mean square apart (n,), implied parameters (n, P) of data sets (n, L) read at the same places.
+
+    All is observed; what is not `valid` is told to nobody.
+    """
+    ids, value = batch.variable[0], batch.value.double().numpy()
+    is_reading = ~batch.of_arrays()[0]
+    of_readings = is_reading.nonzero()[:, 0]
+    place = batch.index[0, of_readings].double().numpy()
+    order = of_readings[np.lexsort((*place.T[::-1], ids[of_readings].numpy()))]
+
+    n_folds = min(_FOLDS, len(order))
+    size = min(_FOLD, len(order) // n_folds)
+    folds = _spread_out(order, n_folds * size).view(size, n_folds).T  # each far from its like
+    mean, sd = held_out(model, batch, folds)
+    z = (value[:, folds.numpy()].transpose(1, 0, 2) - mean) / (sd := np.maximum(sd, _SMALLEST_SD))
+    log_density, apart = (-0.5 * z**2 - np.log(sd)).mean((0, 2)), list[Array]()
+    owner = torch.zeros(model.schema.n_ids, dtype=torch.long)
+    for number, v in enumerate(model.schema.variables):
+        owner[list(model.schema.ids(v.name))] = number
+    for number in owner[ids[is_reading]].unique().tolist():
+        own = (owner[ids] == number) & is_reading
+        asked = _spread_out(order[own[order]], _FOLD)
+        mean, sd = expected(model, batch, ~own, asked, spread=True)
+        apart.append(((value[:, asked.numpy()] - mean) / np.maximum(sd, _SMALLEST_SD)) ** 2)
+    return log_density, np.concatenate(apart, axis=1).mean(1), implied_parameters(model, batch)
+
+
+def counts_of(schema: Schema, tokens: TokenSet) -> Array:
+    """Tokens of every data variable."""
+    return np.array([float(torch.isin(tokens.variable, torch.tensor(schema.ids(v))).sum()) for v in schema.data])
+
+
+def _spread_out(order: Tensor, most: int) -> Tensor:
+    """At most so many of them, evenly."""
+    return order[torch.linspace(0, len(order) - 1, min(most, len(order))).round().long()]
+
+
+def _robust(x: Array) -> Array:
+    return robust(x[:, None])[:, 0]

@@ -1,0 +1,164 @@
+"""What `condition` says of observations unlike simulated ones: level, power, the table's file, and who is compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from pathlib import Path
+
+import linear
+import numpy as np
+import pytest
+import tiny
+import torch
+import xarray as xr
+
+import fsimformer as fsf
+from fsimformer.convert import ObservationWarning, observed_tokens, read
+from fsimformer.doubts import warn_of
+from fsimformer.joint import Joint
+from fsimformer.seeds import generator_at
+from fsimformer.simulators import FunctionSimulator
+from fsimformer.tokens import TokenBatch
+from fsimformer.trials import Fresh, design_of, fresh
+from fsimformer.typical import NEAREST, Typical
+from fsimformer.unusual import numbers, p_value, typical_of
+
+
+def told(joint: Joint, n: int = 512) -> Joint:
+    """The Joint with a table of its own."""
+    data = collection(joint, n, 3)
+    table = typical_of(joint.model, data.store, torch.arange(n), design_of(joint.model), generator_at(0, 14))
+    return Joint(dataclasses.replace(joint.model, typical=table))
+
+
+def collection(joint: Joint, n: int, purpose: int) -> Fresh:
+    return fresh(joint.model, linear.SIMULATOR, n, 0, purpose=purpose)
+
+
+@pytest.fixture(scope="module")
+def exact() -> Joint:
+    return told(linear.joint(n_max=(4, 20)))
+
+
+def observed(seed: int, noise: float = linear.NOISE, n: int = 15) -> xr.Dataset:
+    generator, times = torch.Generator().manual_seed(seed), np.linspace(0.4, 9.6, n)
+    drawn = linear.simulate(1, generator)
+    x = np.interp(times, linear.GRID.numpy(), drawn["x"][0].numpy())
+    x = x + noise * torch.randn(n, generator=generator, dtype=torch.float64).numpy()
+    return xr.Dataset({"x": ("time", x), "y": float(drawn["y"][0])}, {"time": times})
+
+
+def p_of(joint: Joint, data: xr.Dataset) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ObservationWarning)
+        p = joint.condition(data).p_surprise
+    assert p is not None
+    return p[0]
+
+
+@pytest.mark.parametrize("noise", [1.0, 2.0], ids=["exact network", "wrong network"])
+def test_false_alarms_of_data_read_as_training_reads(noise: float) -> None:
+    """Of numbers of readings from none to all, at places of their own; whatever the network."""
+    joint = told(linear.joint(noise, n_max=(4, 20)))
+    assert joint.model.typical is not None
+    rows = collection(joint, 300, 5).data
+    p = np.array([p_value(joint.model, joint.model.typical, row) for row in rows])
+    for level in (0.1, 0.3, 0.5):
+        assert abs((p <= level + 1e-9).mean() - level) < 3.3 * np.sqrt(level * (1 - level) / 300)
+
+
+def test_alarms_at_noise_units_and_smoothness(exact: Joint) -> None:
+    for seed in range(4):
+        data = observed(seed)
+        assert p_of(exact, observed(seed, 4 * linear.NOISE)) <= 0.02
+        assert p_of(exact, 100 * data) <= 0.01
+        assert p_of(exact, data.assign(y=data["y"] + 20)) <= 0.02
+
+
+def test_the_alarm_is_a_warning_and_stands_in_the_result(exact: Joint) -> None:
+    with pytest.warns(ObservationWarning, match="unlike what the model was trained on: of 199 simulations"):
+        odd = exact.condition(observed(0, 8 * linear.NOISE))
+    tree = odd.sample(4, at={"x": [5.0]}, quality="fast")
+    assert tree["sample_stats"]["p_surprise"].item() == odd.p_surprise[0] <= 0.01
+    assert exact.condition(observed(0), judge=False).p_surprise is None
+    assert "p_surprise" not in exact.condition(observed(0), judge=False).sample(4, quality="fast")["sample_stats"]
+    assert np.isnan(exact.condition({"a": 0.3}).p_surprise).all()  # nothing of data
+    assert "p_surprise" not in exact.condition().sample(4, at={"x": [5.0]}, quality="fast")["sample_stats"]
+
+
+def test_many_data_sets_have_a_number_each_and_chance_does_not_warn(exact: Joint) -> None:
+    many = xr.concat([observed(s) for s in range(3)], xr.DataArray(list("abc"), dims="place"))
+    tree = exact.condition(many, batch_dim="place").sample(4, at={"x": [5.0]}, quality="fast")
+    alone = [p_of(exact, observed(s)) for s in range(3)]
+    np.testing.assert_array_equal(tree["sample_stats"]["p_surprise"].sel(place=list("abc")), alone)
+    labels = xr.DataArray(np.arange(100), dims="place")
+    p = np.full(100, 0.5)
+    for n_odd, warned in ((1, False), (4, False), (5, True)):  # P(Binomial(100, .01) >= 4) = .018, >= 5: .003
+        p[:n_odd] = 0.005
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            warn_of(exact.model, [], labels, p, stacklevel=2)
+        assert bool(said) == warned
+        assert not warned or "5 of 100 data sets: 0, 1, 2, 3, 4" in str(said[0].message)
+
+
+def test_numbers_of_an_exact_network_are_those_of_the_normal_law() -> None:
+    """With four tokens each is held out by itself: closed form."""
+    joint = linear.joint(n_max=(4, 20))
+    t, sd = torch.tensor([1.0, 4.0, 8.5], dtype=torch.float64), joint.model.whitening
+    phi = linear.loading(t)
+    covariance = torch.zeros(4, 4, dtype=torch.float64)
+    covariance[:3, :3] = phi @ phi.T + linear.NOISE**2 * torch.eye(3)
+    covariance[:3, 3] = covariance[3, :3] = phi[:, 0]
+    covariance[3, 3] = 1 + linear.Y_NOISE**2
+    precision = torch.linalg.inv(covariance)
+    value = torch.tensor([0.7, -1.1, 0.4, 1.9], dtype=torch.float64)
+    gap = (precision @ value) / precision.diagonal()  # x_i − E[x_i | all others]
+    expected = (-0.5 * gap**2 * precision.diagonal() + 0.5 * precision.diagonal().log()).mean()
+    data = xr.Dataset({"x": ("time", value[:3].numpy()), "y": value[3].item()}, {"time": t.numpy()})
+    assert sd.part("x", 0).forward(value).equal(value)  # whitened = original here
+    found = numbers(joint.model, batch_of(joint, data))
+    assert abs(found[0][0] - expected) < 0.02
+    implied = covariance[3, 3] - 1, found[2][0, 0]  # E[a | x, y], a = g_0: Cov(a, (x, y)) = (φ_0, 1)
+    to_a = torch.cat([phi[:, 0], torch.ones(1, dtype=torch.float64)])
+    assert abs(implied[1] - float(to_a @ precision @ value)) < 0.02
+
+
+def batch_of(joint: Joint, data: xr.Dataset) -> TokenBatch:
+    tokens = observed_tokens(joint.schema, joint.model.whitening, read(joint.schema, data))
+    seen = torch.ones(1, len(tokens), dtype=torch.bool)
+    return TokenBatch(tokens.variable[None], tokens.index[None], tokens.value[None].float(), seen, seen)
+
+
+def test_the_table_is_kept_with_the_model_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    joint, rng, m = tiny.joint(), np.random.default_rng(0), NEAREST + 1
+    counts = rng.integers(0, 9, (m, len(joint.schema.data)))
+    table = Typical(counts.astype(float), rng.normal(size=m), rng.exponential(size=m), rng.normal(size=(m, 3)))
+    Joint(dataclasses.replace(joint.model, typical=table)).save(tmp_path / "model")
+    again = fsf.load(tmp_path / "model").model.typical
+    assert isinstance(again, Typical)
+    np.testing.assert_array_equal(again.counts, counts)
+    for name in ("log_density", "apart"):
+        np.testing.assert_allclose(getattr(again, name), getattr(table, name), rtol=6e-5)
+    np.testing.assert_allclose(again.implied, table.implied, atol=5.1e-4)
+    path = tmp_path / "model" / "model.json"
+    card = json.loads(path.read_text())
+    for wrong in ({"counts": []}, [], card["typical"] | {"apart": card["typical"]["apart"][:-1]},
+                  card["typical"] | {"counts": [[1] * 9] * m}, card["typical"] | {"more": 1}):  # fmt: skip
+        path.write_text(json.dumps(card | {"typical": wrong}))
+        with pytest.raises(ValueError, match="typical"):
+            fsf.load(tmp_path / "model")
+
+
+def test_training_makes_the_table_of_simulations_it_held_out() -> None:
+    """As many as it held out; too few for a rank: none, and nothing is said."""
+    simulator = FunctionSimulator(linear.SCHEMA, linear.simulate, {"time": linear.GRID})
+    config = fsf.TrainConfig(steps=2, batch_size=8, n_validation=8, validate_every=2)
+    small = fsf.NetworkConfig(width=16, depth=1, n_heads=2)
+    design = fsf.Design((4, 8))
+    trained = fsf.train(simulator, simulations=2_400, config=config, network=small, design=design)
+    assert trained.model.typical is not None and NEAREST < len(trained.model.typical) <= 240
+    few = fsf.train(simulator, simulations=1_000, config=config, network=small, design=design)
+    assert few.model.typical is None and few.condition(observed(0, n=6)).p_surprise is None
