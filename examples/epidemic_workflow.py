@@ -1,12 +1,14 @@
 """From a file of reported cases and deaths to R(t) and a scored forecast of four weeks, for several regions at once.
 
 The file is a table as health departments keep it: date, region, population, cases, deaths; blanks are days that nobody
-reported. Without --csv, three regions are simulated and written to cases.csv: days are missing, one region lost a
-week, and one stopped reporting deaths. The last four weeks are held back, forecast, and scored beside two forecasts
-that need no model: the last value, and the trend of the last three weeks. Writes forecast.csv, posterior.nc and a
-picture a region.
+reported. NetCDF and Zarr files with dims region and time do as well. Without --data, three regions are **simulated**
+(`simulated`, with a seed) and written to cases.csv: days are missing, one region lost a week, and one stopped reporting
+deaths. The last four weeks are held back, forecast, and scored beside two forecasts that need no model: the last value,
+and the trend of the last three weeks. Writes forecast.csv, scores.csv, posterior.nc and a picture a region.
 
-    python examples/epidemic_workflow.py [--csv FILE] [--folder FOLDER]
+    python examples/epidemic_workflow.py [--data FILE] [--folder FOLDER]
+
+The same as a notebook: epidemic_workflow.ipynb.
 """
 
 from __future__ import annotations
@@ -27,6 +29,11 @@ from fsimformer.simple_forecasts import last_value, log_linear
 from fsimformer.simulators import Epidemic
 
 WEEKS_AHEAD, SERIES = 4, ("cases", "deaths")
+PANELS = {
+    "cases": "cases a day (log scale)",
+    "deaths": "deaths a day (log scale)",
+    "reproduction_number": "reproduction number R(t)",
+}
 
 
 def simulated(seed: int = 3) -> pd.DataFrame:
@@ -60,7 +67,11 @@ def simulated(seed: int = 3) -> pd.DataFrame:
 
 
 def read(path: Path) -> xr.Dataset:
-    """cases and deaths (region, time), population (region)."""
+    """cases and deaths (region, time), population (region), of a table, a netCDF file or a Zarr store."""
+    if path.suffix == ".zarr":
+        return xr.open_zarr(path, consolidated=False).load()
+    if path.suffix == ".nc":
+        return xr.load_dataset(path, engine="h5netcdf")
     table = pd.read_csv(path, parse_dates=["date"]).rename(columns={"date": "time"})
     data = table.set_index(["region", "time"])[list(SERIES)].to_xarray()
     return data.assign(population=table.groupby("region")["population"].first().to_xarray())
@@ -93,53 +104,93 @@ def scores(data: xr.Dataset, draws: xr.DataTree, cut: pd.Timestamp, seed: int) -
     return pd.DataFrame(rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--csv", type=Path, help="date, region, population, cases, deaths; at most sixteen weeks")
-    parser.add_argument("--folder", type=Path, default=Path())
-    parser.add_argument("--model", default="epidemic")
-    parser.add_argument("--draws", type=int, default=500)
-    args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    if args.csv is None:
-        args.csv = args.folder / "cases.csv"
-        simulated().to_csv(args.csv, index=False)
-
-    data = read(args.csv)
-    cut = pd.Timestamp(data["time"].values[-1]) - pd.Timedelta(days=7 * WEEKS_AHEAD - 1)
-    observed = data.where(data["time"] < cut).assign(population=data["population"])  # NaN is not observed
-    ahead = data["time"][data["time"] >= cut]
-    at = {"cases": ahead, "deaths": ahead, "reproduction_number": data["time"][::2]}
-    draws = fsf.load(args.model).condition(observed, batch_dim="region").sample(args.draws, at=at, seed=0)
-
-    number = draws["posterior"]["reproduction_number"].sel(time=cut, method="nearest")
-    print(f"{'region':<10}{'R on ' + str(number['time'].dt.date.item()):<22}P(R > 1)   share reported")
+def report(data: xr.Dataset, draws: xr.DataTree, day: pd.Timestamp) -> pd.DataFrame:
+    """By region: R on that day (median and 90 % interval), how likely R > 1 is, and the share of infections seen."""
+    number = draws["posterior"]["reproduction_number"].sel(time=day, method="nearest")
+    rows = {}
     for region in data["region"].to_numpy():
         r = number.sel(region=region)
         low, mid, high = r.quantile([0.05, 0.5, 0.95]).values
         share = draws["posterior"]["reporting_rate"].sel(region=region).quantile([0.05, 0.95]).values
-        above = float((r > 1).mean())
-        print(f"{region:<10}{f'{mid:.2f} [{low:.2f}, {high:.2f}]':<22}{above:>8.2f}   {share[0]:.2f} to {share[1]:.2f}")
+        rows[region] = {
+            f"R on {number['time'].dt.date.item()}": f"{mid:.2f} [{low:.2f}, {high:.2f}]",
+            "P(R > 1)": f"{float((r > 1).mean()):.2f}",
+            "share reported": f"{share[0]:.2f} to {share[1]:.2f}",
+        }
+    return pd.DataFrame(rows).T
+
+
+def picture(data: xr.Dataset, draws: xr.DataTree, region: str, cut: pd.Timestamp, note: str = "") -> plots.Figure:
+    """Reported and forecast cases and deaths, and R(t), of one region; readings after `cut` are open circles.
+
+    Counts are on the scale log(1 + count): a forecast of growth spans orders of magnitude, and 0 is a count.
+    """
+    one, later = draws.sel(region=region), data.sel(region=region).where(data["time"] >= cut)
+    page = plots.Figure(figsize=(7.2, 7.0), layout="constrained", dpi=150)
+    panels = page.subplots(3, 1, sharex=True)
+    for ax, (name, label) in zip(panels, PANELS.items(), strict=True):
+        plots.bands(one, name, ax, held_out=later.get(name))
+        ax.set_xlabel("")
+        ax.set_ylabel(label, fontsize=9)
+        ax.axvline(cut, color=plots.INK, linewidth=0.8, linestyle=":")
+        ax.grid(axis="y", color="0.9", linewidth=0.6)
+        ax.set_axisbelow(True)
+        if name == "reproduction_number":
+            ax.axhline(1.0, color=plots.INK, linewidth=0.8)
+            ax.set_ylim(0.0, min(ax.get_ylim()[1], 4.0))
+        else:
+            ax.set_yscale("symlog", linthresh=1)
+            ax.set_ylim(-0.2, 1.5 * max(ax.dataLim.ymax, 5.0))  # zeros lie on the axis, and stay whole
+            ax.yaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
+    panels[0].annotate(
+        f"forecast from {cut.date()}", (cut, 1.0), (0, 3), xycoords=("data", "axes fraction"),
+        textcoords="offset points", fontsize=9, color=plots.INK,
+    )  # fmt: skip
+    names = {"median": "median", "50 %": "50 %", "90 %": "90 %", "observed": "reported", "held out": "held back"}
+    found = {text: mark for ax in panels for mark, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    page.legend(
+        [found[k] for k in names if k in found], [text for k, text in names.items() if k in found],
+        loc="outside upper center", ncols=5, fontsize=9, frameon=False, handlelength=1.4, columnspacing=1.4,
+    )  # fmt: skip
+    people = float(data["population"].sel(region=region))
+    panels[0].set_title(f"{region}, {people:,.0f} inhabitants{note}", fontsize=10, loc="left")
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="date, region, population, cases, deaths; at most sixteen weeks")
+    parser.add_argument("--folder", type=Path, default=Path())
+    parser.add_argument("--model", default="epidemic")
+    parser.add_argument("--draws", type=int, default=500)
+    parser.add_argument("--quality", choices=("sde", "fast"), default="sde", help="fast: a third of the time")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    file, note = args.data, ""
+    if file is None:
+        file, note = args.folder / "cases.csv", " (simulated)"
+        simulated().to_csv(file, index=False)
+
+    data = read(file)
+    cut = pd.Timestamp(data["time"].values[-1]) - pd.Timedelta(days=7 * WEEKS_AHEAD - 1)
+    observed = data.where(data["time"] < cut).assign(population=data["population"])  # NaN is not observed
+    ahead = data["time"][data["time"] >= cut]
+    at = {"cases": ahead, "deaths": ahead, "reproduction_number": data["time"][::2]}
+    posterior = fsf.load(args.model).condition(observed, batch_dim="region")
+    draws = posterior.sample(args.draws, at=at, seed=0, quality=args.quality)
+
+    print(report(data, draws, cut).to_string())
     table = scores(data, draws, cut, seed=0)
     print(f"\nfour weeks from {cut.date()} on, on log(1 + count); lower is better, coverage should be 0.9")
     print(table.to_string(index=False, float_format="{:.3f}".format))
 
     ends = draws["predictions"].to_dataset()[list(SERIES)].quantile([0.05, 0.5, 0.95], ("chain", "draw"))
     ends.to_dataframe().to_csv(args.folder / "forecast.csv")
+    table.to_csv(args.folder / "scores.csv", index=False)
     draws.to_netcdf(args.folder / "posterior.nc", engine="h5netcdf")
     for region in data["region"].to_numpy():
-        one, held_out = draws.sel(region=region), data.sel(region=region).where(data["time"] >= cut)
-        page = plots.Figure(figsize=(7.2, 6.0), layout="constrained", dpi=150)
-        for ax, name in zip(page.subplots(3, 1), at, strict=True):
-            plots.bands(one, name, ax, held_out=held_out.get(name))
-            if name == "reproduction_number":
-                ax.axhline(1.0, color=plots.INK, linewidth=0.8)
-            else:  # a forecast of growth spans orders of magnitude, and 0 is a count
-                ax.set_yscale("symlog", linthresh=10)
-                ax.set_ylim(bottom=0)
-        page.suptitle(region)
-        page.savefig(args.folder / f"{region}.png")
-    print(f"\n{args.csv} -> forecast.csv, posterior.nc and a picture a region in {args.folder.resolve()}")
+        picture(data, draws, region, cut, note).savefig(args.folder / f"{region}.png")
+    print(f"\n{file} -> forecast.csv, scores.csv, posterior.nc and a picture a region in {args.folder.resolve()}")
 
 
 if __name__ == "__main__":

@@ -40,12 +40,12 @@ import xarray as xr
 from fsimformer.beside import commit, locked, remove, sweep
 from fsimformer.blocks import SIMULATION, join, meaning_of, only, row, structure_of
 from fsimformer.child import Field
+from fsimformer.damage import DAMAGE
 from fsimformer.files import require_no_pickle, require_zarr
 from fsimformer.schema import Schema
 
 FORMAT = 1
 _KEY = "fsimformer_archive"
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError)
 _NAME = re.compile(r"chunk-(\d{9,})-(\d{9,})-([0-9a-f]{16})")
 
 
@@ -132,7 +132,7 @@ class Archive:
             intact = about is None or attributes["digest"] == _digest_of_json(about)
             if about is not None and not isinstance(about["format"], int):
                 raise TypeError(f"format {about['format']!r}")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except DAMAGE as error:
             raise ValueError(f"{card} is damaged: {type(error).__name__}: {error}.") from error
         if not intact:
             raise ValueError(f"{card} is damaged: its digest is not that of its content.")
@@ -145,7 +145,7 @@ class Archive:
             seed, chunk, simulator = about["seed"], about["chunk"], about["simulator"]
             if type(seed) is not int or type(chunk) is not int or chunk < 1 or not isinstance(simulator, str):
                 raise ValueError("expected integers as seed and chunk, and a simulator's name")
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise ValueError(f"{card} is damaged: {type(error).__name__}: {error}.") from error
         return cls(Path(path), seed, chunk, simulator, schema)
 
@@ -342,7 +342,7 @@ def _read(chunk: Chunk) -> tuple[dict[str, Field], list[Any]]:
         numbers = fields[SIMULATION].values
         if numbers.ndim != 1 or not np.isin(numbers, np.arange(chunk.first, chunk.last + 1)).all():
             raise ValueError(f"its simulations are not among {chunk.first} to {chunk.last}")
-    except (*_DAMAGE, OSError, RuntimeError, MemoryError) as error:
+    except (OSError, *DAMAGE) as error:
         raise ValueError(f"{chunk.path} is damaged: {type(error).__name__}: {error}.") from error
     for failure in about["failures"]:
         _failure(chunk, failure)
@@ -365,7 +365,7 @@ def _attributes(chunk: Chunk) -> dict[str, Any]:
         kinds = (list, dict, dict)
         if not all(map(isinstance, (found["failures"], found["variables"], found["attrs"]), kinds)):
             raise TypeError("expected failures, variables and attrs")
-    except (OSError, RecursionError, *_DAMAGE) as error:
+    except (OSError, *DAMAGE) as error:
         raise ValueError(f"{chunk.path} is damaged: {type(error).__name__}: {error}.") from error
     return found
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -33,7 +33,7 @@ from fsimformer import functionals as shapes
 from fsimformer.diagnostics import coverage, density_levels
 from fsimformer.functionals import Functional
 from fsimformer.lc2st import lc2st
-from fsimformer.model_file import Model
+from fsimformer.model_file import Model, Trained
 from fsimformer.predictive import STATISTICS, predictive_p_values
 from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig, quality_named
 from fsimformer.sbc import ranks
@@ -66,13 +66,6 @@ class _Test:
     p_value: float
     shift: float = np.nan
     dispersion: float = np.nan
-
-
-class Trained(Protocol):
-    """What has a model: a `Joint`, whose method `check` is."""
-
-    @property
-    def model(self) -> Model: ...
 
 
 def check(

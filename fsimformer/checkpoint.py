@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fsimformer.beside import replaced
+from fsimformer.damage import DAMAGE
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # what AdamW and Muon keep of a parameter
 
@@ -109,7 +110,6 @@ def load_checkpoint(
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Metadata and tensors of a checkpoint."""
-    damage = (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, MemoryError)
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("fsimformer")
@@ -117,7 +117,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     except PermissionError:
         raise
-    except damage as error:
+    except (SafetensorError, OSError, *DAMAGE) as error:
         raise ValueError(f"Checkpoint {path} is damaged: {error}; remove it to start anew.") from error
     if not isinstance(meta, dict) or not {"run", "settings"} <= set(meta):
         raise ValueError(f"Checkpoint {path}: not written by this version of fsimformer; remove it to start anew.")

@@ -10,9 +10,11 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from textwrap import fill
+from typing import Any
 
 from fsimformer.cli_check import add_check
 from fsimformer.cli_command import Parser, add_command, settled
@@ -84,7 +86,20 @@ def _info(args: argparse.Namespace) -> None:
         print(f"{index.name}: trained on [{index.lower:g}, {index.upper:g}] {index.units or ''}".rstrip())
     for key, value in provenance.items():
         if key not in ("history", "initial"):  # a line for every validation: --json has them
-            print(f"{key}: {value}")
+            print(fill(f"{key}: {told(value)}", 100, subsequent_indent="    ", break_long_words=False))
+
+
+def told(value: Any, within: bool = False) -> str:
+    """JSON as a person reads it: names before what they name, parentheses around what belongs together."""
+    if isinstance(value, Mapping):
+        text = ", ".join(f"{k} {told(v, within=True)}" for k, v in value.items())
+    elif isinstance(value, list | tuple):
+        text = ", ".join(told(v, within=True) for v in value)
+    elif value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    else:
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return (f"({text})" if within else text) if text else "none"
 
 
 def _version() -> str:

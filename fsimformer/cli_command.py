@@ -13,9 +13,10 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+from fsimformer.spelling import did_you_mean
 
 T = TypeVar("T")
 PICTURES = (".png", ".pdf", ".svg")
@@ -157,17 +158,29 @@ def _plain(value: Any) -> Any:
 
 
 def _unknown(where: str, key: str, known: Sequence[str]) -> str:
-    near = get_close_matches(key, known, 1, 0.5)
-    return (
-        f"{where}: unknown key {key!r}. "
-        + (f"Did you mean {near[0]!r}? " if near else "")
-        + f"Keys: {', '.join(known)}."
-    )
+    return f"{where}: unknown key {key!r}. {did_you_mean(key, known, 0.5)}Keys: {', '.join(known)}."
 
 
 def _shown(parser: argparse.ArgumentParser, dest: str) -> str:
     action = next(a for a in parser._actions if a.dest == dest)
     return action.option_strings[0] if action.option_strings else str(action.metavar or dest).upper()
+
+
+def once(option: str, given: Sequence[tuple[str, str, T]]) -> dict[str, T]:
+    """What an option that may come several times says, by its key.
+
+    Args:
+        given: text, as it came, key and value of each.
+
+    Raises:
+        ValueError: a key that comes twice.
+    """
+    texts: dict[str, str] = {}
+    for text, key, _ in given:
+        if key in texts:
+            raise ValueError(f"{option} {texts[key]} and {option} {text}: expected {key!r} once.")
+        texts[key] = text
+    return {key: value for _, key, value in given}
 
 
 def check_folder(path: Path | None) -> None:

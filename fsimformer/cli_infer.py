@@ -6,14 +6,17 @@ As in cli.py heavy imports wait until the command needs them.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsimformer.beside import replaced
-from fsimformer.cli_command import add_command, check_folder, check_picture, progress_bar
+from fsimformer.cli_command import add_command, check_folder, check_picture, once, progress_bar
 from fsimformer.files import ENDINGS, ZARR, read_observations, require_netcdf, require_zarr
+from fsimformer.groups import GROUPS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
     from fsimformer.schema import Schema
 
 _MOST_ROWS = 20
-_GROUPS = ("posterior", "prior", "posterior_predictive", "predictions")
 _LEVEL = 0.9
 
 
@@ -63,7 +65,11 @@ def add_infer(commands: Any) -> None:
         metavar="COLUMN=NAME",
         help="what a column, variable or dim of the file is called in the model. May be given several times",
     )
-    infer.add_argument("--origin", help="ISO date that index 0 stands for, where the file holds dates")
+    infer.add_argument(
+        "--origin",
+        metavar="DATE",
+        help="ISO date that index 0 stands for, where the file holds dates (default: the model's, else the earliest)",
+    )
     infer.add_argument("--seed", type=int, default=0)
     infer.add_argument(
         "--out",
@@ -89,12 +95,14 @@ def _infer(args: argparse.Namespace) -> None:
             raise ValueError(f"--out {args.out}: a .zarr is for many data sets, --batch DIM; of one write a .nc.")
     elif args.out is not None:
         require_netcdf(args.out)
-    at = dict(parse_at(text) for text in args.at) or None
-    renamed = dict(_pair(text) for text in args.rename)
+    at = once("--at", [(text, *parse_at(text)) for text in args.at]) or None
+    renamed = once("--rename", [(text, *_pair(text)) for text in args.rename])
+    once("--rename", [(text, new, old) for text, (old, new) in zip(args.rename, renamed.items(), strict=True)])
     with progress_bar(4, "stage") as show:
         show(0, "loading")
         from fsimformer.joint import load
         from fsimformer.model_file import find_model, read_card
+        from fsimformer.points import zero_dates
 
         if arrays := list(read_card(find_model(args.model))[0].arrays):
             raise ValueError(
@@ -109,6 +117,8 @@ def _infer(args: argparse.Namespace) -> None:
         if args.batch is None:
             _require_one(joint.schema, observed)
         conditional = joint.condition(observed, origin=args.origin, batch_dim=args.batch)
+        for text in zero_dates(conditional.observations, "--origin")[1]:  # nobody said it, so it is said
+            print(f"{args.prog}: {args.observations}: {text}", file=sys.stderr)
         show(2, f"drawing {args.draws:,}")
         if not streamed:
             tree = conditional.sample(args.draws, at, seed=args.seed, quality=args.quality)
@@ -128,13 +138,15 @@ def _infer(args: argparse.Namespace) -> None:
             tree.to_netcdf(part, engine="h5netcdf")
     parts = data_sets(tree, args.batch)
     if args.plot is not None:
-        for label, one in parts:
-            with replaced(args.plot if label is None else numbered(args.plot, label)) as part:
+        files = [args.plot] if args.batch is None else numbered(args.plot, [label for label, _ in parts])
+        for file, (_, one) in zip(files, parts, strict=True):
+            with replaced(file) as part:
                 plots.figure(one).savefig(part)
     if args.json:
         found = [entry for label, part in parts for entry in summary(part, joint.schema, args.batch, label)]
         head = {"model": str(args.model), "observations": str(args.observations), "draws": args.draws, "level": _LEVEL}
-        print(json.dumps({**head, "seed": args.seed, "quality": args.quality, "variables": found}, indent=1))
+        zero = {k: tree.attrs[k] for k in ("index_origin",) if k in tree.attrs}
+        print(json.dumps({**head, "seed": args.seed, "quality": args.quality, **zero, "variables": found}, indent=1))
         return
     print("\n\n".join((f"{args.batch} {label}\n" if parts[1:] else "") + table(p, joint.schema) for label, p in parts))
 
@@ -164,10 +176,21 @@ def data_sets(tree: xr.DataTree, batch: str | None) -> list[tuple[Any, xr.DataTr
     return [(label, tree.isel({batch: i})) for i, label in enumerate(labels)]
 
 
-def numbered(path: Path, label: Any) -> Path:
-    """figure.png -> figure_north.png; what no file's name may hold becomes a dash."""
-    text = "".join(c if c.isalnum() or c in "-." else "-" for c in place(label))
-    return path.with_name(f"{path.stem}_{text}{path.suffix}")
+def numbered(path: Path, labels: Sequence[Any]) -> list[Path]:
+    """figure.png -> figure_north.png, a file for each data set; what no file's name may hold becomes a dash.
+
+    Where two labels come to one name, on disks that know no capitals, too, the later ones get a number:
+    figure_a-b.png, figure_a-b-2.png. A label that needs no dash keeps its name.
+    """
+    given = [place(label) for label in labels]
+    plain = ["".join(c if c.isalnum() or c in "-." else "-" for c in text) for text in given]
+    taken, out = set[str](), dict[int, Path]()
+    for i in sorted(range(len(given)), key=lambda i: plain[i] != given[i]):
+        names = itertools.chain([plain[i]], (f"{plain[i]}-{n}" for n in itertools.count(2)))
+        name = next(name for name in names if name.casefold() not in taken)
+        taken.add(name.casefold())
+        out[i] = path.with_name(f"{path.stem}_{name}{path.suffix}")
+    return [out[i] for i in range(len(given))]
 
 
 def summary(
@@ -181,7 +204,7 @@ def summary(
     import numpy as np
 
     out = []
-    for group in _GROUPS:
+    for group in GROUPS:
         for name, draws in tree[group].data_vars.items() if group in tree.children else ():
             own, vector = draws.dims[2:], schema.component_dim(str(name))
             q = _quantiles(draws, [0.5, (1 - level) / 2, (1 + level) / 2])
@@ -223,12 +246,13 @@ def table(tree: xr.DataTree, schema: Schema, level: float = _LEVEL) -> str:
     import numpy as np
 
     rows, others = [("parameter", "median", f"{100 * level:g} % interval")], []
-    for group in _GROUPS:
+    for group in GROUPS:
         for name, draws in tree[group].data_vars.items() if group in tree.children else ():
             along = [c for c in draws.coords.values() if c.dims == draws.dims[2:]] if draws.ndim == 3 else []
             listed = len(along) == 1 and group != "posterior_predictive" and along[0].size <= _MOST_ROWS
             if schema.is_function(str(name)) and not listed:
-                others.append(f"{name}: {draws[0, 0].count().item()} points ({group})")
+                if n := draws[0, 0].count().item():  # of many data sets another may have some, where this has none
+                    others.append(f"{name}: {n} points ({group})")
                 continue
             q = _quantiles(draws, [(1 - level) / 2, 0.5, (1 + level) / 2])
             for i, (low, median, high) in enumerate(q.reshape(3, -1).T):

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsimformer.beside import replaced
-from fsimformer.cli_command import add_command, check_picture
-from fsimformer.files import NETCDF, ZARR, damage_named, require_netcdf, require_no_pickle, require_zarr
+from fsimformer.cli_command import add_command, check_picture, once
+from fsimformer.files import ARRAYS, read_tree
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,7 +33,7 @@ def add_plot(commands: Any) -> None:
             "fsimformer plot regions.nc --sel region=north --out north.png",
         ],
     )
-    plot.add_argument("draws", type=Path, help=f"what `infer --out` wrote: {', '.join((*NETCDF, *ZARR))}")
+    plot.add_argument("draws", type=Path, help=f"what `infer --out` wrote: {', '.join(ARRAYS)}")
     plot.add_argument(
         "--kind",
         choices=("page", "bands", "marginals", "pairs"),
@@ -54,7 +54,7 @@ def _plot(args: argparse.Namespace) -> None:
     from fsimformer import plots  # before the work: without matplotlib there is no picture
 
     check_picture(args.out)
-    tree = _picked(read_draws(args.draws), args.sel)
+    tree = _picked(read_tree(args.draws), args.sel)
     held = plots.names(tree)
     if not held:
         raise ValueError(f"{args.draws}: no draws in it; expected a file that `fsimformer infer --out` wrote.")
@@ -63,7 +63,7 @@ def _plot(args: argparse.Namespace) -> None:
         raise KeyError(f"--variables: no draws of {strange}. Variables: {held}.")
     from fsimformer.plots_pairs import scalars
 
-    truth, markable = dict(map(_number, args.truth)), list(scalars(tree))
+    truth, markable = once("--truth", [(text, *_number(text)) for text in args.truth]), list(scalars(tree))
     if truth and args.kind not in ("marginals", "pairs"):
         raise ValueError(f"--truth: expected --kind marginals or pairs, got {args.kind}.")
     if strange := [name for name in truth if name not in markable]:
@@ -105,29 +105,6 @@ def _page(tree: xr.DataTree, kind: str, wanted: Sequence[str] | None, truth: dic
     if not names:
         raise ValueError(f"--kind {kind}: nothing of this kind among {plots.names(tree)}.")
     return page
-
-
-def read_draws(path: Path) -> xr.DataTree:
-    """A tree of draws from a file.
-
-    Raises:
-        FileNotFoundError: no such file. ValueError: an unknown ending, a damaged file, one that holds pickles.
-        ImportError: the extra that reads it is missing.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"No such file: {path}")
-    if path.suffix not in (*NETCDF, *ZARR):
-        raise ValueError(f"{path}: unknown ending {path.suffix!r}. Choices: {', '.join((*NETCDF, *ZARR))}.")
-    import xarray as xr
-
-    if path.suffix in ZARR:
-        require_zarr()
-        require_no_pickle(path)
-        with damage_named(path, "Zarr"):
-            return xr.open_datatree(path, engine="zarr", consolidated=False, chunks=None)
-    require_netcdf(path)
-    with damage_named(path, "netCDF 4"), xr.open_datatree(path, engine="h5netcdf") as tree:
-        return tree.load()
 
 
 def _picked(tree: xr.DataTree, given: Sequence[str]) -> xr.DataTree:

@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from fsimformer.convert import Observation, ObservationWarning
@@ -29,7 +29,7 @@ from fsimformer.typical import NEAREST
 def warn_of(
     model: Model,
     observations: Sequence[Observation],
-    labels: xr.DataArray | None,
+    labels: NDArray[Any] | None,
     p: NDArray[np.float64] | None,
     *,
     stacklevel: int,
@@ -45,7 +45,7 @@ def warn_of(
     for name, ends in model.value_range.items():
         for i, o in enumerate(observations):
             values = o.channels[name].value if name in o.channels else np.zeros(0)
-            where = "" if labels is None else f" of {labels.values[i]}"
+            where = "" if labels is None else f" of {labels[i]}"
             said += _values(model, name, values[np.isfinite(values)], ends, where)
     if p is not None:
         said += _unusual(p, labels)
@@ -86,14 +86,14 @@ def _values(model: Model, name: str, values: np.ndarray, ends: tuple[float, floa
     ]
 
 
-def _unusual(p: NDArray[np.float64], labels: xr.DataArray | None) -> list[str]:
+def _unusual(p: NDArray[np.float64], labels: NDArray[Any] | None) -> list[str]:
     """Where p <= .01 of more data sets than chance has: of one, of any; of many, P(so many) <= .01."""
     judged, odd = int(np.isfinite(p).sum()), np.flatnonzero(p <= ALARM + 1e-9)
     if not len(odd) or chance_of(len(odd), judged) > ALARM + 1e-9:
         return []
     which = ""
     if labels is not None:
-        named = ", ".join(str(labels.values[i]) for i in odd[:5]) + (", …" if len(odd) > 5 else "")
+        named = ", ".join(str(labels[i]) for i in odd[:5]) + (", …" if len(odd) > 5 else "")
         which = f" ({len(odd)} of {judged} data sets: {named})"
     as_odd = max(0, round((NEAREST + 1) * float(p[odd].max())) - 1)
     return [

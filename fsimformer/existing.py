@@ -23,11 +23,12 @@ import xarray as xr
 from torch import Tensor
 
 from fsimformer.archive import Archive, is_archive
-from fsimformer.files import NETCDF, ZARR, read_observations
-from fsimformer.outline import Statements, require_known, schema_of
+from fsimformer.files import ARRAYS, read_dataset
+from fsimformer.outline import Statements, schema_of
 from fsimformer.priors import Noise, Prior, Support
 from fsimformer.recorded import Recorded
 from fsimformer.simulators.protocol import check_grid
+from fsimformer.spelling import require_known
 from fsimformer.whiten import prior_to_z
 
 
@@ -91,17 +92,14 @@ def _read(path: Path, dim: str) -> xr.Dataset | Archive:
         raise FileNotFoundError(f"No such file: {path}")
     if is_archive(path):
         return Archive.open(path)
-    if path.suffix in (*NETCDF, *ZARR):
-        data = read_observations(path, [])
-        assert isinstance(data, xr.Dataset)
-        return data
-    files = sorted(p for p in path.iterdir() if p.suffix in (*NETCDF, *ZARR)) if path.is_dir() else []
+    if path.suffix in ARRAYS:
+        return read_dataset(path)
+    files = sorted(p for p in path.iterdir() if p.suffix in ARRAYS) if path.is_dir() else []
     if not files:
-        raise ValueError(f"{path}: expected a file, or a folder of files: {', '.join((*NETCDF, *ZARR))}.")
+        raise ValueError(f"{path}: expected a file, or a folder of files: {', '.join(ARRAYS)}.")
     parts = []
     for file in files:
-        data = read_observations(file, [])
-        assert isinstance(data, xr.Dataset)
+        data = read_dataset(file)
         parts.append(data if dim in data.dims else data.expand_dims(dim))
         first, here = parts[0], parts[-1]
         for a, b in ((first.data_vars, here.data_vars), (first.coords, here.coords)):

@@ -1,4 +1,6 @@
-"""Observations from a file, as a Dataset or a long table; what they mean is `convert`'s business.
+"""Files of data: observations as a Dataset or a long table, simulations as a Dataset, draws as a tree.
+
+What they mean is the business of `convert`, `recorded` and `plots`.
 
 A table is long (an index column, `variable`, `value`) or wide (an index column, one column a variable, blanks =
 missing); of several data sets it has one more column, which tells them apart. A scalar's column of a wide table, such
@@ -16,12 +18,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsimformer.damage import DAMAGE
+
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
 NETCDF, TABLE, ZARR = (".nc", ".nc4", ".h5"), (".csv", ".tsv"), (".zarr",)
-ENDINGS = (*NETCDF, *TABLE, *ZARR)
+ARRAYS, ENDINGS = (*NETCDF, *ZARR), (*NETCDF, *TABLE, *ZARR)
 
 
 def read_observations(
@@ -52,7 +56,7 @@ def read_observations(
         raise FileNotFoundError(f"No such file: {path}")
     if path.suffix in TABLE:
         return _read_table(path, indexes, batch, renamed or {}, scalars)
-    found = _read_dataset(path)
+    found = _read_dataset(path, ENDINGS)
     for name in (*(renamed or {}), *([batch] if batch and batch not in (renamed or {}).values() else [])):
         if name not in found.variables and name not in found.dims:
             raise KeyError(
@@ -61,7 +65,48 @@ def read_observations(
     return found.rename(renamed or {})
 
 
-def _read_dataset(path: Path) -> xr.Dataset:
+def read_dataset(path: Path) -> xr.Dataset:
+    """All of a netCDF or Zarr file's variables at its root, in memory.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: another ending; a damaged file, or one of another format; nothing
+            but groups; a Zarr store that holds pickles. ImportError: the extra that reads it is missing.
+    """
+    _require_ending(path, ARRAYS)
+    if not path.exists():
+        raise FileNotFoundError(f"No such file: {path}")
+    return _read_dataset(path, ARRAYS)
+
+
+def read_tree(path: Path) -> xr.DataTree:
+    """A tree of groups from a file; of a Zarr store the values are read when they are asked for.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: another ending, a damaged file, one that holds pickles.
+        ImportError: the extra that reads it is missing.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"No such file: {path}")
+    import xarray as xr
+
+    if path.suffix in ZARR:
+        require_zarr()
+        require_no_pickle(path)
+        with damage_named(path, "Zarr"):
+            return xr.open_datatree(path, engine="zarr", consolidated=False, chunks=None)
+    _require_ending(path, ARRAYS)
+    require_netcdf(path)
+    with damage_named(path, "netCDF 4"), xr.open_datatree(path, engine="h5netcdf") as tree:
+        return tree.load()
+
+
+def _require_ending(path: Path, choices: Sequence[str]) -> None:
+    if path.suffix not in choices:
+        raise ValueError(f"{path}: unknown ending {path.suffix!r}. Choices: {', '.join(choices)}.")
+
+
+def _read_dataset(path: Path, choices: Sequence[str]) -> xr.Dataset:
+    _require_ending(path, choices)
     import xarray as xr
 
     if path.suffix in NETCDF:
@@ -79,15 +124,13 @@ def _read_dataset(path: Path) -> xr.Dataset:
         if not found.variables:
             raise ValueError(f"{path}: no variables at its root; is it a result? Observations are wanted.")
         return found
-    if path.suffix in ZARR:
-        require_zarr()
-        require_no_pickle(path)
-        with (
-            damage_named(path, "Zarr"),
-            xr.open_zarr(path, consolidated=False, chunks=None) as data,
-        ):  # every store has its metadata apart as well
-            return data.load()
-    raise ValueError(f"{path}: unknown ending {path.suffix!r}. Choices: {', '.join(ENDINGS)}.")
+    require_zarr()
+    require_no_pickle(path)
+    with (
+        damage_named(path, "Zarr"),
+        xr.open_zarr(path, consolidated=False, chunks=None) as data,
+    ):  # every store has its metadata apart as well
+        return data.load()
 
 
 def _read_table(
@@ -177,8 +220,7 @@ def require_netcdf(path: Path) -> None:
         ValueError: another ending.
         ImportError: the extra is missing.
     """
-    if path.suffix not in NETCDF:
-        raise ValueError(f"{path}: unknown ending {path.suffix!r}. Choices: {', '.join(NETCDF)}.")
+    _require_ending(path, NETCDF)
     if find_spec("h5netcdf") is None or find_spec("h5py") is None:
         raise ImportError("netCDF files need h5netcdf and h5py: pip install 'fsimformer[files]'.")
 
@@ -227,9 +269,6 @@ def damage_named(path: Path, what: str) -> Iterator[None]:
         yield
     except PermissionError:
         raise
-    except (
-        *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ArithmeticError),
-        *(MemoryError, EOFError, AssertionError),
-    ) as error:
+    except (OSError, *DAMAGE) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise ValueError(f"{path} cannot be read as {what}: {lines[0]}") from error

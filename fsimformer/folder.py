@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fsimformer.beside import aside, exchange, move, settle, unfinished
+from fsimformer.damage import DAMAGE
 
 WEIGHTS, CARD = "weights.safetensors", "model.json"
 _NUMBERS = re.compile(
@@ -94,7 +95,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     _require_file(path, WEIGHTS)
     try:
         return load_file(path / WEIGHTS)
-    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, ArithmeticError, MemoryError) as error:
+    except (SafetensorError, *DAMAGE) as error:
         raise ValueError(f"{path / WEIGHTS} does not hold the weights of this model: {error}") from error
 
 
@@ -150,7 +151,7 @@ def damage_named(path: Path) -> Iterator[None]:
         if str(path) in str(error):
             raise
         raise ValueError(f"{path / CARD}: {error}") from error
-    except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError, MemoryError) as error:
+    except DAMAGE as error:
         raise ValueError(f"{path / CARD} is damaged: {type(error).__name__}: {error}.") from error
 
 

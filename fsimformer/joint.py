@@ -25,6 +25,7 @@ from fsimformer.evaluate import evaluate
 from fsimformer.function_tree import GROUP, functions_group, functions_group_many
 from fsimformer.mode import mode as conditional_mode
 from fsimformer.model_file import Model, find_model, load_model, save_model
+from fsimformer.points import zero_dates
 from fsimformer.refine import LogLikelihood, parameters, refine
 from fsimformer.request import Request
 from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig
@@ -109,7 +110,8 @@ class Joint:
             observed: Dataset, DataArray, dict of these, long DataFrame (index, variable, value), or None for the
                 prior. A finite value is observed; NaN is not. Dates are read by the index's units.
             batch_dim: a dim (or a frame's column) along which independent, ragged data sets lie.
-            origin: date that index 0 stands for; default: the schema's, else the earliest coordinate.
+            origin: date that index 0 stands for; default: the schema's, else the earliest coordinate, which the result
+                then says (`repr`, and the attribute `index_origin` of draws).
             n_active_observed: observed tokens that attend with the noise level (accuracy against cost, design.md D1);
                 default: the model's; None = all of them; "few" = all of them in data sets that have at most 8. How well
                 a setting does depends on whether training had it (`joint.provenance["train"]["dial"]`).
@@ -134,7 +136,7 @@ class Joint:
         dial = require_dial(self.model.n_active_observed if n_active_observed == DEFAULT_DIAL else n_active_observed)
         self._require_frozen(observations, dial)
         p = p_values(self.model, observations) if judge else None
-        warn_of(self.model, observations, labels, p, stacklevel=3)
+        warn_of(self.model, observations, None if labels is None else labels.values, p, stacklevel=3)
         return Conditional(
             self, tuple(observations), labels, batch_dim, dial, p_surprise=None if p is None else tuple(p.tolist())
         )
@@ -172,7 +174,8 @@ class Conditional:
             {k: n for k, c in o.channels.items() if (n := int(np.isfinite(c.value).sum()))} for o in self.observations
         ]
         many = "" if self.batch_dim is None else f"; {len(seen)} along {self.batch_dim!r}, the first"
-        return f"Conditional({', '.join(self.joint.schema.names)}{many} given {seen[0] if seen else {}} readings)"
+        zero = "".join(f"; {text}" for text in zero_dates(self.observations)[1])
+        return f"Conditional({', '.join(self.joint.schema.names)}{many} given {seen[0] if seen else {}} readings{zero})"
 
     def sample(
         self,
@@ -200,7 +203,7 @@ class Conditional:
             A DataTree with the groups `posterior` (`prior` if nothing was observed), `posterior_predictive`,
             `predictions`, `observed_data`, `constant_data`, `sample_stats`; dims chain, draw, the variable's own. Where
             functions with a reference set were drawn, `functions` holds what `extend` needs. The attribute `network`
-            says which weights drew, `flow_map` which those of `distill` were.
+            says which weights drew, `flow_map` which those of `distill` were, `index_origin` the date of index 0.
 
         Raises:
             ValueError: odd or too small n, nothing left to sample, unknown quality, points that make no sense.
@@ -221,7 +224,7 @@ class Conditional:
             functions = functions_group_many(groups, self.labels)
         if functions.data_vars:
             tree[GROUP] = xr.DataTree(functions)
-        tree.attrs |= request.drawn_by
+        tree.attrs |= request.attributes
         return tree
 
     def constrain(

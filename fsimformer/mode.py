@@ -29,7 +29,7 @@ from torch import Tensor
 from fsimformer.convert import Observation, ObservationWarning, query
 from fsimformer.density import Density
 from fsimformer.draws import Settings, draw_conditional
-from fsimformer.model_file import Model
+from fsimformer.model_file import Model, Trained
 from fsimformer.query import nothing_asked
 from fsimformer.sample import QUALITY
 from fsimformer.seeds import seed_at
@@ -44,13 +44,6 @@ _STEP = 0.05  # of a central difference, in standard deviations
 _MOST = 60  # iterations
 _TRIED = (2.0, 1.0, 0.5, 0.25, 0.125, 0.03, 0.008)  # shares of a step
 _FLAT = 1e-4  # smallest variance of a direction, of the largest: below lies rounding
-
-
-class Trained(Protocol):
-    """What has a model: a `Joint`."""
-
-    @property
-    def model(self) -> Model: ...
 
 
 class Conditioned(Protocol):

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +113,13 @@ class Model:
             ids = zip(schema.ids(name), schema.residual_ids(name), self.spread[name], strict=True)
             out += [ReferenceSet(id, residual, dims, schema[name].reference, s) for id, residual, s in ids]
         return tuple(out)
+
+
+class Trained(Protocol):
+    """What has a model: a `Joint`, below which functions are written that become methods of it."""
+
+    @property
+    def model(self) -> Model: ...
 
 
 def find_model(name: str | Path) -> Path:

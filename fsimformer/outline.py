@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 from fsimformer.priors import COUNTS, POSITIVE, PRIORS, REAL, Noise, Prior, Support
 from fsimformer.recorded import grid_of
 from fsimformer.schema import Components, Index, Schema, Variable
+from fsimformer.spelling import require_known
 
 _SUPPORTS = {"lognormal": POSITIVE, "negbinomial": COUNTS}  # what readings with such noise need
 
@@ -165,23 +165,6 @@ def schema_of(example: xr.Dataset, say: Statements) -> tuple[Schema, dict[str, T
             )
         )
     return Schema(tuple(variables), tuple(dims.values())), grid
-
-
-def require_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Every name is one of these.
-
-    Raises:
-        KeyError: it is not; the message names the nearest.
-    """
-    known = list(known)
-    for name in given:
-        if name not in known:
-            near = get_close_matches(str(name), known, 1)
-            raise KeyError(
-                f"{what}: no variable {name!r}. "
-                + (f"Did you mean {near[0]!r}? " if near else "")
-                + f"There are {known}."
-            )
 
 
 def _continuous(points: xr.DataArray) -> bool:

@@ -28,10 +28,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from fsimformer.outline import Statements, require_known, schema_of
+from fsimformer.outline import Statements, schema_of
 from fsimformer.priors import Noise, Prior, Support
 from fsimformer.schema import Schema
 from fsimformer.simulators.protocol import FunctionSimulator, check_grid
+from fsimformer.spelling import require_known
 from fsimformer.whiten import prior_from_z
 
 _TRIES = 20  # parameters that may fail before an example is had

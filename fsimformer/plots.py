@@ -22,11 +22,12 @@ try:
 except ImportError as error:
     raise ImportError("Pictures need matplotlib: pip install 'fsimformer[plots]'.") from error
 
+from fsimformer.groups import GROUPS
+
 # Okabe and Ito's colours: told apart by colour-blind readers and in grey
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#222222"
 SAMPLE_DIMS = ("chain", "draw")
-GROUPS = ("posterior", "posterior_predictive", "predictions", "prior", "prior_predictive")
 FUNCTIONS = "functions"  # the group that functions with a reference set leave
 CURVES = 8  # single draws of a function on a page: more hide the band
 SMALL, SMALLER = 9, 8  # points, on a figure as wide as a page of text

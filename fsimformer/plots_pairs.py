@@ -11,7 +11,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from fsimformer.plots import COLORS, GROUPS, INK, SAMPLE_DIMS, SMALL, SMALLER, index_of
+from fsimformer.groups import GROUPS
+from fsimformer.plots import COLORS, INK, SAMPLE_DIMS, SMALL, SMALLER, index_of
 
 _MOST_DRAWS = 1_000  # dots in a panel: more are a blot
 _MOST = 12

@@ -264,6 +264,25 @@ def _day(date: Any) -> str:
     return text.removesuffix("T00:00:00")
 
 
+def zero_dates(observations: Sequence[Observation], how: str = "origin=") -> tuple[list[str], list[str]]:
+    """Which date each index counts from, one sentence an index dim: where somebody said so, and where nobody did.
+
+    Args:
+        how: what names another date, for the message.
+    """
+    stated, implied = list[str](), list[str]()
+    for name in observations[0].origins if observations else ():
+        days = sorted({_day(o.origins[name]) for o in observations if o.origins[name] is not None})
+        if not days:
+            continue
+        if not any(name in o.implied for o in observations):
+            stated.append(f"{name} = 0 is {days[0]}")
+            continue
+        which = f"{days[0]}, the earliest date that came in" if len(days) == 1 else "the earliest date of each data set"
+        implied.append(f"{name} = 0 is {which}; {how} names another")
+    return stated, implied
+
+
 def warn_units(index: Index, labels: np.ndarray, attrs: Mapping[str, Any], stacklevel: int) -> None:
     """Warn where a coordinate states a unit that is neither the index's nor converted to it."""
     stated, own = str(attrs.get("units", "")).strip(), "" if index.units is None else index.units.strip()

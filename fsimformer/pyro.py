@@ -37,12 +37,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsimformer.outline import require_known
 from fsimformer.priors import Support
 from fsimformer.pyro_lengths import COUNT, gather, members, padded
 from fsimformer.pyro_priors import prior_of, support_of
 from fsimformer.schema import Components, Role, Schema, Variable
 from fsimformer.simulators.protocol import FunctionSimulator
+from fsimformer.spelling import require_known
 
 try:
     import pyro

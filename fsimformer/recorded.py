@@ -28,7 +28,7 @@ import xarray as xr
 from torch import Tensor
 
 from fsimformer.archive import Archive, is_archive
-from fsimformer.files import NETCDF, ZARR, read_observations
+from fsimformer.files import read_dataset
 from fsimformer.labels import read_labels
 from fsimformer.points import earliest, elapsed
 from fsimformer.schema import Index, Schema
@@ -90,11 +90,7 @@ class Recorded:
         path, schema = Path(path), known
         if is_archive(path):
             return cls.of(Archive.open(path).read([k for k in schema.names if k not in schema.paths]), schema)
-        if path.suffix not in (*NETCDF, *ZARR):
-            raise ValueError(f"{path}: unknown ending {path.suffix!r}. Choices: {', '.join((*NETCDF, *ZARR))}.")
-        data = read_observations(path, [])
-        assert isinstance(data, xr.Dataset)
-        return cls.of(data, schema)
+        return cls.of(read_dataset(path), schema)
 
     def simulate(self, n: int, generator: torch.Generator, /) -> dict[str, Tensor]:
         """The first n rows, for checks.

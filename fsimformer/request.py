@@ -20,10 +20,13 @@ from fsimformer.extension import Drawn
 from fsimformer.flow_map import FLOW_MAP
 from fsimformer.model_file import NETWORK, Model
 from fsimformer.paths import as_paths
+from fsimformer.points import zero_dates
 from fsimformer.query import nothing_asked
 from fsimformer.sample import SamplerConfig, drawing, quality_named
 from fsimformer.stages import Budget
 from fsimformer.tokens import Dial, TokenSet
+
+INDEX_ORIGIN = "index_origin"  # attribute of a tree of draws
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,15 @@ class Request:
 
     @property
     def drawn_by(self) -> dict[str, str]:
-        """Attributes of a tree of draws: fingerprint of the network and, where it draws, of the flow map."""
+        """Fingerprint of the network and, where it draws, of the flow map."""
         few = self.model.flow_map_fingerprint if self.sampler.method == FLOW_MAP else None
         return {NETWORK: self.model.fingerprint} | ({} if few is None else {FLOW_MAP: few})
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """Of a tree of draws: what drew it and, where dates came in or are known, which of them index 0 stands for."""
+        dates = [text for some in zero_dates(self.observations) for text in some]
+        return self.drawn_by | ({INDEX_ORIGIN: ". ".join(dates)} if dates else {})
 
     def latents(self, number: int) -> TokenSet:
         """What the network is asked for in one data set: paths in the place of noisy series that have one."""

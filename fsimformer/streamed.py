@@ -183,7 +183,7 @@ def _template(request: Request, labels: xr.DataArray, stats: Mapping[str, Any]) 
     functions = functions_group_many(groups, labels)
     if functions.data_vars:
         tree[GROUP] = xr.DataTree(functions)
-    tree.attrs |= request.drawn_by
+    tree.attrs |= request.attributes
     return tree
 
 

@@ -37,7 +37,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ from torch import Tensor
 
 from fsimformer.convert import Observation, ObservationWarning, observed_tokens, read
 from fsimformer.evidence import Evidence
-from fsimformer.model_file import Model
+from fsimformer.model_file import Model, Trained
 from fsimformer.readings import read_at
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
@@ -63,13 +63,6 @@ _FURTHER, _ROUNDS = 32, 20  # purposes of more simulations where some are implau
 _RIDGE = 0.02  # of prior variances: what the data say less of does not count
 _FEWEST = 19
 _DISTANCE = "distance of the parameters"
-
-
-class Trained(Protocol):
-    """What has a model: a `Joint`, whose method `surprise` is."""
-
-    @property
-    def model(self) -> Model: ...
 
 
 def surprise(

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from fsimformer.groups import GROUPS
 from fsimformer.points import Observation, Points, Query
 from fsimformer.schema import Index, Schema
 from fsimformer.whiten import Whitening
@@ -152,7 +153,7 @@ def drawn_rows(
     """
     n, parameters = len(queries), "prior" if "prior" in whole.children else "posterior"
     flat: dict[str, dict[str, np.ndarray]] = {}
-    for group in (g for g in ("posterior", "prior", "posterior_predictive", "predictions") if g in whole.children):
+    for group in (g for g in GROUPS if g in whole.children):
         for name, v in whole[group].data_vars.items():
             size = int(np.prod(v.shape[3:]))
             flat.setdefault(group, {})[str(name)] = np.full((2, v.sizes["draw"], n, size), np.nan)

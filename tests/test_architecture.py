@@ -113,6 +113,19 @@ def test_no_simulator_leans_on_another(path: Path) -> None:
     assert modules <= SHARED | SAME_FIELD.get(path.stem, set())
 
 
+@pytest.mark.parametrize(
+    ("text", "home"),
+    [
+        ("get_close_matches", "spelling"),  # what is near a name that nobody knows
+        ("MemoryError", "damage"),  # what libraries raise at a damaged file
+        ("GROUPS = (", "groups"),  # of a tree of draws, in the order in which they are shown
+        ("class Trained(", "model_file"),  # what has a model
+    ],
+)
+def test_what_several_rooms_need_is_said_once(text: str, home: str) -> None:
+    assert [room(path) for path in MODULES if text in path.read_text()] == [home]
+
+
 def test_the_table_allows_nothing_that_is_not_used() -> None:
     """A room without a file, or an import that no file of a room makes, would let in unseen what nobody decided."""
     used: dict[str, set[str]] = {}

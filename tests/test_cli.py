@@ -16,7 +16,7 @@ import torch
 import xarray as xr
 
 import fsimformer
-from fsimformer.cli import main
+from fsimformer.cli import main, told
 from fsimformer.cli_infer import parse_at, table
 from fsimformer.cli_train import find_simulator
 from fsimformer.files import read_observations
@@ -207,7 +207,19 @@ def test_info_tells_all(model: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert f"\n{name} " in text
     assert "time: trained on [0, 20] days" in text and "lognormal, sd 0.1" in text
     assert main(["info", "sird"]) == 0
-    assert capsys.readouterr().out.startswith(f"sird: {fsimformer.load('sird').n_parameters:,} parameters\n")
+    joint, text = fsimformer.load("sird"), capsys.readouterr().out
+    assert text.startswith(f"sird: {joint.n_parameters:,} parameters\n")
+    assert "'" not in text and "{" not in text  # nothing as Python writes it
+    steps, levels = joint.provenance["train"]["steps"], joint.provenance["levels"]
+    assert f"\ntrain: steps {steps}, batch_size " in text
+    assert f"\nlevels: mean {levels['mean']:g}, sd {levels['sd']:g}, " in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_json_is_told_as_a_person_reads_it() -> None:
+    entry = {"n": [4, 60], "dial": [["few", 0.9], [None, 0.1]], "told": True, "rate": 1e-08, "empty": {}}
+    assert told(entry) == "n (4, 60), dial ((few, 0.9), (none, 0.1)), told yes, rate 1e-08, empty none"
+    assert told([]) == "none" and told(["a", "b"]) == "a, b" and told("as it is") == "as it is"
 
 
 def test_info_needs_the_card_alone(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,9 +15,8 @@ from test_cli import require_one_line_error, written
 
 from fsimformer import plots
 from fsimformer.cli import main
-from fsimformer.cli_infer import data_sets, numbered, summary
-from fsimformer.cli_plot import read_draws
-from fsimformer.files import read_observations
+from fsimformer.cli_infer import data_sets, numbered, summary, table
+from fsimformer.files import read_observations, read_tree
 from fsimformer.plots_pairs import pairs, scalars
 from fsimformer.schema import Index, Schema, Variable
 
@@ -47,7 +46,7 @@ def test_regions_of_a_table_are_data_sets_of_one_call(
     printed, error = capsys.readouterr()
     assert error == "" and [p.splitlines()[0] for p in printed.split("\n\n")] == ["region north", "region south"]
     assert (tmp_path / "figure_north.png").exists() and (tmp_path / "figure_south.png").exists()
-    tree = read_draws(out)
+    tree = read_tree(out)
     parts = []
     for name, times, values in (("north", ["01", "03"], [1.5, np.nan]), ("south", ["02", "03"], [0.5, 2.0])):
         own = xr.Dataset({"y": ("time", values)}, {"time": pd.DatetimeIndex([f"2020-01-{t}" for t in times])})
@@ -64,7 +63,7 @@ def test_json_holds_what_the_tree_holds(model: Path, tmp_path: Path, capsys: pyt
     assert main(infer(model, data, "--out", str(out), "--json")) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["draws"], found["level"], found["seed"]) == (10, 0.9, 0)
-    tree = read_draws(out)
+    tree = read_tree(out)
     entries = {(e["region"], e["name"], str(e.get("at", e.get("component")))): e for e in found["variables"]}
     assert len(entries) == len(found["variables"])
     rate = tree["posterior"]["rate"].sel(region="south", time=4.0)
@@ -89,7 +88,45 @@ def test_what_is_padding_is_no_entry() -> None:
     assert [(e["region"], e["at"]["time"]) for e in entries] == [
         ("a", "2020-01-01"), ("a", "2020-01-02"), ("b", "2020-01-03"),
     ]  # fmt: skip
-    assert numbered(Path("f/a.png"), "Île/de 1").name == "a_Île-de-1.png"
+
+
+def test_every_data_set_has_a_picture_of_its_own() -> None:
+    labels = ["Île/de 1", "a b", "a-b", "A-B", "a/b", "a-b-2", np.datetime64("2020-01-01", "ns")]
+    found = [p.name.removeprefix("f_") for p in numbered(Path("x/f.png"), labels)]
+    assert found == [
+        "Île-de-1.png", "a-b-3.png", "a-b.png", "A-B-2.png", "a-b-4.png", "a-b-2-2.png", "2020-01-01.png",
+    ]  # fmt: skip
+    assert len({name.casefold() for name in found}) == len(labels)
+
+
+def test_the_table_counts_the_points_that_a_data_set_has_and_names_no_others() -> None:
+    """A data set that lacks nothing has no predictions where its neighbour has 25."""
+    x = np.zeros((2, 5, 2, 25))
+    x[:, :, 0] = np.nan
+    x[:, :, 1, 20:] = np.nan
+    again = x.copy()
+    again[:, :, 0, :7] = 1.0
+    dims = ("chain", "draw", "region", "point_y")
+    labels = {"time_y": (("region", "point_y"), np.arange(50.0).reshape(2, 25)), "region": ["all there", "holes"]}
+    tree = xr.DataTree.from_dict(
+        {"predictions": xr.Dataset({"y": (dims, x)}, labels), "posterior_predictive": xr.Dataset({"y": (dims, again)})}
+    )
+    schema = Schema((Variable("y", "data", ("time",)),), (Index("time", 0, 3, "days"),))
+    said = [table(part, schema) for _, part in data_sets(tree, "region")]
+    assert said == [
+        "y: 7 points (posterior_predictive)",
+        "y: 20 points (posterior_predictive)\ny: 20 points (predictions)",
+    ]
+
+
+def test_what_is_given_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two points lists, two new names or two old ones, none is dropped in silence."""
+    for options, message in (
+        (["--at", "y=1,2", "--at", "a", "--at", "y=5:6:3"], "--at y=1,2 and --at y=5:6:3: expected 'y' once."),
+        (["--rename", "t=time", "--rename", "t=y"], "--rename t=time and --rename t=y: expected 't' once."),
+        (["--rename", "a=y", "--rename", "b=y"], "--rename a=y and --rename b=y: expected 'y' once."),
+    ):
+        require_one_line_error(["infer", "sird", "no_such.csv", *options], message, capsys)
 
 
 def test_a_table_of_scalars_has_a_row_each(tmp_path: Path) -> None:
@@ -141,7 +178,7 @@ def test_many_data_sets_into_zarr_and_a_picture_of_one(
 ) -> None:
     data, out = written(tmp_path / "cases.csv", WIDE), tmp_path / "draws.zarr"
     assert main(infer(model, data, "--out", str(out))) == 0
-    whole = read_draws(out)["posterior"]["a"]
+    whole = read_tree(out)["posterior"]["a"]
     assert whole.sizes["region"] == 2
     capsys.readouterr()
     for kind, options in (

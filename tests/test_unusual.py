@@ -100,11 +100,10 @@ def test_many_data_sets_have_a_number_each_and_chance_does_not_warn(exact: Joint
     tree = exact.condition(many, batch_dim="place").sample(4, at={"x": [5.0]}, quality="fast")
     alone = [p_of(exact, observed(s)) for s in range(3)]
     np.testing.assert_array_equal(tree["sample_stats"]["p_surprise"].sel(place=list("abc")), alone)
-    stored = exact.condition(many, batch_dim="place").sample_to(
-        tmp_path / "draws.zarr", 4, at={"x": [5.0]}, quality="fast"
-    )
+    asked = exact.condition(many, batch_dim="place")
+    stored = asked.sample_to(tmp_path / "draws.zarr", 4, at={"x": [5.0]}, quality="fast")
     np.testing.assert_array_equal(stored["sample_stats"]["p_surprise"].sel(place=list("abc")), alone)
-    labels = xr.DataArray(np.arange(100), dims="place")
+    labels = np.arange(100)
     p = np.full(100, 0.5)
     for n_odd, warned in ((1, False), (5, False), (6, True)):  # chance has 5 or more with .017, 6 or more with .006
         p[:n_odd] = 0.005

@@ -19,6 +19,7 @@ import xarray as xr
 
 from fsimformer.constraints import Between
 from fsimformer.explorer.board import Board
+from fsimformer.groups import GROUPS
 from fsimformer.joint import Conditional, Joint
 from fsimformer.marginals import Solver, marginal_quantiles
 from fsimformer.query import query
@@ -29,7 +30,6 @@ FEWEST, MOST = 8, 60  # points of a function in a preview
 _TARGET = 0.11  # seconds of a preview: the way to the server and back, and the browser's drawing, come on top
 _CURVES = 6
 _DENSE = 101
-GROUPS = ("posterior", "prior", "predictions", "posterior_predictive")
 
 
 @dataclass(frozen=True)
