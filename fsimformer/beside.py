@@ -88,12 +88,24 @@ def move(part: Path, target: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or a directory's list of names, is on the disk; Windows cannot wait for the latter."""
-    if os.name == "nt" and path.is_dir():
+    """Waits until a file, or a directory's list of names, is on the disk; not every system can wait for the latter.
+
+    Windows, some network disks and a directory that may be written but not read cannot: what is in place stays there.
+    """
+    names = path.is_dir()
+    if os.name == "nt" and names:
         return
-    file = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        file = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    except PermissionError:
+        if names:
+            return
+        raise
     try:
         os.fsync(file)
+    except OSError as error:
+        if not names or error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
     finally:
         os.close(file)
 

@@ -122,7 +122,7 @@ def _read_dataset(path: Path, choices: Sequence[str]) -> xr.Dataset:
                 with xr.open_dataset(path, engine="h5netcdf", decode_times=False) as data:
                     found = data.load()
         if not found.variables:
-            raise ValueError(f"{path}: no variables at its root; is it a result? Observations are wanted.")
+            raise ValueError(f"{path}: no variables at its root, at most in groups; is it a result of `infer`?")
         return found
     require_zarr()
     require_no_pickle(path)

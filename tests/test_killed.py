@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
 import random
+import stat
 import subprocess
 import sys
 import time
@@ -112,6 +114,27 @@ def test_nothing_takes_its_place_before_all_of_it_is_on_the_disk(
             assert [p.name for p in folder.iterdir()] == [file]
             synced.clear()
     assert set(moved) == {file for file, *_ in killed.WRITERS.values()} and len(moved) == 2 * len(killed.WRITERS)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="directories are not waited for")
+def test_a_disk_that_cannot_wait_for_names_takes_files_and_one_that_loses_values_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Network disks refuse fsync of a directory; where a file's is refused, its place keeps what it was."""
+    target, refused = tmp_path / "a.txt", [stat.S_ISDIR]
+
+    def fsync(file: int) -> None:
+        if refused[0](os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with replaced(target) as part:
+        part.write_text("one")
+    assert target.read_text() == "one"
+    refused[0] = stat.S_ISREG
+    with pytest.raises(OSError, match="Invalid argument"), replaced(target) as part:
+        part.write_text("two")
+    assert target.read_text() == "one" and list(tmp_path.iterdir()) == [target]
 
 
 def test_two_who_write_the_same_at_once_do_not_write_into_one_file(tmp_path: Path) -> None:
