@@ -2,7 +2,8 @@
 
 - `two_moons`, 10,000 draws, by the network of sbibm.py and one of 0.6 M weights.
 - The shipped `sird` given 60, 600 and 6,000 readings: 1,000 draws (100 given 6,000) of three parameters and the contact
-  rate at 20 places. Two draws alone tell what encoding the readings costs, the difference what the solver's steps do.
+  rate at 20 places. Two draws alone tell what judging and encoding the readings cost, the difference what the
+  solver's steps do.
 - Two parameters given 25 readings, 100 data sets in one call, 1,000 draws each.
 
 Each by the default (32 evaluations) and in 4 evaluations of a distilled network. Weights do not change the seconds:
