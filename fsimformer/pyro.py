@@ -10,19 +10,15 @@
 
     joint = fsf.train(from_pyro(schools, data=["y"]), dependency="undirected")
 
-A model is a program that writes p(z, x) = Π_i p(z_i | parents(z_i)); running it with its observations released draws
-from this joint. Observed sites become data, all others parameters. A site without parents whose family is one of ours
-(priors.py) keeps its prior, exactly; every other has the support of its distribution and is whitened by simulations.
-Sites in a plate of fixed size are vectors along a dim of the plate's name; what a plate declares independent is a block
-of `Variable.blocks`. A site with several dims is a vector of all its elements, in their order.
+A model is a program; running it with its observations released draws from its joint distribution, and its sample sites
+are the variables (sites.py). Observed sites become data, all others parameters. A site without parents whose family is
+one of ours keeps its prior (pyro_priors.py); every other has the support of its distribution and is whitened by
+simulations. Sites in a plate of fixed size are vectors along a dim of the plate's name.
 
 Who hangs on whom is found by tracking tensors through one run (arXiv 1206.3238; `pyro.infer.inspect`): a model that
 takes numbers out of tensors (`.item()`, numpy, `if x > 0`) hides its dependencies, and only a dense mask is safe then.
 
 Sites whose number is drawn, in a plate of random size or a loop, are vectors with a number (pyro_lengths.py).
-
-A left-out site z is integrated out. Its children c_1, c_2, ... hang together afterwards:
-p(c_1, c_2, ... | ·) = Π_i p(c_i | parents of c_1..c_i and of z, c_1..c_{i−1}).
 
 Needs Pyro: pip install 'fsimformer[pyro]'.
 """
@@ -37,11 +33,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsimformer.priors import Support
+from fsimformer.priors import Prior, Support
 from fsimformer.pyro_lengths import COUNT, gather, members, padded
 from fsimformer.pyro_priors import prior_of, support_of
-from fsimformer.schema import Components, Role, Schema, Variable
+from fsimformer.schema import Role, Schema
 from fsimformer.simulators.protocol import FunctionSimulator
+from fsimformer.sites import Site, ancestors, data_sites, inside, integrate_out, schema_of
 from fsimformer.spelling import require_known
 
 try:
@@ -54,18 +51,6 @@ except ImportError as error:
 _TRACES = 16  # runs that tell whether sites, shapes and supports are the same in all
 _ROWS = "_simulations"
 _POOL, _MOST_RUNS = 200, 2_000  # elements to fill up with, and runs that may be asked for them
-
-
-@dataclass(frozen=True)
-class Site:
-    """A sample site: its value's shape, of which the first `n_batch` dims are batch dims, and its plates by dim."""
-
-    name: str
-    shape: tuple[int, ...]
-    n_batch: int
-    plates: Mapping[int, str]
-    fn: Any
-    observed: bool
 
 
 def from_pyro(
@@ -87,7 +72,7 @@ def from_pyro(
             vector of K components, and n_x says how many there are (`pyro_lengths.given`, `present`). Runs with more
             are left out. Nothing is said of parents then: a mask must be dense.
         support: site -> support, where its distribution's is not to be taken. An end that moves from run to run is
-            none, and an upper end alone is none.
+            none.
         batched: all simulations in one run, in a plate of their own on the left of all others: much faster, for models
             without control flow on values whose every batch dim is declared. Otherwise one run a simulation.
 
@@ -97,8 +82,8 @@ def from_pyro(
     Raises:
         KeyError: names of no site.
         ValueError: no latent or no data site; sites or shapes that differ from run to run; a discrete latent site; a
-            support that is no interval (a simplex, a matrix); `pyro.factor`, masks, scales and subsampling, which weigh
-            runs: simulations cannot.
+            support that is no interval (a simplex, a matrix) or has an upper end alone; `pyro.factor`, masks, scales
+            and subsampling, which weigh runs: simulations cannot.
     """
     runs = [_sample_sites(_trace(model, args, seed)) for seed in range(_TRACES)]
     longest = dict(max_length or {})
@@ -108,46 +93,20 @@ def from_pyro(
     out, stated = tuple(leave_out), dict(support or {})
     for what, names in (("data", data), ("leave_out", out), ("support", stated)):
         require_known(what, names, sites)
-    observed = {k for k, s in sites.items() if s.observed} | set(data)
-    if both := observed & set(out):
-        raise ValueError(f"from_pyro: {sorted(both)} are data; what is not to be observed is left out by its caller.")
+    observed = data_sites("from_pyro", sites, data, out)
     kept = [k for k in sites if k not in out]
-    if not observed or not set(kept) - observed:
-        raise ValueError(
-            f"from_pyro: expected latent and observed sites, got the sites {list(sites)}, observed: {sorted(observed)}."
-            " Call the model with its data, or name them: data=[...]."
-        )
     parents = {k: list[str]() for k in sites} if longest else _parents(model, args, sites)
-    latent_above = [k for k in out if any(k in _ancestors(parents, c) for c in kept if c not in observed)]
-    joined = _integrate_out(parents, out)
-    plates = {p for s in sites.values() for p in s.plates.values()}
-    variables, dims = [], dict[str, Components]()
-    for name in kept:
-        site = sites[name]
-        if site.shape:
-            dim = _dim_name(site, plates, sites)
-            dims[dim] = Components(dim, int(torch.Size(site.shape).numel()))
-        role: Role = "data" if name in observed else "parameter"
-        prior = None if parents[name] or role == "data" or name in {*joined, *stated, *longest} else prior_of(site.fn)
-        found = stated.get(name) or (prior.support if prior else support_of(name, groups.get(name, [name]), runs, role))
-        blocks = 1 if name in joined else _blocks(site)
-        blockwise = [p for p in parents[name] if blocks > 1 and p not in joined and _blocks(sites[p]) == blocks]
-        blockwise = [p for p in blockwise if _leftmost(sites[p]) == _leftmost(site)]
-        variables.append(
-            Variable(
-                name,
-                role,
-                (dim,) if site.shape else (),
-                prior,
-                found,
-                parents=tuple(parents[name]),
-                blocks=blocks,
-                blockwise=tuple(blockwise),
-            )
-        )
-        if name in longest:
-            variables.append(Variable(f"{COUNT}{name}", role))
-    schema = Schema(tuple(variables), tuple(dims.values()))
+    latent_above = [k for k in out if any(k in ancestors(parents, c) for c in kept if c not in observed)]
+    joined = integrate_out(parents, out)
+
+    def prior(site: Site) -> Prior | None:
+        return None if site.name in {*stated, *longest} else prior_of(site.fn)
+
+    def found(site: Site, role: Role) -> Support:
+        elements = groups.get(site.name, [site.name])
+        return stated.get(site.name) or support_of("from_pyro", site.name, elements, runs, role)
+
+    schema = schema_of(sites, parents, observed, joined, prior, found, longest)
     depth = max(s.n_batch for s in sites.values())
     pools = {k: _pool(model, args, k) for k in longest if k in kept}
     own = PyroDraws(model, args, tuple(sites[k] for k in kept), schema, batched, depth, pools)
@@ -198,7 +157,7 @@ class PyroDraws:
                         rows[s.name].append(self._row(s, trace.nodes[s.name]["value"], n if self.batched else 1))
                         continue
                     x, count = padded(gather(trace.nodes, s.name), s.shape[0], self.pools[s.name], generator)
-                    rows[s.name].append(self._inside(s.name, x)[None])
+                    rows[s.name].append(inside(self.schema[s.name].support, x)[None])
                     rows[f"{COUNT}{s.name}"].append(count[None])
         return {k: torch.cat(parts) for k, parts in rows.items()}
 
@@ -215,14 +174,8 @@ class PyroDraws:
                 f"from_pyro: {site.name!r} has the shape {tuple(value.shape)} in a run of {n} simulations, expected "
                 f"{(*lead, *site.shape)}: the model was not written for a plate on the left of its own: no batched."
             )
-        return self._inside(site.name, value.detach().reshape((n, -1) if site.shape else (n,)))
-
-    def _inside(self, name: str, flat: Tensor) -> Tensor:
-        support = self.schema[name].support
-        ends = flat.new_tensor([support.lower, support.upper])
-        low, high = torch.nextafter(ends, ends.flip(0))
-        held = (flat >= ends[0]) & (flat <= ends[1]) & torch.isfinite(flat)  # what is not finite has failed
-        return torch.where(held, flat.clamp(low, high), flat).double()
+        flat = value.detach().reshape((n, -1) if site.shape else (n,))
+        return inside(self.schema[site.name].support, flat)
 
 
 @contextmanager
@@ -325,37 +278,3 @@ def _parents(model: Callable[..., Any], args: tuple[Any, ...], sites: Mapping[st
     with _own_state(0):
         found = get_dependencies(poutine.uncondition(model), args)["prior_dependencies"]
     return {k: [u for u in sites if u != k and u in found[k]] for k in sites}
-
-
-def _ancestors(parents: Mapping[str, Iterable[str]], name: str) -> set[str]:
-    direct = set(parents[name])
-    return direct.union(*(_ancestors(parents, p) for p in direct))
-
-
-def _integrate_out(parents: dict[str, list[str]], names: Iterable[str]) -> set[str]:
-    """Takes sites out of the graph, in place; their children, which hang together from now on, come back."""
-    changed: set[str] = set()
-    order = list(parents)
-    for name in sorted(names, key=order.index, reverse=True):
-        above, before = parents.pop(name), list[str]()
-        for child in [c for c in order if name in parents.get(c, ())]:
-            own = {*parents[child], *above, *before} - {name}
-            parents[child] = [k for k in order if k in own]
-            before += [child, *parents[child]]
-            changed.add(child)
-    return changed & parents.keys()
-
-
-def _leftmost(site: Site) -> str | None:
-    """The plate along the first dim of a value, if there is one."""
-    return site.plates.get(-site.n_batch) if site.n_batch else None
-
-
-def _blocks(site: Site) -> int:
-    """Parts of a value, in its order, that are independent given the parents."""
-    return site.shape[0] if _leftmost(site) is not None and len(site.plates) == 1 else 1
-
-
-def _dim_name(site: Site, plates: Iterable[str], sites: Mapping[str, Site]) -> str:
-    plate = _leftmost(site)
-    return plate if plate is not None and len(site.shape) == 1 and plate not in sites else f"{site.name}_dim"

@@ -162,7 +162,7 @@ def test_declared_dependencies_are_those_that_are_imported() -> None:
     assert declared <= third_party.keys(), f"declared and never imported: {declared - third_party.keys()}"
     rim = {
         *("diagnostics", "lc2st", "plots", "plots_check", "files", "sbi", "archive", "campaign", "streamed"),
-        *("plots_pairs", "cli_plot", "pyro", "explorer"),
+        *("plots_pairs", "cli_plot", "pyro", "numpyro", "explorer"),
     }
     for name, rooms in third_party.items():
         assert name in declared or (name in extras and rooms <= rim), (name, rooms)
