@@ -70,7 +70,7 @@ def p_value(model: Model, typical: Typical, tokens: TokenSet) -> float:
     if bool(batch.of_arrays().all()):
         return math.nan
     batch = batch.replace(valid=plausible(model, batch))
-    if not bool((batch.valid & batch.value.isfinite()).all()):  # float32 has no number so large
+    if not bool(batch.valid.all()):
         return 1 / (NEAREST + 1)
     own = numbers(model, batch)
     if not all(np.isfinite(x).all() for x in own):  # so far off that the network has no answer
