@@ -28,6 +28,7 @@ from tables_sbibm import dependency, sbibm
 from tables_scale import arrivals, many, online, online_accuracy, padding, solvers
 from tables_sequential import sequential
 from tables_trust import calibration, epidemic
+from tables_workflow import infer_regions, user_lines
 from tables_users import explorer, hostile_inputs, influenza, laptop, start_up, surprise
 
 PICTURES = {"distill": "docs/distill.png", "resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
@@ -155,6 +156,8 @@ SECTIONS = {
     "start_up": start_up,
     "explorer": explorer,
     "influenza": influenza,
+    "infer_regions": infer_regions,
+    "user_lines": user_lines,
 }
 
 

@@ -142,7 +142,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "streamed": {"convert", "tree", "extension", "function_tree", "request", "beside"},
     "joint": {
-        *("check", "surprise", "schema", "tokens", "convert", "sample", "stages", "function_tree"),
+        *("check", "surprise", "schema", "tokens", "points", "convert", "sample", "stages", "function_tree"),
         *("evaluate", "refine", "constraints", "constrained", "density", "devices", "model_file", "request"),
         *("streamed", "mode", "unusual", "doubts"),
     },

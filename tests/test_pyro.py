@@ -365,6 +365,7 @@ def test_a_trained_model_has_the_conjugate_posterior() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 def test_any_number_of_readings_has_its_conjugate_posterior() -> None:
     """μ | y_1..y_n ~ N(Σy / (n + 1/4), 1/(n + 1/4)), n as many as were given."""
     simulator = from_pyro(counted, data=["y"], leave_out=["n"], max_length={"y": 5})

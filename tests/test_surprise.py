@@ -62,7 +62,7 @@ def test_the_odd_reading_is_found_and_named() -> None:
     data = observed(1)
     data["x"][5] += 4.0
     with pytest.warns(
-        ObservationWarning, match=r"unlike simulated ones .* shows in 'x'.* reading is 'x' at time 4\.59"
+        ObservationWarning, match=r"unlike simulated ones .*log density.* reading is 'x' at time 4\.59"
     ):
         found = linear.joint().surprise(data, linear.SIMULATOR, 99)
     assert found.attrs["alarm"] == 1 and float(found["p_odd"]) == 0.01
