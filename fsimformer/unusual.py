@@ -37,7 +37,7 @@ from fsimformer.typical import NEAREST, Typical
 
 Array = NDArray[np.float64]
 
-_DESIGNS, _A_DESIGN = 64, 16  # at most: groups of simulations read at the same places, and simulations in each
+_DESIGNS, _A_DESIGN = 256, 4  # at most: groups of simulations read at the same places, and simulations in each
 _FOLDS, _FOLD = 4, 16  # groups of readings held out together, and readings in each at most
 _SMALLEST_SD = 1e-3  # whitened; less is rounding
 
