@@ -28,8 +28,8 @@ from tables_sbibm import dependency, sbibm
 from tables_scale import arrivals, many, online, online_accuracy, padding, solvers
 from tables_sequential import sequential
 from tables_trust import calibration, epidemic
-from tables_workflow import infer_regions, user_lines
 from tables_users import explorer, hostile_inputs, influenza, laptop, start_up, surprise
+from tables_workflow import infer_regions, user_lines
 
 PICTURES = {"distill": "docs/distill.png", "resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
 OUT = Path(__file__).resolve().parent / "README.md"
