@@ -48,8 +48,7 @@ def _explore(args: argparse.Namespace) -> None:
     observed = None
     if args.observations is not None:
         indexes = [index.name for index in joint.schema.indexes]
-        scalars = [v.name for v in joint.schema.variables if not v.dims]
-        observed = read_observations(args.observations, indexes, scalars=scalars)
+        observed = read_observations(args.observations, indexes, scalars=joint.schema.scalars)
     board = Board.of(joint.schema, observed, args.origin)
     board.condition(joint)  # a file that cannot be observed is refused here, not on the page
     settings = Settings(args.model, args.draws, args.points, args.seed, args.quality, args.origin)

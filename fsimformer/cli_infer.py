@@ -112,8 +112,7 @@ def _infer(args: argparse.Namespace) -> None:
         joint = load(args.model)
         show(1, "reading")
         indexes = [index.name for index in joint.schema.indexes]
-        scalars = [v.name for v in joint.schema.variables if not v.dims]
-        observed = read_observations(args.observations, indexes, args.batch, renamed, scalars)
+        observed = read_observations(args.observations, indexes, args.batch, renamed, joint.schema.scalars)
         if args.batch is None:
             _require_one(joint.schema, observed)
         conditional = joint.condition(observed, origin=args.origin, batch_dim=args.batch)

@@ -57,12 +57,7 @@ class Evidence:
     def of(cls, model: Model, batch: TokenBatch) -> Evidence:
         """What is not `valid` is told to nobody."""
         ids, value = batch.variable[0], batch.value.double().numpy()
-        scored = ~batch.of_arrays()[0]
-        owner = torch.zeros(model.schema.n_ids, dtype=torch.long)
-        for number, v in enumerate(model.schema.variables):
-            owner[list(model.schema.ids(v.name))] = number
-        variable, positions = owner[ids], scored.nonzero()[:, 0]
-        order = positions[np.lexsort((*batch.index[0, positions].double().numpy().T[::-1], ids[positions].numpy()))]
+        scored, variable, order = ~batch.of_arrays()[0], variables_of(model, ids), in_order(batch)
         others, sd = np.zeros_like(value), np.ones_like(value)
         for k in range(n_folds := min(_FOLDS, len(order))):
             fold = order[k::n_folds]
@@ -78,6 +73,20 @@ class Evidence:
                 asked = own.nonzero()[:, 0]
                 variables[:, asked.numpy()] = expected(model, batch, ~own, asked)[0]
         return cls(value, others, sd, variables, implied_parameters(model, batch), (scored & batch.valid).numpy())
+
+
+def variables_of(model: Model, ids: Tensor) -> Tensor:
+    """Number of the variable that each token belongs to."""
+    owner = torch.zeros(model.schema.n_ids, dtype=torch.long)
+    for number, v in enumerate(model.schema.variables):
+        owner[list(model.schema.ids(v.name))] = number
+    return owner[ids]
+
+
+def in_order(batch: TokenBatch) -> Tensor:
+    """Positions of the readings, arrays left out, by id and place; of data sets that are read at the same places."""
+    ids, positions = batch.variable[0], (~batch.of_arrays()[0]).nonzero()[:, 0]
+    return positions[np.lexsort((*batch.index[0, positions].double().numpy().T[::-1], ids[positions].numpy()))]
 
 
 def implied_parameters(model: Model, batch: TokenBatch) -> Array:
@@ -117,13 +126,9 @@ def expected(model: Model, batch: TokenBatch, kept: Tensor, asked: Tensor, sprea
     rows = batch.gather(where.expand(batch.shape[0], -1))
     rows = rows.replace(condition_mask=kept[where].expand(batch.shape[0], -1).contiguous())
     rows = rows.replace(valid=rows.valid | rows.condition_mask.logical_not())
-    parts = []
-    for start in range(0, batch.shape[0], _ROWS):
-        streams = split(rows.rows(slice(start, start + _ROWS)), model.n_active_observed)
-        parts.append(_moments(model, streams.to(model.denoiser.device), spread))
+    mean, sd = _solved(model, rows, spread)
     place = np.argsort(np.argsort(asked.numpy()))  # found in the order in which the tokens stand in the row
-    mean, sd = (np.asarray(torch.cat(x).numpy()[:, place], dtype=np.float64) for x in zip(*parts, strict=True))
-    return mean, sd
+    return mean[:, place], sd[:, place]
 
 
 def held_out(model: Model, batch: TokenBatch, folds: Tensor) -> tuple[Array, Array]:
@@ -133,13 +138,19 @@ def held_out(model: Model, batch: TokenBatch, folds: Tensor) -> tuple[Array, Arr
     condition_mask.scatter_(2, folds[:, None].expand(-1, n, -1), False)
     rows = batch.rows(torch.arange(n).repeat(f)).replace(condition_mask=condition_mask.flatten(0, 1))
     rows = rows.replace(valid=rows.valid | rows.condition_mask.logical_not())
-    parts = []
-    for start in range(0, f * n, _ROWS):
-        streams = split(rows.rows(slice(start, start + _ROWS)), model.n_active_observed)
-        parts.append(_moments(model, streams.to(model.denoiser.device), spread=True))
+    mean, sd = (x.reshape(f, n, k) for x in _solved(model, rows, spread=True))
     place = np.argsort(np.argsort(folds.numpy(), axis=1), axis=1)[:, None]  # found in the order of the row
-    mean, sd = (torch.cat(x).numpy().reshape(f, n, k) for x in zip(*parts, strict=True))
     return tuple(np.take_along_axis(x, np.broadcast_to(place, x.shape), axis=2) for x in (mean, sd))  # type: ignore[return-value]
+
+
+def _solved(model: Model, rows: TokenBatch, spread: bool) -> tuple[Array, Array]:
+    """`_moments` of all rows, (rows, k), some of them at a time."""
+    parts = []
+    for start in range(0, rows.shape[0], _ROWS):
+        streams = split(rows.rows(slice(start, start + _ROWS)), model.n_active_observed)
+        parts.append(_moments(model, streams.to(model.denoiser.device), spread))
+    mean, sd = (np.asarray(torch.cat(x).numpy(), dtype=np.float64) for x in zip(*parts, strict=True))
+    return mean, sd
 
 
 def _moments(model: Model, streams: Streams, spread: bool) -> tuple[Tensor, Tensor]:

@@ -236,6 +236,11 @@ class Schema:
         return {v.name: v.path_of for v in self.variables if v.path_of is not None}
 
     @property
+    def scalars(self) -> tuple[str, ...]:
+        """Names of the variables without dims."""
+        return tuple(v.name for v in self.variables if not v.dims)
+
+    @property
     def references(self) -> tuple[str, ...]:
         """Names of the functions with a reference set."""
         return tuple(v.name for v in self.variables if v.reference)

@@ -52,7 +52,7 @@ from fsimformer.readings import read_at
 from fsimformer.schema import Schema
 from fsimformer.seeds import generator_at
 from fsimformer.simulators import Simulator
-from fsimformer.tokens import TokenBatch, TokenSet, concatenate
+from fsimformer.tokens import TokenBatch, TokenSet, collate, concatenate
 from fsimformer.trials import fresh
 
 Array = NDArray[np.float64]
@@ -148,12 +148,7 @@ def with_simulations(model: Model, simulator: Simulator, tokens: TokenSet, n: in
 
     Implausible readings of the observation are not valid; simulations with such are left aside.
     """
-    arrays = {ids: x[None] for ids, x in tokens.arrays.items()}
-    valid = torch.ones(1, len(tokens), dtype=torch.bool)
-    mine = TokenBatch(
-        tokens.variable[None], tokens.index[None], tokens.value[None].float(), valid.clone(), valid, arrays
-    )
-    kept, n_kept = list[TokenBatch](), 0
+    mine, kept, n_kept = collate([tokens]), list[TokenBatch](), 0
     for k in range(_ROUNDS):
         data = fresh(model, simulator, n, seed, purpose=_FURTHER + k if k else _PURPOSE)
         simulated = read_at(data.store, torch.arange(n), tokens, generator_at(seed, _TRIALS, 4, k))
@@ -206,17 +201,12 @@ class Statistics:
         kinds = {name: summaries({k: x[:, mine] for k, x in z.items()}) for name, mine in own.items()}
         scaled = {name: robust(np.stack(list(k.values()), axis=1)) for name, k in kinds.items()}
         every, apart = np.any(list(own.values()), axis=0), "other variables" if "other variables" in z else "nothing"
-        pooled = {
-            "log density given all others": log_density(evidence)[:, every].mean(1),
-            f"mean square given {apart}": log_size((z[apart][:, every] ** 2).mean(1)),
-        }
-        if evidence.parameters.shape[1]:
-            pooled[_DISTANCE] = log_size(distances(evidence.parameters))
+        means = log_density(evidence)[:, every].mean(1), (z[apart][:, every] ** 2).mean(1)
         return cls(
             z,
             {name: list(k) for name, k in kinds.items()},
             scaled,
-            {name: robust(x[:, None])[:, 0] for name, x in pooled.items()},
+            pooled(*means, evidence.parameters, apart),
             frozenset(name for name, mine in own.items() if not evidence.scored[0, mine].all()),
         )
 
@@ -228,11 +218,10 @@ class Statistics:
 
     @property
     def whole(self) -> Array:
-        """(1 + n,) the largest of the pooled in absolute value; of the distance a small one is not odd."""
-        parts = [x if name == _DISTANCE else np.abs(x) for name, x in self.pooled.items()]
-        out = np.max(parts, axis=0)
+        """(1 + n,) the largest of the pooled; inf of a data set with an implausible reading."""
+        out = largest(self.pooled)
         out[0] = np.inf if self.implausible else out[0]
-        return np.asarray(out, dtype=np.float64)
+        return out
 
 
 def residuals(evidence: Evidence) -> dict[str, Array]:
@@ -244,6 +233,25 @@ def residuals(evidence: Evidence) -> dict[str, Array]:
     if evidence.variables.shape[1]:
         out["other variables"] = evidence.value - evidence.variables
     return {k: np.where(evidence.scored, _scaled(x), 0.0) for k, x in out.items()}
+
+
+def pooled(log_density: Array, apart: Array, parameters: Array, given: str) -> dict[str, Array]:
+    """What tells of all variables together, each name -> (1 + n,) centred and scaled.
+
+    Args:
+        log_density: (1 + n,) mean over readings. apart: (1 + n,) mean square of the residuals given `given`.
+        parameters: (1 + n, P) their expectations; no distance where P = 0.
+    """
+    found = {"log density given all others": log_density, f"mean square given {given}": log_size(apart)}
+    if parameters.shape[1]:
+        found[_DISTANCE] = log_size(distances(parameters))
+    return {name: robust(x[:, None])[:, 0] for name, x in found.items()}
+
+
+def largest(pooled: Mapping[str, Array]) -> Array:
+    """(1 + n,) the largest of them in absolute value; of the distance a small one is not odd."""
+    parts = [x if name == _DISTANCE else np.abs(x) for name, x in pooled.items()]
+    return np.asarray(np.max(parts, axis=0), dtype=np.float64)
 
 
 def log_density(evidence: Evidence) -> Array:

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsimformer.convert import Observation, is_parameter, observed_tokens
-from fsimformer.evidence import expected, held_out, implied_parameters
+from fsimformer.evidence import expected, held_out, implied_parameters, in_order, variables_of
 from fsimformer.model_file import Model
 from fsimformer.readings import Design, Store, read, read_at
 from fsimformer.schema import Schema
-from fsimformer.surprise import distances, log_size, plausible, rank_p, robust
-from fsimformer.tokens import TokenBatch, TokenSet, take, uncollate
+from fsimformer.surprise import largest, plausible, pooled, rank_p
+from fsimformer.tokens import TokenBatch, TokenSet, collate, take, uncollate
 from fsimformer.typical import NEAREST, Typical
 
 Array = NDArray[np.float64]
@@ -62,11 +62,7 @@ def p_value(model: Model, typical: Typical, tokens: TokenSet) -> float:
 
     NaN where there are only arrays.
     """
-    batch = TokenBatch(
-        tokens.variable[None], tokens.index[None], tokens.value[None].float(),
-        torch.ones(1, len(tokens), dtype=torch.bool), torch.ones(1, len(tokens), dtype=torch.bool),
-        {ids: x[None] for ids, x in tokens.arrays.items()},
-    )  # fmt: skip
+    batch = collate([tokens])
     if bool(batch.of_arrays().all()):
         return math.nan
     batch = batch.replace(valid=plausible(model, batch))
@@ -79,10 +75,7 @@ def p_value(model: Model, typical: Typical, tokens: TokenSet) -> float:
     near = np.argsort(((np.log1p(typical.counts) - counts) ** 2).sum(1), kind="stable")[:NEAREST]
     theirs = (x[near] for x in (typical.log_density, typical.apart, typical.implied))
     log_density, apart, implied = (np.concatenate(x) for x in zip(own, theirs, strict=True))
-    statistics = [np.abs(_robust(log_density)), np.abs(_robust(log_size(apart)))]
-    if implied.shape[1]:
-        statistics.append(_robust(log_size(distances(implied))))
-    return rank_p(np.max(statistics, axis=0))
+    return rank_p(largest(pooled(log_density, apart, implied, "other variables")))
 
 
 def typical_of(model: Model, store: Store, rows: Tensor, design: Design, generator: torch.Generator) -> Typical | None:
@@ -116,23 +109,16 @@ def numbers(model: Model, batch: TokenBatch) -> tuple[Array, Array, Array]:
 
     All is observed; what is not `valid` is told to nobody.
     """
-    ids, value = batch.variable[0], batch.value.double().numpy()
-    is_reading = ~batch.of_arrays()[0]
-    of_readings = is_reading.nonzero()[:, 0]
-    place = batch.index[0, of_readings].double().numpy()
-    order = of_readings[np.lexsort((*place.T[::-1], ids[of_readings].numpy()))]
-
+    value, is_reading, order = batch.value.double().numpy(), ~batch.of_arrays()[0], in_order(batch)
     n_folds = min(_FOLDS, len(order))
     size = min(_FOLD, len(order) // n_folds)
     folds = _spread_out(order, n_folds * size).view(size, n_folds).T  # each far from its like
     mean, sd = held_out(model, batch, folds)
     z = (value[:, folds.numpy()].transpose(1, 0, 2) - mean) / (sd := np.maximum(sd, _SMALLEST_SD))
     log_density, apart = (-0.5 * z**2 - np.log(sd)).mean((0, 2)), list[Array]()
-    owner = torch.zeros(model.schema.n_ids, dtype=torch.long)
-    for number, v in enumerate(model.schema.variables):
-        owner[list(model.schema.ids(v.name))] = number
-    for number in owner[ids[is_reading]].unique().tolist():
-        own = (owner[ids] == number) & is_reading
+    variable = variables_of(model, batch.variable[0])
+    for number in variable[is_reading].unique().tolist():
+        own = (variable == number) & is_reading
         asked = _spread_out(order[own[order]], _FOLD)
         mean, sd = expected(model, batch, ~own, asked, spread=True)
         apart.append(((value[:, asked.numpy()] - mean) / np.maximum(sd, _SMALLEST_SD)) ** 2)
@@ -147,7 +133,3 @@ def counts_of(schema: Schema, tokens: TokenSet) -> Array:
 def _spread_out(order: Tensor, most: int) -> Tensor:
     """At most so many of them, evenly."""
     return order[torch.linspace(0, len(order) - 1, min(most, len(order))).round().long()]
-
-
-def _robust(x: Array) -> Array:
-    return robust(x[:, None])[:, 0]

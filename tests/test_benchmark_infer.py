@@ -29,8 +29,7 @@ def test_a_table_of_regions_is_read_by_one_command(model: str, tmp_path: Path) -
     data.to_csv(tmp_path / "cases.csv", index=False)
     assert len(data) == 300 and data.groupby("region")["date"].nunique().eq(100).all()
     assert (data["date"].max() - data["date"].min()).days <= schema.indexes[0].upper
-    scalars = [v.name for v in schema.variables if not v.dims]
-    frame = read_observations(tmp_path / "cases.csv", ["time"], "region", {"date": "time"}, scalars)
+    frame = read_observations(tmp_path / "cases.csv", ["time"], "region", {"date": "time"}, schema.scalars)
     regions, found = read_many(schema, frame, "region")
     assert regions.values.tolist() == list(bench.REGIONS)
     for region, observation in zip(bench.REGIONS, found, strict=True):

@@ -92,7 +92,7 @@ class Board:
     @property
     def scalars(self) -> tuple[str, ...]:
         """Variables without a dim."""
-        return tuple(v.name for v in self.schema.variables if not v.dims)
+        return self.schema.scalars
 
     @property
     def plain(self) -> tuple[str, ...]:

@@ -213,8 +213,7 @@ class Page:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / f"upload{ending}"
                 path.write_bytes(base64.b64decode(str(self._file.value)))
-                scalars = [v.name for v in schema.variables if not v.dims]
-                found = read_observations(path, [d.name for d in schema.indexes], scalars=scalars)
+                found = read_observations(path, [d.name for d in schema.indexes], scalars=schema.scalars)
                 board = Board.of(schema, found, self._settings.origin)
             board.condition(self._joint)
         except Exception as error:  # whatever a library makes of a bad file is said, and the page stays as it was
