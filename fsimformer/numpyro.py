@@ -30,12 +30,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fsimformer.priors import Prior, Support
-from fsimformer.pyro_priors import prior_of, support_of
-from fsimformer.schema import Role, Schema
+from fsimformer.priors import Support
+from fsimformer.schema import Schema
 from fsimformer.simulators.protocol import FunctionSimulator
-from fsimformer.sites import Site, ancestors, data_sites, inside, integrate_out, schema_of
-from fsimformer.spelling import require_known
+from fsimformer.sites import Site, inside, variables
 
 _TRACES = 4  # runs that tell whether supports are the same in all; shapes are, for values are traced
 _SEEDS = 2**31  # of JAX's keys without 64-bit integers
@@ -70,24 +68,9 @@ def from_numpyro(
     _require()
     runs = [_sample_sites(model, args, seed) for seed in range(_TRACES)]
     sites = {name: _site(message) for name, message in runs[0].items()}
-    out, stated = tuple(leave_out), dict(support or {})
-    for what, names in (("data", data), ("leave_out", out), ("support", stated)):
-        require_known(what, names, sites)
-    observed = data_sites("from_numpyro", sites, data, out)
-    parents = _parents(model, args, sites)
-    kept = [k for k in sites if k not in out]
-    latent_above = [k for k in out if any(k in ancestors(parents, c) for c in kept if c not in observed)]
-    joined = integrate_out(parents, out)
-
-    def prior(site: Site) -> Prior | None:
-        return None if site.name in stated else prior_of(site.fn)
-
-    def found(site: Site, role: Role) -> Support:
-        return stated.get(site.name) or support_of("from_numpyro", site.name, [site.name], runs, role)
-
-    schema = schema_of(sites, parents, observed, joined, prior, found)
-    own = NumPyroDraws(model, args, tuple(sites[k] for k in kept), schema)
-    return FunctionSimulator(schema, own.simulate, simulate_at=None if latent_above else own.simulate_at)
+    found = variables("from_numpyro", sites, runs, lambda: _parents(model, args, sites), data, leave_out, support)
+    own = NumPyroDraws(model, args, tuple(sites[k] for k in found.kept), found.schema)
+    return FunctionSimulator(found.schema, own.simulate, simulate_at=own.simulate_at if found.at_parameters else None)
 
 
 @dataclass(frozen=True)

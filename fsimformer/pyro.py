@@ -33,13 +33,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsimformer.priors import Prior, Support
+from fsimformer.priors import Support
 from fsimformer.pyro_lengths import COUNT, gather, members, padded
-from fsimformer.pyro_priors import prior_of, support_of
-from fsimformer.schema import Role, Schema
+from fsimformer.schema import Schema
 from fsimformer.simulators.protocol import FunctionSimulator
-from fsimformer.sites import Site, ancestors, data_sites, inside, integrate_out, schema_of
-from fsimformer.spelling import require_known
+from fsimformer.sites import Site, inside, variables
 
 try:
     import pyro
@@ -90,27 +88,16 @@ def from_pyro(
     if longest and batched:
         raise ValueError("from_pyro: one run makes no simulations of several lengths; leave batched or max_length out.")
     sites, groups = _grouped(runs, longest)
-    out, stated = tuple(leave_out), dict(support or {})
-    for what, names in (("data", data), ("leave_out", out), ("support", stated)):
-        require_known(what, names, sites)
-    observed = data_sites("from_pyro", sites, data, out)
-    kept = [k for k in sites if k not in out]
-    parents = {k: list[str]() for k in sites} if longest else _parents(model, args, sites)
-    latent_above = [k for k in out if any(k in ancestors(parents, c) for c in kept if c not in observed)]
-    joined = integrate_out(parents, out)
 
-    def prior(site: Site) -> Prior | None:
-        return None if site.name in {*stated, *longest} else prior_of(site.fn)
+    def parents() -> dict[str, list[str]]:
+        return {k: list[str]() for k in sites} if longest else _parents(model, args, sites)
 
-    def found(site: Site, role: Role) -> Support:
-        elements = groups.get(site.name, [site.name])
-        return stated.get(site.name) or support_of("from_pyro", site.name, elements, runs, role)
-
-    schema = schema_of(sites, parents, observed, joined, prior, found, longest)
+    found = variables("from_pyro", sites, runs, parents, data, leave_out, support, groups, longest)
     depth = max(s.n_batch for s in sites.values())
-    pools = {k: _pool(model, args, k) for k in longest if k in kept}
-    own = PyroDraws(model, args, tuple(sites[k] for k in kept), schema, batched, depth, pools)
-    return FunctionSimulator(schema, own.simulate, simulate_at=None if latent_above or longest else own.simulate_at)
+    pools = {k: _pool(model, args, k) for k in longest if k in found.kept}
+    own = PyroDraws(model, args, tuple(sites[k] for k in found.kept), found.schema, batched, depth, pools)
+    at = own.simulate_at if found.at_parameters and not longest else None
+    return FunctionSimulator(found.schema, own.simulate, simulate_at=at)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ p(c_1, c_2, ... | ·) = Π_i p(c_i | parents of c_1..c_i and of z, c_1..c_{i−1
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ from torch import Tensor
 
 from fsimformer.priors import Prior, Support
 from fsimformer.pyro_lengths import COUNT
+from fsimformer.pyro_priors import prior_of, support_of
 from fsimformer.schema import Components, Role, Schema, Variable
+from fsimformer.spelling import require_known
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,61 @@ class Site:
     plates: Mapping[int, str]
     fn: Any
     observed: bool
+
+
+@dataclass(frozen=True)
+class Variables:
+    """The sites of a program as variables.
+
+    Args:
+        kept: names of the sites that were not left out.
+        at_parameters: data can be drawn at given parameters: no left-out site stands above a parameter.
+    """
+
+    schema: Schema
+    kept: tuple[str, ...]
+    at_parameters: bool
+
+
+def variables(
+    where: str,
+    sites: Mapping[str, Site],
+    runs: Sequence[Mapping[str, Any]],
+    parents: Callable[[], dict[str, list[str]]],
+    data: Iterable[str],
+    leave_out: Iterable[str],
+    support: Mapping[str, Support] | None,
+    groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    counted: Collection[str] = (),
+) -> Variables:
+    """What a traced program says, and what its caller says of it.
+
+    Args:
+        where: who asks, for messages.
+        runs: name -> message with the key "fn", of every run.
+        parents: gives all sites' direct parents; asked once names are known to be sound.
+        data, leave_out, support: as of `from_pyro`.
+        groups: site -> names of its elements in a run, where it has several. counted: sites whose number is drawn.
+
+    Raises:
+        KeyError: names of no site. ValueError: as `data_sites` and `pyro_priors.support_of`.
+    """
+    out, stated = tuple(leave_out), dict(support or {})
+    for what, names in (("data", data), ("leave_out", out), ("support", stated)):
+        require_known(what, names, sites)
+    observed = data_sites(where, sites, data, out)
+    above, kept = parents(), tuple(k for k in sites if k not in out)
+    latent = any(k in ancestors(above, c) for k in out for c in kept if c not in observed)
+    joined = integrate_out(above, out)
+
+    def prior(site: Site) -> Prior | None:
+        return None if site.name in {*stated, *counted} else prior_of(site.fn)
+
+    def found(site: Site, role: Role) -> Support:
+        elements = groups.get(site.name, [site.name])
+        return stated.get(site.name) or support_of(where, site.name, elements, runs, role)
+
+    return Variables(schema_of(sites, above, observed, joined, prior, found, counted), kept, not latent)
 
 
 def data_sites(where: str, sites: Mapping[str, Site], data: Iterable[str], out: Iterable[str]) -> set[str]:
