@@ -8,6 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from programs import (
+    require_chain,
+    require_covariance_of_mixture,
+    require_data_at_parameters_of_schools,
+    require_mixture,
+    require_moments_of_schools,
+    require_schools,
+)
+from tiny import seeded
 
 pytest.importorskip("numpyro")
 
@@ -17,15 +26,9 @@ import numpyro.distributions as dist
 from numpyro.distributions.transforms import AffineTransform, ExpTransform, SigmoidTransform
 
 import fsimformer as fsf
-from fsimformer.graph import moral_graph
 from fsimformer.numpyro import from_numpyro
 from fsimformer.pyro_priors import prior_of
-from fsimformer.simulators import check
 from fsimformer.whiten import prior_from_z, prior_log_prob
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def schools(y: Any = None) -> None:
@@ -77,49 +80,21 @@ def test_other_families_are_none_of_ours() -> None:
 
 def test_sites_plates_and_parents_are_the_schema() -> None:
     simulator = from_numpyro(schools, jnp.zeros(4))
-    check(simulator)
-    schema = simulator.schema
-    assert schema == from_numpyro(schools, data=["y"]).schema
-    assert schema.dims == (fsf.Components("school", 4),)
-    assert {v.name: (v.role, v.dims, v.prior, v.parents) for v in schema.variables} == {
-        "mu": ("parameter", (), fsf.Normal(1, 5), ()),
-        "tau": ("parameter", (), fsf.TruncatedNormal(0, 3, 0), ()),
-        "theta": ("parameter", ("school",), None, ("mu", "tau")),
-        "y": ("data", ("school",), None, ("theta",)),
-    }
-    assert (schema["theta"].blocks, schema["y"].blocks, schema["y"].blockwise) == (4, 4, ("theta",))
-    graph = moral_graph(schema)
-    first, second = schema.ids("theta")[0], schema.ids("y")[1]
-    assert graph[schema.ids("y")[0], first] and not graph[second, first]
+    require_schools(simulator)
+    assert simulator.schema == from_numpyro(schools, data=["y"]).schema
 
 
 def test_draws_have_the_model_s_moments_and_follow_the_generator() -> None:
     n, simulator = 8_000, from_numpyro(schools, data=["y"])
     drawn = simulator.simulate(n, seeded(1))
-    assert {k: (tuple(x.shape), x.dtype) for k, x in drawn.items()} == {
-        "mu": ((n,), torch.float64), "tau": ((n,), torch.float64), "theta": ((n, 4), torch.float64),
-        "y": ((n, 4), torch.float64),
-    }  # fmt: skip
-    z = (drawn["theta"] - drawn["mu"][:, None]) / drawn["tau"][:, None]
-    e = (drawn["y"] - drawn["theta"]) / 2.0
-    for x in ((drawn["mu"] - 1.0) / 5.0, z, e):
-        assert abs(float(x.mean())) < 4 / x.numel() ** 0.5
-        assert abs(float(x.var()) - 1.0) < 4 * (2 / x.numel()) ** 0.5
-    assert abs(float(torch.corrcoef(z.T)[0, 1])) < 4 / n**0.5
-    assert abs(float((drawn["tau"] ** 2).mean()) - 9.0) < 4 * 9 * (2 / n) ** 0.5
+    require_moments_of_schools(drawn, n)
+    assert {x.dtype for x in drawn.values()} == {torch.float64}
     again, other = simulator.simulate(n, seeded(1)), simulator.simulate(n, seeded(2))
     assert all(torch.equal(drawn[k], again[k]) and not torch.equal(drawn[k], other[k]) for k in drawn)
 
 
 def test_data_are_drawn_anew_at_chosen_parameters() -> None:
-    simulator = from_numpyro(schools, data=["y"])
-    assert simulator.simulate_at is not None
-    n = 400
-    theta = torch.arange(4.0, dtype=torch.float64).expand(n, 4)
-    drawn = simulator.simulate_at({"mu": torch.zeros(n), "tau": torch.ones(n), "theta": theta}, seeded())
-    assert list(drawn) == ["y"]
-    np.testing.assert_allclose((drawn["y"] - theta).mean(0), 0, atol=4 * 2 / n**0.5)
-    np.testing.assert_allclose(drawn["y"].std(0), 2, atol=4 * 2 / (2 * n) ** 0.5)
+    require_data_at_parameters_of_schools(from_numpyro(schools, data=["y"]))
 
 
 def test_a_chain_of_data_and_supports_that_depend() -> None:
@@ -134,17 +109,7 @@ def test_a_chain_of_data_and_supports_that_depend() -> None:
         numpyro.sample("third", dist.MultivariateNormal(jnp.stack([1.0 * second, top]), jnp.eye(2)))
 
     simulator = from_numpyro(model, data=["first", "second", "third"])
-    schema = simulator.schema
-    assert {v.name: v.parents for v in schema.variables} == {
-        "top": (), "part": ("top",), "both": ("top",), "share": (), "first": ("part", "share"),
-        "second": ("both", "first"), "third": ("top", "second"),
-    }  # fmt: skip
-    supports = {
-        k: (schema[k].support.lower, schema[k].support.upper) for k in ("top", "part", "both", "share", "second")
-    }
-    inf = float("inf")
-    assert supports == {"top": (0, inf), "part": (0, inf), "both": (-inf, inf), "share": (0, 1), "second": (-inf, inf)}
-    assert schema["third"].dims == ("third_dim",) and schema["third"].blocks == 1
+    require_chain(simulator.schema)
     drawn = simulator.simulate(50, seeded())
     assert torch.equal(drawn["second"], drawn["second"].round()) and drawn["third"].shape == (50, 2)
 
@@ -160,15 +125,8 @@ def test_a_left_out_site_joins_its_children() -> None:
     with pytest.raises(ValueError, match=r"'kind' is discrete, .* leave_out=\['kind'\]"):
         from_numpyro(mixture, jnp.array(0.0))
     simulator = from_numpyro(mixture, jnp.array(0.0), leave_out=["kind"])
-    check(simulator)
-    schema = simulator.schema
-    assert {v.name: v.parents for v in schema.variables} == {
-        "weight": (), "a": ("weight",), "b": ("weight", "a"), "x": ("a", "b"),
-    }  # fmt: skip
-    assert schema["weight"].prior == fsf.Uniform() and simulator.simulate_at is None  # who knows kind, given a and b
-    drawn = simulator.simulate(20_000, seeded())
-    covariance = float(torch.cov(torch.stack([drawn["a"], drawn["b"]]))[0, 1])
-    assert abs(covariance + 2 * 0.25) < 0.05  # cov(2k, −k), k ~ Bernoulli(1/2)
+    require_mixture(simulator)
+    require_covariance_of_mixture(simulator.simulate(20_000, seeded()))
 
 
 def test_what_a_simulation_cannot_say_is_refused() -> None:

@@ -9,6 +9,15 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from programs import (
+    require_chain,
+    require_covariance_of_mixture,
+    require_data_at_parameters_of_schools,
+    require_mixture,
+    require_moments_of_schools,
+    require_schools,
+)
+from tiny import seeded
 
 pyro = pytest.importorskip("pyro")
 
@@ -16,16 +25,11 @@ import pyro.distributions as dist  # noqa: E402
 from torch.distributions import AffineTransform, ExpTransform, SigmoidTransform, constraints  # noqa: E402
 
 import fsimformer as fsf  # noqa: E402
-from fsimformer.graph import moral_graph  # noqa: E402
 from fsimformer.pyro import from_pyro  # noqa: E402
 from fsimformer.pyro_lengths import given, present  # noqa: E402
 from fsimformer.pyro_priors import prior_of  # noqa: E402
 from fsimformer.simulators import check  # noqa: E402
 from fsimformer.whiten import prior_from_z, prior_log_prob  # noqa: E402
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def schools(y: Any = None) -> None:
@@ -74,48 +78,20 @@ def test_other_families_are_none_of_ours() -> None:
 
 def test_sites_plates_and_parents_are_the_schema() -> None:
     simulator = from_pyro(schools, torch.zeros(4))
-    check(simulator)
-    schema = simulator.schema
-    assert schema == from_pyro(schools, data=["y"]).schema
-    assert schema.dims == (fsf.Components("school", 4),)
-    assert {v.name: (v.role, v.dims, v.prior, v.parents) for v in schema.variables} == {
-        "mu": ("parameter", (), fsf.Normal(1, 5), ()),
-        "tau": ("parameter", (), fsf.TruncatedNormal(0, 3, 0), ()),
-        "theta": ("parameter", ("school",), None, ("mu", "tau")),
-        "y": ("data", ("school",), None, ("theta",)),
-    }
-    assert (schema["theta"].blocks, schema["y"].blocks, schema["y"].blockwise) == (4, 4, ("theta",))
-    graph = moral_graph(schema)
-    first, second = schema.ids("theta")[0], schema.ids("y")[1]
-    assert graph[schema.ids("y")[0], first] and not graph[second, first]
+    require_schools(simulator)
+    assert simulator.schema == from_pyro(schools, data=["y"]).schema
 
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_draws_have_the_model_s_moments(batched: bool) -> None:
     n = 8_000 if batched else 800
     drawn = from_pyro(schools, data=["y"], batched=batched).simulate(n, seeded(1))
-    assert {k: tuple(x.shape) for k, x in drawn.items()} == {
-        "mu": (n,), "tau": (n,), "theta": (n, 4), "y": (n, 4),
-    }  # fmt: skip
-    z = (drawn["theta"] - drawn["mu"][:, None]) / drawn["tau"][:, None]
-    e = (drawn["y"] - drawn["theta"]) / 2.0
-    for x in ((drawn["mu"] - 1.0) / 5.0, z, e):
-        assert abs(float(x.mean())) < 4 / x.numel() ** 0.5
-        assert abs(float(x.var()) - 1.0) < 4 * (2 / x.numel()) ** 0.5
-    assert abs(float(torch.corrcoef(z.T)[0, 1])) < 4 / n**0.5
-    assert abs(float((drawn["tau"] ** 2).mean()) - 9.0) < 4 * 9 * (2 / n) ** 0.5
+    require_moments_of_schools(drawn, n)
 
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_data_are_drawn_anew_at_chosen_parameters(batched: bool) -> None:
-    simulator = from_pyro(schools, data=["y"], batched=batched)
-    assert simulator.simulate_at is not None
-    n = 400
-    theta = torch.arange(4.0, dtype=torch.float64).expand(n, 4)
-    drawn = simulator.simulate_at({"mu": torch.zeros(n), "tau": torch.ones(n), "theta": theta}, seeded())
-    assert list(drawn) == ["y"]
-    np.testing.assert_allclose((drawn["y"] - theta).mean(0), 0, atol=4 * 2 / n**0.5)
-    np.testing.assert_allclose(drawn["y"].std(0), 2, atol=4 * 2 / (2 * n) ** 0.5)
+    require_data_at_parameters_of_schools(from_pyro(schools, data=["y"], batched=batched))
 
 
 def test_a_chain_of_data_and_supports_that_depend() -> None:
@@ -128,17 +104,7 @@ def test_a_chain_of_data_and_supports_that_depend() -> None:
         second = pyro.sample("second", dist.Poisson(torch.exp(0.1 * first + 0 * both)))
         pyro.sample("third", dist.MultivariateNormal(torch.stack([second, top]), torch.eye(2)))
 
-    schema = from_pyro(model, data=["first", "second", "third"]).schema
-    assert {v.name: v.parents for v in schema.variables} == {
-        "top": (), "part": ("top",), "both": ("top",), "share": (), "first": ("part", "share"),
-        "second": ("both", "first"), "third": ("top", "second"),
-    }  # fmt: skip
-    supports = {
-        k: (schema[k].support.lower, schema[k].support.upper) for k in ("top", "part", "both", "share", "second")
-    }
-    inf = float("inf")
-    assert supports == {"top": (0, inf), "part": (0, inf), "both": (-inf, inf), "share": (0, 1), "second": (-inf, inf)}
-    assert schema["third"].dims == ("third_dim",) and schema["third"].blocks == 1
+    require_chain(from_pyro(model, data=["first", "second", "third"]).schema)
 
 
 class Negative(dist.Normal):  # type: ignore[misc]
@@ -185,15 +151,9 @@ def test_a_left_out_site_joins_its_children() -> None:
     with pytest.raises(ValueError, match=r"'kind' is discrete, .* leave_out=\['kind'\]"):
         from_pyro(mixture, torch.tensor(0.0))
     simulator = from_pyro(mixture, torch.tensor(0.0), leave_out=["kind"])
-    check(simulator)
-    schema = simulator.schema
-    assert {v.name: v.parents for v in schema.variables} == {
-        "weight": (), "a": ("weight",), "b": ("weight", "a"), "x": ("a", "b"),
-    }  # fmt: skip
-    assert schema["weight"].prior == fsf.Uniform() and simulator.simulate_at is None  # who knows kind, given a and b
-    drawn = from_pyro(mixture, torch.tensor(0.0), leave_out=["kind"], batched=True).simulate(20_000, seeded())
-    covariance = float(torch.cov(torch.stack([drawn["a"], drawn["b"]]))[0, 1])
-    assert abs(covariance + 2 * 0.25) < 0.05  # cov(2k, −k), k ~ Bernoulli(1/2)
+    require_mixture(simulator)
+    batched = from_pyro(mixture, torch.tensor(0.0), leave_out=["kind"], batched=True)
+    require_covariance_of_mixture(batched.simulate(20_000, seeded()))
 
 
 def test_what_a_simulation_cannot_say_is_refused() -> None:
