@@ -60,21 +60,21 @@ def accuracy(joint: fsf.Joint, task: str, dial: int | None, seed: int) -> list[f
     return [energy_score(joint, observed, truth, dial, seed) for observed, truth in sird_data_sets(40, 20_000 + seed)]
 
 
-def sird_data_sets(n: int, seed: int) -> Iterator[tuple[dict[str, xr.DataArray], np.ndarray]]:
-    """Fresh data sets with 20 readings a channel, and their true scalars."""
+def sird_data_sets(n: int, seed: int, readings: int = 20) -> Iterator[tuple[dict[str, xr.DataArray], np.ndarray]]:
+    """Fresh data sets with so many readings a channel, and their true scalars."""
     simulator, rng = SIRD(), np.random.default_rng(seed)
     drawn = simulator.simulate(n, generator_at(seed, 7))
     grid = simulator.grid["time"].numpy()
     for i in range(n):
         observed = {}
         for name in ("infected", "recovered", "deaths"):
-            time_points = np.sort(rng.uniform(0, 50, 20))
+            time_points = np.sort(rng.uniform(0, 50, readings))
             path = drawn[name][i].double().numpy()
             if name in simulator.natural:
                 path = np.interp(time_points, grid, path)
             else:
                 path = np.exp(np.interp(time_points, grid, np.log(path)))
-            values = path * np.exp(0.05 * rng.standard_normal(20))
+            values = path * np.exp(0.05 * rng.standard_normal(readings))
             observed[name] = xr.DataArray(values, dims=f"time_{name}", coords={f"time_{name}": time_points})
         yield observed, np.array([float(drawn[p][i]) for p in ("recovery_rate", "death_rate", "initial_infected")])
 

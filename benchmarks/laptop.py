@@ -23,6 +23,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 import xarray as xr
+from dial import sird_data_sets
 from many import GRID, SCHEMA, lines
 from record import save
 from sbibm import settings
@@ -39,17 +40,6 @@ READINGS, SETS = 25, 100
 def distilled(joint: fsf.Joint, simulator: Simulator) -> fsf.Joint:
     config = replace(DISTILLING, steps=2, n_validation=16, batch_size=8)
     return fsf.distill(joint, simulator, simulations=300, config=config)
-
-
-def outbreak(simulator: SIRD, n: int, seed: int) -> xr.Dataset:
-    """n readings in all, three series at n/3 common times."""
-    rng, drawn = np.random.default_rng(seed), simulator.simulate(1, torch.Generator().manual_seed(seed))
-    times, grid = np.sort(rng.uniform(0, 50, n // 3)), simulator.grid["time"].numpy()
-    out = {}
-    for name in ("infected", "recovered", "deaths"):
-        clean = np.interp(times, grid, drawn[name][0].numpy())
-        out[name] = ("time", clean * np.exp(0.05 * rng.standard_normal(len(times))))
-    return xr.Dataset(out, {"time": times})
 
 
 def main() -> None:
@@ -81,7 +71,7 @@ def main() -> None:
     sird = distilled(fsf.load("sird"), simulator)
     beta = {"contact_rate": np.linspace(0, 50, 20)}
     for n_readings in (60, 600, 6_000):
-        data = outbreak(simulator, n_readings, 0)
+        data = next(sird_data_sets(1, 0, n_readings // 3))[0]
         goal = {"sde": 7.0, "few": 1.5} if n_readings == 60 else {}
         n_draws = 1_000 if n_readings < 6_000 else 100
         timed(f"sird: {n_readings:,} readings, {n_draws:,} draws of 23 values", goal,
