@@ -27,7 +27,7 @@ from tables_resolution import (
 from tables_sbibm import dependency, sbibm
 from tables_scale import arrivals, many, online, online_accuracy, padding, solvers
 from tables_sequential import sequential
-from tables_trust import calibration, epidemic
+from tables_trust import calibration, coverage, epidemic
 from tables_users import explorer, hostile_inputs, influenza, laptop, start_up, surprise
 from tables_workflow import infer_regions, user_lines
 
@@ -97,13 +97,6 @@ def hare_lynx(r: dict[str, Any]) -> list[str]:
     return out
 
 
-def sird_coverage(r: dict[str, Any]) -> list[str]:
-    rows = [(name, p, x["coverage"], x["standard_error"]) for name in ("posterior", "random_conditionals")
-            for p, x in r[name].items()]  # fmt: skip
-    return [f"{r['n']} data sets, {r['draws']} draws each, quality {r['quality']!r}. Goal: 0.90 ± 0.03 at 0.9.\n",
-            *table(["conditional", "nominal", "coverage", "standard error"], rows)]  # fmt: skip
-
-
 def speed(r: dict[str, Any]) -> list[str]:
     keys = ("threads", "cpu_seconds", "wall_seconds", "steps_per_cpu_second")
     return table(
@@ -143,7 +136,6 @@ SECTIONS = {
     "sampler_choice": sampler_choice,
     "hare_lynx": hare_lynx,
     "lotka_volterra": lotka_volterra,
-    "sird_coverage": sird_coverage,
     "speed": speed,
     "laptop": laptop,
     "learning": learning,
@@ -198,6 +190,7 @@ def main() -> None:
         (space.__name__, space, "space_*.json"),
         (constraints.__name__, constraints, "constraints.json"),
         (calibration.__name__, calibration, "calibration_*.json"),
+        (coverage.__name__, coverage, "coverage_*.json"),
         (epidemic.__name__, epidemic, "epidemic.json"),
         (hodgkin_huxley.__name__, hodgkin_huxley, "hodgkin_huxley.json"),
         (arrivals.__name__, arrivals, "arrivals_*.json"),

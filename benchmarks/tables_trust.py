@@ -41,6 +41,16 @@ def calibration(records: list[dict[str, Any]]) -> list[str]:
     return out
 
 
+def coverage(records: list[dict[str, Any]]) -> list[str]:
+    """Coverage at knots, posterior and random conditionals."""
+    rows = [
+        (r["model"], r["n"], kind.replace("_", " "), *(f"{x['coverage']:.3f} ± {x['standard_error']:.3f}" for x in
+         r[kind].values()))
+        for r in records for kind in ("posterior", "random_conditionals")
+    ]  # fmt: skip
+    return ["Goal: nominal ± .02.\n", *table(["model", "data sets", "conditional", ".5", ".8", ".9", ".95"], rows)]
+
+
 _LEVELS, _WRONG = ("0.01", "0.05", "0.1", "0.2"), ("noise", "units", "swapped")
 
 

@@ -18,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 _BLOCKED = -1e9  # finite: a padded query whose keys are all blocked must not become NaN
 _MANY = 16  # own tokens from which on copying the context costs less than writing logits down (docs/speed.md)
+_LONG = 200  # context tokens from which on a second softmax and a merge cost less than copies (docs/speed.md)
 _COPIED = 1_000_000  # numbers of the context's keys that are copied at a time
 
 
@@ -76,7 +77,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, bias: 
             k, v = torch.cat([keys, k], 2), torch.cat([values, v], 2)
         a = scaled_dot_product_attention(q, k, v, attn_mask=bias.own)  # (B, H, n, d)
         return a.transpose(1, 2).reshape(b, 1, n, heads * d)
-    if bias.own is None and not torch.is_grad_enabled() and (n_f == 0 or n >= _MANY):
+    if bias.own is None and not torch.is_grad_enabled() and (n_f == 0 or n >= _MANY or n_f >= _LONG):
         return _in_blocks(q, k, v, keys, values)
     scale, each = d**-0.5, b * heads * r
     q = q.reshape(b * heads, r * n, d)
@@ -100,6 +101,8 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) ->
     """
     b, heads, r, n, d = q.shape
     n_f = keys.shape[2]
+    if n_f >= _LONG and q.device.type == "cpu":
+        return _merged(q, k, v, keys, values)
     step = max(1, _COPIED // (b * heads * d * n_f)) if n_f else r
     out = q.new_empty(b, r, n, heads, d)
     for start in range(0, r, step):
@@ -112,6 +115,20 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) ->
         a = scaled_dot_product_attention(mine.flatten(0, 1), k_.flatten(0, 1), v_.flatten(0, 1))
         out[:, block] = a.view(b, -1, heads, n, d).transpose(2, 3)
     return out.flatten(-2)
+
+
+def _merged(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """As `_in_blocks`, from one softmax over the context and one over own tokens, nothing copied.
+
+    a = w a_own + (1 − w) a_context,   w = σ(ℓ_own − ℓ_context),   ℓ the logarithms of the two divisors.
+    """
+    b, heads, r, n, d = q.shape
+    with_divisor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # the public call does not return ℓ
+    far, far_log = with_divisor(q.reshape(b, heads, r * n, d), keys, values)
+    own, own_log = with_divisor(*(x.transpose(1, 2).reshape(b * r, heads, n, d) for x in (q, k, v)))
+    far, far_log = far.view(b, heads, r, n, d).transpose(1, 2), far_log.view(b, heads, r, n).transpose(1, 2)
+    weight = (own_log.view(b, r, heads, n) - far_log).sigmoid()[..., None]
+    return torch.lerp(far, own.view(b, r, heads, n, d), weight).transpose(2, 3).reshape(b, r, n, heads * d)
 
 
 def _product(bias: Tensor | None, x: Tensor, y: Tensor, scale: float) -> Tensor:

@@ -30,7 +30,7 @@ def one_by_one(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, ma
 
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("blocked", ["nothing", "padding", "pairs"])
-@pytest.mark.parametrize(("r", "n", "n_f"), [(1, 5, 7), (1, 5, 0), (4, 5, 7), (4, 5, 0), (3, 17, 9)])
+@pytest.mark.parametrize(("r", "n", "n_f"), [(1, 5, 7), (1, 5, 0), (4, 5, 7), (4, 5, 0), (3, 17, 9), (3, 5, 210)])
 def test_attention_is_its_definition(
     r: int, n: int, n_f: int, blocked: str, gradient: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
