@@ -61,9 +61,7 @@ def test_alarms_at_noise_and_units_of_the_linear_model() -> None:
 def test_the_odd_reading_is_found_and_named() -> None:
     data = observed(1)
     data["x"][5] += 4.0
-    with pytest.warns(
-        ObservationWarning, match=r"unlike simulated ones .*log density.* reading is 'x' at time 4\.59"
-    ):
+    with pytest.warns(ObservationWarning, match=r"unlike simulated ones .*log density.* reading is 'x' at time 4\.59"):
         found = linear.joint().surprise(data, linear.SIMULATOR, 99)
     assert found.attrs["alarm"] == 1 and float(found["p_odd"]) == 0.01
     assert int(np.abs(found["x"]["z"]).to_numpy().argmax()) == 5 and found["x"]["z"][5] > 4
