@@ -74,9 +74,10 @@ def add_simulate(commands: Any) -> None:
         commands,
         "simulate",
         _simulate,
-        "write draws of a simulator, clean paths without noise",
+        "write draws of a simulator: clean paths, or with --noise readings",
         [
             "fsimformer simulate sird --n 100 --out simulations.nc",
+            "fsimformer simulate sird --n 20 --noise --out surveys.nc    # as an observer has them",
             "fsimformer simulate my_simulator.py:tank --n 10000 --limit 60 --out runs.zarr    # again: resumes",
             "fsimformer simulate --config run.toml --n 20000",
         ],
@@ -85,6 +86,7 @@ def add_simulate(commands: Any) -> None:
     simulate.add_argument("simulator", nargs="?", help=_SIMULATOR_HELP + _OWN_HELP)
     simulate.add_argument("--n", type=int, default=100, help="how many (default: %(default)s)")
     simulate.add_argument("--seed", type=int, default=0)
+    simulate.add_argument("--noise", action="store_true", help="readings: noise on every point of every series")
     simulate.add_argument("--out", type=Path, metavar="FILE", help="a .nc file, or an archive: .zarr")
     simulate.add_argument("--json", action="store_true", help="print what was written for machines")
     add_config(simulate)
@@ -165,6 +167,8 @@ def _simulate(args: argparse.Namespace) -> None:
         raise ValueError(f"--n: expected at least 1, got {args.n}.")
     check_folder(args.out)
     if args.out.suffix in ZARR:
+        if args.noise:
+            raise ValueError(f"--noise: archives are to be trained on and hold clean paths; got --out {args.out}.")
         from fsimformer.campaign import simulate_to
 
         with progress_bar(args.n, "simulation") as show:
@@ -189,7 +193,7 @@ def _simulate(args: argparse.Namespace) -> None:
         )
     from fsimformer.recorded import draw
 
-    drawn = draw(find_simulator(args.simulator), args.n, args.seed)
+    drawn = draw(find_simulator(args.simulator), args.n, args.seed, args.noise)
     with replaced(args.out) as part:
         drawn.to_netcdf(part, engine="h5netcdf")
     dropped = int(drawn.attrs["n_dropped"])

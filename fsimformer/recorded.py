@@ -32,10 +32,11 @@ from fsimformer.files import read_dataset
 from fsimformer.labels import read_labels
 from fsimformer.points import earliest, elapsed
 from fsimformer.schema import Index, Schema
-from fsimformer.simulations import Simulations, finite_rows, simulate
+from fsimformer.simulations import Simulations, finite_rows, measured, simulate
 from fsimformer.simulators.protocol import Simulator
 from fsimformer.units import read_date
 
+_READINGS = "readings"  # attribute of a Dataset whose series have their noise already
 _CHECKED = 10  # rows that a check of the simulator may ask for
 
 
@@ -58,8 +59,13 @@ class Recorded:
 
         Raises:
             KeyError: a variable or the grid of an index dim is missing. ValueError: other dims than the schema's, a
-                grid that differs between simulations, no row that is finite.
+                grid that differs between simulations, no row that is finite, series that have their noise already.
         """
+        if _READINGS in data.attrs:
+            raise ValueError(
+                "These simulations were written with noise, as an observer has them; training adds its own where it "
+                "reads a series, so it needs clean paths: simulate again without noise."
+            )
         if dim not in data.dims:
             raise ValueError(f"The Dataset has no dim {dim!r} of simulations; its dims: {list(map(str, data.dims))}.")
         grid = {index.name: grid_of(data, index) for index in schema.indexes}
@@ -127,20 +133,27 @@ class OneDraw:
         return out | {k: (schema[k].dims, x[0].numpy(), about(schema, k)) for k, x in drawn.items()}
 
 
-def draw(simulator: Simulator, n: int, seed: int) -> xr.Dataset:
-    """n draws of the joint, functions and series on the simulator's grid; series are clean, as a trainer wants them."""
-    drawn, schema = simulate(simulator, n, torch.Generator().manual_seed(seed)), simulator.schema
+def draw(simulator: Simulator, n: int, seed: int, noise: bool = False) -> xr.Dataset:
+    """n draws of the joint, functions and series on the simulator's grid.
+
+    Series are clean, as a trainer wants them; with `noise` they are readings, the same draws as an observer has them.
+    """
+    generator, schema = torch.Generator().manual_seed(seed), simulator.schema
+    drawn = simulate(simulator, n, generator)
+    values = measured(schema, drawn.values, generator) if noise else drawn.values
     return xr.Dataset(
-        {k: (("simulation", *schema[k].dims), drawn.values[k].numpy(), about(schema, k)) for k in schema.names},
+        {k: (("simulation", *schema[k].dims), values[k].numpy(), about(schema, k, noise)) for k in schema.names},
         {name: grid.numpy() for name, grid in simulator.grid.items()},
-        {"seed": seed, "n_dropped": drawn.n_dropped},
+        {"seed": seed, "n_dropped": drawn.n_dropped} | ({_READINGS: "with noise"} if noise else {}),
     )
 
 
-def about(schema: Schema, name: str) -> dict[str, str]:
+def about(schema: Schema, name: str, noisy: bool = False) -> dict[str, str]:
     """Attributes of a variable's draws."""
-    noise = schema[name].noise
-    return {} if noise is None else {"comment": f"clean path; a reading has {noise.kind} noise of sd {noise.sd}"}
+    if (noise := schema[name].noise) is None:
+        return {}
+    law = f"{noise.kind} noise of sd {noise.sd}"
+    return {"comment": f"readings with {law}" if noisy else f"clean path; a reading has {law}"}
 
 
 def _warn_outside(schema: Schema, values: Mapping[str, Tensor]) -> None:

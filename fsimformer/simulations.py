@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fsimformer.counts import draw_counts
 from fsimformer.functions import ReferenceSet, fit_spread
 from fsimformer.readings import Design, Series, Store, read_clean
 from fsimformer.schema import Schema
@@ -65,6 +66,26 @@ def simulate(
             raise ValueError(f"simulate: {dropped} of {have + dropped} draws were not finite or outside their support.")
     values = {k: torch.cat([p[k] for p in parts])[:n] for k in schema.names}
     return Simulations(values, dropped, simulator.grid)
+
+
+def measured(schema: Schema, values: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """Clean draws, n first, as they are read at every point of the grid: each series with its own fresh noise.
+
+    normal: y = f + sd·ε;  lognormal: y = f·exp(sd·ε);  counts: negative binomial about f. float64 where there is noise;
+    the noise-free paths that a schema names, parameters and functions stay what they are.
+    """
+    out = dict(values)
+    for name in schema.data:
+        if (noise := schema[name].noise) is None:
+            continue
+        x, sd = values[name].double(), values[noise.sd] if isinstance(noise.sd, str) else torch.tensor(noise.sd)
+        sd = sd.double().reshape(-1, *(1,) * (x.dim() - 1))
+        if noise.kind == "negbinomial":
+            out[name] = draw_counts(x, sd, generator)
+            continue
+        shift = sd * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        out[name] = x + shift if noise.kind == "normal" else x * shift.exp()
+    return out
 
 
 def require_same_grid(simulations: Simulations, simulator: Simulator) -> None:

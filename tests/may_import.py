@@ -89,7 +89,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("train_config",),
     },
     "simulators": {"priors", "schema", "whiten", "kernels"},
-    "simulations": {"schema", "whiten", "readings", "functions", "simulators"},
+    "simulations": {"schema", "whiten", "readings", "functions", "counts", "simulators"},
     "child": set(),
     "reservoir": set(),
     "blocks": {"child"},

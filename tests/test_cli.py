@@ -20,6 +20,7 @@ from fsimformer.cli import main, told
 from fsimformer.cli_infer import parse_at, table
 from fsimformer.cli_train import find_simulator
 from fsimformer.files import read_observations
+from fsimformer.recorded import Recorded
 from fsimformer.schema import Components, Index, Schema, Variable
 from fsimformer.simulators import SIRD, FunctionSimulator, HareLynx, hudson_bay
 
@@ -308,6 +309,14 @@ def test_simulate_writes_what_the_simulator_draws(tmp_path: Path, capsys: pytest
             np.testing.assert_array_equal(data[name], x)
         assert data["infected"].dims == ("simulation", "time")
         assert "lognormal noise of sd 0.05" in data["infected"].attrs["comment"]
+        clean = data.load()
+    assert main(["simulate", "sird", "--n", "5", "--seed", "3", "--noise", "--out", str(tmp_path / "noisy.nc")]) == 0
+    with xr.open_dataset(tmp_path / "noisy.nc", engine="h5netcdf") as data:
+        np.testing.assert_array_equal(data["contact_rate"], clean["contact_rate"])
+        error = np.log(data["infected"] / clean["infected"]).to_numpy() / 0.05
+        assert abs(error.std() - 1) < 4 / (2 * error.size) ** 0.5
+        with pytest.raises(ValueError, match="were written with noise"):
+            Recorded.of(data, SIRD().schema)
 
 
 def require_one_line_error(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -322,6 +331,7 @@ def require_one_line_error(arguments: list[str], message: str, capsys: pytest.Ca
     [
         (["simulate", "flu", "--out", "a.nc"], "No simulator named 'flu'. Choices: hare_lynx, lotka_volterra, sird"),
         (["simulate", "sird", "--out", "a.txt"], "a.txt: unknown ending '.txt'. Choices: .nc"),
+        (["simulate", "sird", "--noise", "--out", "a.zarr"], "--noise: archives are to be trained on and hold clean"),
         (["simulate", "sird", "--out", "no/where/a.nc"], "No such directory: "),
         (["simulate", "sird", "--n", "0", "--out", "a.nc"], "--n: expected at least 1, got 0."),
         (["simulate", "gone.py:sim", "--out", "a.nc"], "No such file: gone.py"),

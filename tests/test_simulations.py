@@ -12,11 +12,11 @@ import torch
 from tiny import SCHEMA, seeded
 from torch import Tensor
 
-from fsimformer.priors import POSITIVE, LogNormal, Normal, Support
+from fsimformer.priors import COUNTS, POSITIVE, LogNormal, Normal, Support
 from fsimformer.ranges import value_ranges, whitened_limits
 from fsimformer.readings import Design, read
 from fsimformer.schema import Index, Noise, Schema, Variable
-from fsimformer.simulations import build_store, default_design, simulate
+from fsimformer.simulations import build_store, default_design, measured, simulate
 from fsimformer.simulators import FunctionSimulator, check
 from fsimformer.simulators.protocol import plausible_ranges
 from fsimformer.whiten import Standardise, Transform, Whitening
@@ -232,3 +232,36 @@ def test_plausible_ranges_that_make_no_sense_are_refused(wrong: Any, message: st
     )
     with pytest.raises(ValueError, match=message):
         check(FunctionSimulator(schema, lambda n, g: {}, {"t": torch.linspace(0, 1, 3).double()}, (), wrong))
+
+
+def test_measured_series_have_the_noise_that_the_schema_states_and_nothing_else_has_any() -> None:
+    """By the exact law standardised errors are N(0, 1) and white; counts have their two moments."""
+    n, length = 400, 50
+    schema = Schema(
+        (
+            Variable("spread", "parameter", support=POSITIVE),
+            Variable("plain", "data", ("t",), noise=Noise("normal", 0.3)),
+            Variable("factor", "data", ("t",), support=POSITIVE, noise=Noise("lognormal", "spread")),
+            Variable("cases", "data", ("t",), noise=Noise("negbinomial", 0.5), support=COUNTS),
+            Variable("exact", "data", ("t",)),
+        ),
+        (Index("t", 0, 1),),
+    )
+    clean = {name: 1 + 9 * torch.rand(n, length, generator=seeded(2), dtype=torch.float64) for name in schema.data}
+    clean["spread"] = 0.1 + torch.rand(n, generator=seeded(3), dtype=torch.float64)
+    found = measured(schema, clean, seeded(4))
+    assert torch.equal(found["exact"], clean["exact"]) and torch.equal(found["spread"], clean["spread"])
+    errors = [
+        (found["plain"] - clean["plain"]) / 0.3,
+        (found["factor"] / clean["factor"]).log() / clean["spread"][:, None],
+    ]
+    for e in errors:
+        assert abs(float(e.mean())) < 4 / (n * length) ** 0.5
+        assert abs(float(e.square().mean()) - 1) < 4 * (2 / (n * length)) ** 0.5
+        assert abs(float((e[:, 1:] * e[:, :-1]).mean())) < 4 / (n * length) ** 0.5
+    cases, mean = found["cases"], clean["cases"]
+    assert torch.equal(cases, cases.round())
+    pearson = (cases - mean).square() / (mean + (0.5 * mean) ** 2)
+    assert abs(float(pearson.mean()) - 1) < 4 * float(pearson.std()) / (n * length) ** 0.5
+    again = measured(schema, clean, seeded(4))
+    assert all(torch.equal(again[name], x) for name, x in found.items())
