@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsimformer.damage import DAMAGE
+from fsimformer.spelling import did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,13 +157,16 @@ def _read_table(
         raise ValueError(f"{path}: expected each column once, {twice} come twice in {names}.")
     for name in renamed:
         if name not in frame.columns:
-            raise KeyError(f"{path} has no column {name!r}; it has {list(frame.columns)}.")
+            raise KeyError(_no_column(path, name, frame.columns))
     frame = frame.rename(columns=dict(renamed))
     if batch is not None and batch not in frame.columns:
-        raise KeyError(f"{path} has no column {batch!r}; it has {list(frame.columns)}.")
+        raise KeyError(_no_column(path, batch, frame.columns))
     found = [name for name in indexes if name in frame.columns]
     if indexes and not found:
-        raise ValueError(f"{path}: expected an index column {list(indexes)}, got the columns {list(frame.columns)}.")
+        raise ValueError(
+            f"{path}: expected an index column {list(indexes)}, got the columns {list(frame.columns)}. Where one of "
+            f"them is it, say so: --rename COLUMN={indexes[0]}."
+        )
     for name in found:
         if not pd.api.types.is_numeric_dtype(frame[name]):
             try:
@@ -193,6 +197,10 @@ def _read_table(
     series: dict[str, Any] = {name: (found[0], frame[name].to_numpy()) for name in rest}
     series |= {str(name): ((), x.iloc[0]) for name, x in held.items()}
     return xr.Dataset(series, {found[0]: frame[found[0]].to_numpy()})
+
+
+def _no_column(path: Path, name: str, held: Iterable[str]) -> str:
+    return f"{path} has no column {name!r}. {did_you_mean(name, held)}It has {list(held)}."
 
 
 def _constants(path: Path, frame: pd.DataFrame, names: Sequence[str], batch: str | None) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from fsimformer.points import (
     warn_units,
 )
 from fsimformer.schema import Components, Index, Schema
+from fsimformer.spelling import did_you_mean
 
 _MOST_POINTS = 100_000_000
 
@@ -60,7 +61,8 @@ def query(schema: Schema, observation: Observation, at: Mapping[str, Any] | None
     if at is not None and not isinstance(at, Mapping):
         raise ValueError(f"at: expected a mapping of variable -> index points, got {type(at).__name__}.")
     if unknown := [name for name in at or {} if name not in schema]:
-        raise KeyError(f"at: the model has no variables {unknown}. Its variables: {list(schema.names)}.")
+        hint = did_you_mean(str(unknown[0]), schema.names)
+        raise KeyError(f"at: the model has no variables {unknown}. {hint}Its variables: {list(schema.names)}.")
     asked: dict[str, Points] = {}
     for variable in schema.variables:
         name = variable.name
@@ -256,10 +258,12 @@ def _latent_components(schema: Schema, name: str, observation: Observation) -> P
 def _at_components(schema: Schema, name: str, spec: Any, observation: Observation) -> Points:
     if spec is not None and not isinstance(spec, EllipsisType):
         if not schema[name].dims:
-            raise ValueError(f"at: {name!r} is a scalar without index; ask for it with None, got {spec!r}.")
+            raise ValueError(
+                f"at: {name!r} is a scalar without index; ask for it with None, or --at {name}; got {spec!r}."
+            )
         raise ValueError(
-            f"at: {name!r} is a vector without index; ask for all its components with None, single ones cannot be "
-            f"asked for, got {spec!r}."
+            f"at: {name!r} is a vector without index; ask for all its components with None, or --at {name}; single "
+            f"ones cannot be asked for, got {spec!r}."
         )
     if schema[name].role == "data":
         return _all_components(schema, name, observation)

@@ -16,6 +16,7 @@ import xarray as xr
 from fsimformer.labels import missing, read_labels
 from fsimformer.numeric import plain_array, read_numbers, require_decoded
 from fsimformer.schema import Axis, Components, Index, Schema
+from fsimformer.spelling import did_you_mean
 
 Tables = dict[str, "Table"]
 
@@ -107,7 +108,8 @@ def read_tables(
 
 def _known(schema: Schema, names: Iterable[Any]) -> None:
     if unknown := [n for n in names if n not in schema]:
-        raise KeyError(f"The model has no variables {unknown}. Its variables: {list(schema.names)}.")
+        hint = did_you_mean(str(unknown[0]), schema.names)
+        raise KeyError(f"The model has no variables {unknown}. {hint}Its variables: {list(schema.names)}.")
 
 
 def _as_array(schema: Schema, name: str, given: Any) -> xr.DataArray:
