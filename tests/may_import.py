@@ -153,10 +153,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("schema", "units", "groups", "query", "convert", "nn", "constraints", "constrained", "marginals", "joint"),
         "files",
     },
+    "train_plan": {"schema", "tokens", "nn", "readings", "moments", "train", "simulations", "joint"},
     "learn": {
-        *("schema", "graph", "tokens", "whiten", "nn", "seeds", "convert", "masks", "readings", "moments"),
+        *("graph", "tokens", "whiten", "nn", "seeds", "convert", "masks", "readings", "moments"),
         *("denoise", "batches", "digest", "devices", "train", "simulators", "simulations", "model_file", "ranges"),
-        *("provenance", "joint", "stock", "arriving", "unusual"),
+        *("provenance", "joint", "stock", "arriving", "unusual", "train_plan"),
     },
     "distill": {
         *("tokens", "nn", "seeds", "convert", "masks", "readings", "summary", "denoise", "flow_map", "sample", "noise"),

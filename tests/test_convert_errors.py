@@ -179,7 +179,10 @@ def test_outside_the_trained_range_warns_and_keeps() -> None:
     [
         ([1.0], r"at: expected a mapping of variable -> index points, got list"),
         ({"alpha": None}, r"at: the parameter 'alpha' was observed"),
-        ({"weights": [1]}, r"at: 'weights' is a vector .* with None, or --at weights; single ones cannot be asked for, got \[1\]"),
+        (
+            {"weights": [1]},
+            r"at: 'weights' is a vector .* with None, or --at weights; single ones cannot be asked for, got \[1\]",
+        ),
         ({"weights": slice(None)}, r"'weights' is a vector without index; ask for all its components with None"),
         ({"alpha": [1.0]}, r"at: 'alpha' is a scalar without index; ask for it with None, or --at alpha; got \[1\.0\]"),
         ({"hare": None}, r"at: 'hare' is a function of \('time',\); give index points, or slice\(None\)"),
