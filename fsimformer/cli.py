@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from importlib.metadata import PackageNotFoundError, version
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fsimformer.cli_check import add_check
 from fsimformer.cli_command import Parser, add_command, settled
@@ -22,6 +24,11 @@ from fsimformer.cli_explore import add_explore
 from fsimformer.cli_infer import add_infer, columns
 from fsimformer.cli_plot import add_plot
 from fsimformer.cli_train import add_simulate, add_train
+
+if TYPE_CHECKING:
+    from fsimformer.priors import Prior
+
+_Z_90 = 1.6448536269514722  # Φ(z) = .95
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = settled(parser, args, argv)
         with _one_line_warnings(prog):
             args.run(args)
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read this has enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's end
+        return 141
     except (ValueError, KeyError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"{prog}: error: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -68,7 +79,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _info(args: argparse.Namespace) -> None:
+    import torch
+
     from fsimformer.model_file import find_model, read_card
+    from fsimformer.whiten import prior_from_z
 
     schema, card = read_card(find_model(args.model))  # the card alone: a model with arrays has modules we cannot build
     provenance = card["provenance"]
@@ -77,16 +91,24 @@ def _info(args: argparse.Namespace) -> None:
         print(json.dumps({"schema": schema.to_dict(), "n_parameters": n, "provenance": provenance}, indent=2))
         return
     print(args.model if n is None else f"{args.model}: {n:,} parameters")
-    rows = [("variable", "role", "dims", "prior or support", "noise")]
+    rows = [("variable", "role", "dims", "prior or support", "90 % of the prior", "noise")]
+    middle = torch.tensor([-1.0, 1.0], dtype=torch.float64) * _Z_90
     for v in schema.variables:
         noise = "" if v.noise is None else f"{v.noise.kind}, sd {v.noise.sd}"
-        rows.append((v.name, v.role, ", ".join(v.dims), str(v.support if v.prior is None else v.prior), noise))
+        ends = "" if v.prior is None else "{:.3g} to {:.3g}".format(*prior_from_z(v.prior, middle).tolist())
+        law = str(v.support) if v.prior is None else _law(v.prior)
+        rows.append((v.name, v.role, ", ".join(v.dims), law, ends, noise))
     print(columns(rows))
     for index in schema.indexes:
         print(f"{index.name}: trained on [{index.lower:g}, {index.upper:g}] {index.units or ''}".rstrip())
     for key, value in provenance.items():
         if key not in ("history", "initial"):  # a line for every validation: --json has them
             print(fill(f"{key}: {told(value)}", 100, subsequent_indent="    ", break_long_words=False))
+
+
+def _law(prior: Prior) -> str:
+    """Uniform(0, 0.5)"""
+    return f"{type(prior).__name__}({', '.join(f'{x:.6g}' for x in astuple(prior))})"
 
 
 def told(value: Any, within: bool = False) -> str:

@@ -194,7 +194,19 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("beside", "schema", "groups", "points", "model_file", "joint", "plots", "files", "cli_command"),
     },
     "cli_plot": {"beside", "plots", "plots_pairs", "files", "cli_command"},
-    "cli": {"cli_check", "cli_explore", "cli_infer", "cli_plot", "model_file", "cli_train", "cli_command"},
+    "cli": {
+        *(
+            "priors",
+            "whiten",
+            "cli_check",
+            "cli_explore",
+            "cli_infer",
+            "cli_plot",
+            "model_file",
+            "cli_train",
+            "cli_command",
+        ),
+    },
     "__main__": {"cli"},
     "sbi": {
         *("tokens", "whiten", "nn", "seeds", "convert", "folder", "denoise", "sample", "stages", "likelihood"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -210,11 +211,20 @@ def test_info_tells_all(model: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["info", "sird"]) == 0
     joint, text = fsimformer.load("sird"), capsys.readouterr().out
     assert text.startswith(f"sird: {joint.n_parameters:,} parameters\n")
+    assert re.search(r"\nrecovery_rate  +parameter +Uniform\(0, 0.5\) +0.025 to 0.475", text)
     assert "'" not in text and "{" not in text  # nothing as Python writes it
     steps, levels = joint.provenance["train"]["steps"], joint.provenance["levels"]
     assert f"\ntrain: steps {steps}, batch_size " in text
     assert f"\nlevels: mean {levels['mean']:g}, sd {levels['sd']:g}, " in text
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_reader_who_has_enough_is_no_error() -> None:
+    command = [sys.executable, "-m", "fsimformer.cli", "info", "sird"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 141
 
 
 def test_json_is_told_as_a_person_reads_it() -> None:

@@ -52,6 +52,11 @@ def rates(v: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
 class HodgkinHuxley:
     """Seven parameters, eight numbers that are observed: seven of the voltage, and the energy.
 
+    What is observed of a trace of 200 ms, so that a recording can be put in its place: `spikes`, how often the voltage
+    rises through −10 mV; `rest_mean` and `rest_sd` in mV, before the current sets in at 50 ms; from then to its end at
+    150 ms `mean` in mV, `variance` in mV², `skewness`, and `kurtosis`, which is 3 of a normal law; `energy`, the charge
+    of sodium of the whole trace in nC/cm².
+
     Args:
         priors: of capacitance (µF/cm²), the conductances g_na, g_k, g_leak (mS/cm²) and the reversal potentials e_na,
             e_k, e_leak (mV).
