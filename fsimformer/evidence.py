@@ -20,13 +20,13 @@ from torch import Tensor
 
 from fsimformer.model_file import Model
 from fsimformer.tokens import Streams, TokenBatch, split
+from fsimformer.typical import PLACES, implied_variables
 
 Array = NDArray[np.float64]
 
 _FOLDS = 16  # readings held out together: every 16th, far from each other
 _RATIO = 33.0  # noise over signal at which a latent value says nothing; within the levels of training
 _LADDER = (0.03, 0.1, 0.3, 1.0)  # noise over signal at which variances are told
-_PLACES = 5  # of a function
 _ROWS = 512  # rows in one network call
 
 
@@ -92,14 +92,12 @@ def in_order(batch: TokenBatch) -> Tensor:
 def implied_parameters(model: Model, batch: TokenBatch) -> Array:
     """E[θ | all readings] (B, P): scalars, vectors, and functions of one index at some places."""
     schema, ids, places = model.schema, list[int](), list[Tensor]()
-    for v in schema.variables:
+    for v in implied_variables(schema):
         dims = schema.index_dims(v.name)
-        if v.role != "parameter" or len(dims) > 1 or v.name in schema.paths:
-            continue
         for id in schema.ids(v.name):
-            at = torch.zeros(_PLACES if dims else 1, len(schema.indexes))
+            at = torch.zeros(PLACES if dims else 1, len(schema.indexes))
             if dims:
-                at[:, [d.name for d in schema.indexes].index(dims[0])] = torch.linspace(-0.8, 0.8, _PLACES)
+                at[:, [d.name for d in schema.indexes].index(dims[0])] = torch.linspace(-0.8, 0.8, PLACES)
             ids += [id] * len(at)
             places.append(at)
     rows, n = batch.shape

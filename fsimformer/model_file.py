@@ -41,7 +41,7 @@ from fsimformer.graph import moral_graph, past_only, truncated_graph
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.schema import Schema
 from fsimformer.tokens import Dial, require_dial
-from fsimformer.typical import Typical
+from fsimformer.typical import Typical, n_implied
 from fsimformer.whiten import Whitening
 
 NETWORK = "network"  # attribute of a tree of draws: fingerprint of the network that drew them
@@ -327,6 +327,8 @@ def _read_typical(schema: Schema, held: Any, path: Path) -> Typical | None:
         raise ValueError(f"{path / CARD}: {error}") from error
     if typical.counts.shape[1] != len(schema.data):
         raise ValueError(f"{path / CARD}: expected counts of the data variables {list(schema.data)} in typical.")
+    if typical.implied.shape[1] != (n := n_implied(schema)):
+        raise ValueError(f"{path / CARD}: expected {n} implied parameters of each data set in typical.")
     return typical
 
 

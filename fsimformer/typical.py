@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsimformer.schema import Schema, Variable
+
 Array = NDArray[np.float64]
 
 NEAREST = 199  # simulations that an observation is ranked among: p comes in steps of 1/200
+PLACES = 5  # of a function among the parameters that readings imply
 _KEYS = ("counts", "log_density", "apart", "implied")
 
 
@@ -64,6 +67,21 @@ class Typical:
         if not sound:
             raise ValueError(f"typical: expected {', '.join(_KEYS)} of more than {NEAREST} data sets.")
         return cls(counts, log_density, apart, implied)
+
+
+def implied_variables(schema: Schema) -> list[Variable]:
+    """Parameters whose E[θ | x] is kept: scalars, vectors, and functions of one index at `PLACES`."""
+    return [
+        v
+        for v in schema.variables
+        if v.role == "parameter" and len(schema.index_dims(v.name)) <= 1 and v.name not in schema.paths
+    ]
+
+
+def n_implied(schema: Schema) -> int:
+    """P."""
+    each = ((len(schema.ids(v.name)), schema.is_function(v.name)) for v in implied_variables(schema))
+    return sum(n * (PLACES if function else 1) for n, function in each)
 
 
 def _short(x: Array) -> list[float]:

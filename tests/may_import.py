@@ -112,14 +112,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("schema", "graph", "tokens", "whiten", "nn", "functions", "folder", "embeddings", "gaussian"),
         *("denoise", "digest", "flow_map", "card", "typical"),
     },
-    "typical": set(),
+    "typical": {"schema"},
     "ranges": {"schema", "tokens", "whiten"},
     "provenance": {"masks", "denoise", "checkpoint", "noised", "train"},
     "trials": {
         *("schema", "tokens", "seeds", "points", "convert", "readings", "paths", "sample", "stages"),
         *("extension", "draws", "likelihood", "simulators", "simulations", "model_file"),
     },
-    "evidence": {"tokens", "model_file"},
+    "evidence": {"tokens", "typical", "model_file"},
     "surprise": {
         *("schema", "tokens", "seeds", "convert", "readings", "simulators", "model_file", "trials", "evidence"),
     },

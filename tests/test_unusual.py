@@ -23,7 +23,7 @@ from fsimformer.seeds import generator_at
 from fsimformer.simulators import FunctionSimulator
 from fsimformer.tokens import TokenBatch
 from fsimformer.trials import Fresh, design_of, fresh
-from fsimformer.typical import NEAREST, Typical
+from fsimformer.typical import NEAREST, Typical, n_implied
 from fsimformer.unusual import numbers, p_value, typical_of
 
 
@@ -156,7 +156,8 @@ def batch_of(joint: Joint, data: xr.Dataset) -> TokenBatch:
 def test_the_table_is_kept_with_the_model_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
     joint, rng, m = tiny.joint(), np.random.default_rng(0), NEAREST + 1
     counts = rng.integers(0, 9, (m, len(joint.schema.data)))
-    table = Typical(counts.astype(float), rng.normal(size=m), rng.exponential(size=m), rng.normal(size=(m, 3)))
+    implied = rng.normal(size=(m, n_implied(joint.schema)))
+    table = Typical(counts.astype(float), rng.normal(size=m), rng.exponential(size=m), implied)
     Joint(dataclasses.replace(joint.model, typical=table)).save(tmp_path / "model")
     again = fsf.load(tmp_path / "model").model.typical
     assert isinstance(again, Typical)
@@ -168,6 +169,7 @@ def test_the_table_is_kept_with_the_model_and_a_damaged_one_is_refused(tmp_path:
     card = json.loads(path.read_text())
     for wrong in ({"counts": []}, [], card["typical"] | {"apart": card["typical"]["apart"][:-1]},
                   card["typical"] | {"apart": [None, *card["typical"]["apart"][1:]]},
+                  card["typical"] | {"implied": [row[1:] for row in card["typical"]["implied"]]},
                   card["typical"] | {"counts": [[1] * 9] * m}, card["typical"] | {"more": 1}):  # fmt: skip
         path.write_text(json.dumps(card | {"typical": wrong}))
         with pytest.raises(ValueError, match="typical"):
