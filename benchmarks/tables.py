@@ -25,7 +25,7 @@ from tables_resolution import (
     space,
 )
 from tables_sbibm import dependency, sbibm
-from tables_scale import arrivals, many, online, online_accuracy, padding, solvers
+from tables_scale import arrivals, gpu, many, online, online_accuracy, padding, solvers
 from tables_sequential import sequential
 from tables_trust import calibration, coverage, epidemic
 from tables_users import explorer, hostile_inputs, influenza, laptop, start_up, surprise
@@ -141,6 +141,7 @@ SECTIONS = {
     "learning": learning,
     "online": online,
     "many": many,
+    "gpu": gpu,
     "padding": padding,
     "solvers": solvers,
     "hostile_inputs": hostile_inputs,

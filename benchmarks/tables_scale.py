@@ -119,3 +119,26 @@ def many(r: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
     head = ["data sets", "CPU s", "wall s", "peak before the first draw, MiB", "peak, MiB", "on disk, MiB"]
     return [f"{r['n']:,} draws each.\n", *table(head, rows)]
+
+
+def gpu(r: dict[str, Any]) -> list[str]:
+    """Attention by length, training, draws and simulators on one device."""
+    rows = [
+        (x["length"], x["rows"], x["way"], *((f"{x['milliseconds']:.2f}", f"{x['tflops']:.1f}") if "failed" not in x else
+         ("failed", x["failed"][:60])))
+        for x in r["attention"]
+    ]  # fmt: skip
+    out = [
+        f"Peak reached by a large product: {r['peak']['tflops']:.0f} TFLOP/s in bfloat16; "
+        f"{r['peak']['gigabytes_a_second']:.0f} GB/s. Goals: 40 % of it in training, 10⁵ draws a second.\n",
+        *table(["length", "rows", "attention", "ms", "TFLOP/s"], rows),
+    ]
+    rows = [
+        (x["width"], x["precision"], x["tokens"], f"{x['milliseconds']:.1f}", f"{x['tflops']:.1f}", f"{x['share_of_peak']:.2f}")
+        for x in r["training"]
+    ]  # fmt: skip
+    out += table(["width", "precision", "tokens", "ms a step", "TFLOP/s", "share of the peak"], rows)
+    out += table(["precision", "draws", "a second"], [(x["precision"], x["draws"], f"{x['draws_a_second']:,.0f}")
+                                                      for x in r["draws"]])  # fmt: skip
+    return out + table(["simulator", "at a time", "a second"], [
+        (x["simulator"], x["n"], x.get("failed") or f"{x['a_second']:,.0f}") for x in r["simulators"]])  # fmt: skip

@@ -75,7 +75,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, bias: 
         q, k, v = q[:, :, 0], k[:, :, 0], v[:, :, 0]
         if n_f:
             k, v = torch.cat([keys, k], 2), torch.cat([values, v], 2)
-        a = scaled_dot_product_attention(q, k, v, attn_mask=bias.own)  # (B, H, n, d)
+        mask = None if bias.own is None else bias.own.to(q.dtype)
+        a = scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, n, d)
         return a.transpose(1, 2).reshape(b, 1, n, heads * d)
     if bias.own is None and not torch.is_grad_enabled() and (n_f == 0 or n >= _MANY or n_f >= _LONG):
         return _in_blocks(q, k, v, keys, values)
@@ -128,7 +129,8 @@ def _merged(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Te
     own, own_log = with_divisor(*(x.transpose(1, 2).reshape(b * r, heads, n, d) for x in (q, k, v)))
     far, far_log = far.view(b, heads, r, n, d).transpose(1, 2), far_log.view(b, heads, r, n).transpose(1, 2)
     weight = (own_log.view(b, r, heads, n) - far_log).sigmoid()[..., None]
-    return torch.lerp(far, own.view(b, r, heads, n, d), weight).transpose(2, 3).reshape(b, r, n, heads * d)
+    a = torch.lerp(far.to(weight), own.view(b, r, heads, n, d).to(weight), weight)
+    return a.transpose(2, 3).reshape(b, r, n, heads * d)
 
 
 def _product(bias: Tensor | None, x: Tensor, y: Tensor, scale: float) -> Tensor:

@@ -62,6 +62,9 @@ def add_train(commands: Any) -> None:
     train.add_argument("--steps", type=int, help="optimiser steps (default: the library's)")
     train.add_argument("--checkpoint", type=Path, metavar="FILE", help="written as it runs; resumed from if it exists")
     train.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    train.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of products (default: %(default)s)"
+    )
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--out", type=Path, metavar="DIR", help="the model's directory")
     train.add_argument("--json", action="store_true", help="print what was trained for machines")
@@ -132,6 +135,7 @@ def _train(args: argparse.Namespace) -> None:
             checkpoint=args.checkpoint,
             callback=lambda at: show(at.step, None if at.validation is None else f"validation={at.validation:.4f}"),
             device=group.device,
+            precision=args.precision,
             group=group,
             **others,
         )

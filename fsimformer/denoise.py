@@ -149,6 +149,11 @@ class Denoiser(nn.Module):
         """Where the weights are."""
         return self.network.out.weight.device
 
+    @property
+    def lower(self) -> bool:
+        """Whether products of its layers are computed in less than float32 (precision.py)."""
+        return self.network.precision != torch.float32
+
     def shorten(self, observed: TokenSet) -> tuple[TokenSet, Shared | None]:
         """Of observed tokens that many rows are to share those that stay tokens, and what stands for the others.
 

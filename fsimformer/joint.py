@@ -26,6 +26,7 @@ from fsimformer.function_tree import GROUP, functions_group, functions_group_man
 from fsimformer.mode import mode as conditional_mode
 from fsimformer.model_file import Model, find_model, load_model, save_model
 from fsimformer.points import zero_dates
+from fsimformer.precision import precision_named
 from fsimformer.refine import LogLikelihood, parameters, refine
 from fsimformer.request import Request
 from fsimformer.sample import DEFAULT_QUALITY, SamplerConfig
@@ -78,14 +79,22 @@ class Joint:
         """Weights of the network and its embedding nets."""
         return self.model.denoiser.n_parameters
 
-    def to(self, device: str) -> Joint:
+    def to(self, device: str, precision: str = "float32") -> Joint:
         """A copy of this Joint whose network runs on another device ("cuda", "cpu"); draws come back to the CPU.
 
+        Args:
+            precision: of its products; "bfloat16" is for GPUs that have units for it. Log densities need "float32".
+
         Raises:
-            ValueError: no such device.
+            ValueError: no such device or precision.
         """
         require_device(device)
-        return Joint(replace(self.model, denoiser=copy.deepcopy(self.model.denoiser).to(device)))
+        lower = precision_named(precision)
+        denoiser = copy.deepcopy(self.model.denoiser).to(device)
+        for one in (denoiser, denoiser.flow_map):
+            if one is not None:
+                one.network.precision = lower
+        return Joint(replace(self.model, denoiser=denoiser))
 
     def save(self, path: str | Path) -> None:
         """Write the model's directory (weights.safetensors, model.json)."""

@@ -25,6 +25,7 @@ from fsimformer.masks import MaskConfig
 from fsimformer.model_file import Model, build_denoiser, plain
 from fsimformer.moments import fit_factors
 from fsimformer.nn import NetworkConfig
+from fsimformer.precision import precision_named
 from fsimformer.provenance import require_unseen, run_card
 from fsimformer.ranges import value_ranges, whitened_limits
 from fsimformer.readings import Design, Store, read
@@ -96,6 +97,7 @@ def train(
     checkpoint: str | Path | None = None,
     callback: Callable[[Progress], None] | None = None,
     device: str = "cpu",
+    precision: str = "float32",
     provenance: Mapping[str, Any] | None = None,
     group: Group | None = None,
 ) -> Joint:
@@ -125,6 +127,8 @@ def train(
             baseline and whitening are kept, the optimiser and the learning rate start anew, rows are drawn anew.
         checkpoint: file to write the run's state to, and to resume from if it exists.
         callback: called after every step with a `Progress`.
+        precision: of the products of the network's layers while it trains, "float32" or, for GPUs that have units for
+            it, "bfloat16" (precision.py); weights, and what the Joint computes in, are float32.
         device: where the network trains; rows are read and masked on the CPU, so that equal seeds give equal rows.
         provenance: extra entries for the model's card; they replace none of its own.
         group: the processes that share the work, `fsimformer.devices.joined()`; all get the Joint, the first alone
@@ -135,12 +139,12 @@ def train(
 
     Raises:
         TypeError, ValueError: a simulator that does not fit its schema; too few simulations, or too many that failed;
-            given ones on another grid; unknown schedule, dependency or device; a dependency mask that parts data from
-            all parameters; embeddings that do not fit the array variables; a design for another number of series; a
-            checkpoint of other settings; a baseline of functions of more than three index dims, or asked for or ruled
-            out beside an `initial`; an `initial` of another schema, network or schedule, or refined for one
-            observation, or whose training may have seen what would be held out here, which of given simulations
-            nobody knows.
+            given ones on another grid; unknown schedule, dependency, device or precision; a dependency mask that parts
+            data from all parameters; embeddings that do not fit the array variables; a design for another number of
+            series; a checkpoint of other settings; a baseline of functions of more than three index dims, or asked for
+            or ruled out beside an `initial`; an `initial` of another schema, network or schedule, or refined for one
+            observation, or whose training may have seen what would be held out here, which of given simulations nobody
+            knows.
         FloatingPointError: the loss is not finite. TimeoutError: simulations stopped arriving.
         ConnectionError: another process of the group ended.
     """
@@ -150,6 +154,7 @@ def train(
     schema = simulator.schema
     plan = TrainPlan.of(schema, config, network, design, schedule, dependency, n_active_observed, baseline, initial)
     denoiser, generation = _network(plan, config, embeddings, initial, n_given, device)
+    denoiser.network.precision = precision_named(precision)
     require_connected(schema, plan.dependency)
     source, whose = _source(simulator, simulations, plan, config, initial)
     whitening, plausible = source.whitening, plausible_ranges(simulator)
@@ -173,6 +178,8 @@ def train(
         stock = _stock(arriving, source, config)
     if denoiser.baseline is not None:
         about["baseline"] = True
+    if precision != "float32":
+        about["precision"] = precision
     if embeddings:
         about["embeddings"] = plain({k: str(m) for k, m in embeddings.items()})
     start_from = None if initial is None else dict(initial.model.denoiser.named_parameters())
@@ -213,6 +220,7 @@ def train(
         **({"processes": group.size} if group.size > 1 else {}),
         **run_card(run, denoiser, masks, levels, config, device, before),
     }
+    denoiser.network.precision = precision_named("float32")
     model = Model(
         schema,
         whitening,

@@ -36,7 +36,12 @@ def log_prob(
         probe: (B, R, n_a) of ±1 for Hutchinson's estimate; None = the exact divergence.
         n_steps: midpoint steps on a grid dense near the data (two evaluations each).
         log_min, log_max: range of log λ; the density is that of x blurred by λ = exp(log_min).
+
+    Raises:
+        ValueError: a network whose products are not in float32.
     """
+    if denoiser.lower:
+        raise ValueError("log densities need the precision 'float32', this Joint has 'bfloat16': joint.to(device).")
     from torchdiffeq import odeint  # half a second of scipy that most of a session does without
 
     path = TrigSchedule()

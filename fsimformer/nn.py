@@ -25,6 +25,7 @@ from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention, 
 from fsimformer.attend import Bias, additive, attend, biases
 from fsimformer.distance import DistanceDecay, Places
 from fsimformer.network_config import NetworkConfig as NetworkConfig  # where it is looked for
+from fsimformer.precision import products
 
 
 @dataclass(frozen=True)
@@ -143,13 +144,15 @@ def turned(x: Tensor, phases: Tensor) -> Tensor:
     """Pairs of channels (…, 2·pairs) by cosines and sines (…, pairs, 2).
 
     As one product of complex numbers, a fifth of the time of four real ones, except where `torch.compile` is at work:
-    it fuses the real ones and has no code for complex numbers (docs/speed.md).
+    it fuses the real ones and has no code for complex numbers (docs/speed.md). Places are told in float32.
     """
-    pairs = x.unflatten(-1, (-1, 2))
+    pairs = x.to(phases.dtype).unflatten(-1, (-1, 2))
     if not torch.compiler.is_compiling():
-        return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(phases)).flatten(-2)
-    (a, b), (cos, sin) = pairs.unbind(-1), phases.unbind(-1)
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
+        out = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(phases))
+    else:
+        (a, b), (cos, sin) = pairs.unbind(-1), phases.unbind(-1)
+        out = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
+    return out.flatten(-2).to(x.dtype)
 
 
 def _queries_keys_values(qkv: Tensor, n_heads: int, phases: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -191,7 +194,7 @@ class Layer(nn.Module):
         q, k, v = _queries_keys_values(self.qkv(self._norm(h, None, None)), self.n_heads, phases)
         if last:
             return h, k, v
-        a = scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(-1, -1, q.shape[2], -1))
+        a = scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype).expand(-1, -1, q.shape[2], -1))
         h = h + self.attention_out(rearrange(a, "b h n d -> b n (h d)"))
         h = h + self.mlp_out(gelu(self.mlp_in(self._norm(h, None, None))))
         return h, k, v
@@ -217,7 +220,10 @@ class Network(nn.Module):
     """`encode` the frozen tokens once, `decode` the active ones many times; `n_outputs` numbers a token.
 
     `jumps`: it is also told the noise level to which one evaluation is to lead (flow_map.py); at first it ignores it.
+    `precision`: of its layers' products (precision.py); set on an instance, no part of the weights.
     """
+
+    precision = torch.float32
 
     def __init__(self, config: NetworkConfig, n_outputs: int = 1, jumps: bool = False) -> None:
         super().__init__()
@@ -271,12 +277,13 @@ class Network(nn.Module):
         """The context of frozen tokens h (B, n_f, W); `attend` as in `encode`."""
         bias = additive(attend, h)[:, None]  # (B, 1, n_f or 1, n_f)
         keys, values = [], []
-        for i, layer in enumerate(self.layers):
-            assert isinstance(layer, Layer)
-            near = bias if self.decay is None or places is None else bias + self.decay.bias(i, places, places)
-            h, k, v = layer.frozen(h, near, phases, last=i == len(self.layers) - 1)
-            keys.append(k)
-            values.append(v)
+        with products(h.device, self.precision):
+            for i, layer in enumerate(self.layers):
+                assert isinstance(layer, Layer)
+                near = bias if self.decay is None or places is None else bias + self.decay.bias(i, places, places)
+                h, k, v = layer.frozen(h, near, phases, last=i == len(self.layers) - 1)
+                keys.append(k)
+                values.append(v)
         return Context(tuple(keys), tuple(values), places)
 
     def decode(
@@ -318,9 +325,10 @@ class Network(nn.Module):
         bias = self._biases(attend, attend_context, h, places, context.places)
         phases = self.rotary.phases(variable, index)
         phases = None if phases is None else phases[:, None]
-        for i, layer in enumerate(self.layers):
-            assert isinstance(layer, Layer)
-            h = layer.active(h, m[4 * i : 4 * i + 4], context.keys[i], context.values[i], bias[i], phases)
+        with products(h.device, self.precision):
+            for i, layer in enumerate(self.layers):
+                assert isinstance(layer, Layer)
+                h = layer.active(h, m[4 * i : 4 * i + 4], context.keys[i], context.values[i], bias[i], phases)
         h = torch.addcmul(m[-1], layer_norm(h, (self.config.width,)), m[-2])
         out: Tensor = self.out(h)
         return out if self.n_outputs > 1 else out[..., 0]

@@ -15,7 +15,7 @@ from fsimformer.whiten import Standardise
 class GaussianNetwork(nn.Module):
     """F of `denoise.py` for z ~ N(mean, covariance) over the token ids; all tokens of a row must be active."""
 
-    n_outputs, config = 1, NetworkConfig()
+    n_outputs, config, precision = 1, NetworkConfig(), torch.float32
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ SCHEMA = Schema(
 class ProcessNetwork(nn.Module):
     """F of `denoise.py` for f ~ GP(0, sd² k), x = f + noise, both whitened by sd, and r between the knots."""
 
-    n_outputs = 1
+    n_outputs, precision = 1, torch.float32
 
     def __init__(self, reference: ReferenceSet) -> None:
         super().__init__()

@@ -10,8 +10,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "whiten": {"priors", "schema", "typed"},
     "distance": set(),
     "attend": set(),
+    "precision": set(),
     "network_config": set(),
-    "nn": {"distance", "attend", "network_config"},
+    "nn": {"distance", "attend", "network_config", "precision"},
     "damage": set(),
     "groups": set(),
     "spelling": set(),
@@ -144,7 +145,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "joint": {
         *("check", "surprise", "schema", "tokens", "points", "convert", "sample", "stages", "function_tree"),
         *("evaluate", "refine", "constraints", "constrained", "density", "devices", "model_file", "request"),
-        *("streamed", "mode", "unusual", "doubts"),
+        *("streamed", "mode", "unusual", "doubts", "precision"),
     },
     "marginals": {
         *("tokens", "counts", "points", "convert", "nn", "denoise", "sample", "paths", "model_file"),
@@ -157,7 +158,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "learn": {
         *("graph", "tokens", "whiten", "nn", "seeds", "convert", "masks", "readings", "moments"),
         *("denoise", "batches", "digest", "devices", "train", "simulators", "simulations", "model_file", "ranges"),
-        *("provenance", "joint", "stock", "arriving", "unusual", "train_plan"),
+        *("provenance", "joint", "stock", "arriving", "unusual", "train_plan", "precision"),
     },
     "distill": {
         *("tokens", "nn", "seeds", "convert", "masks", "readings", "summary", "denoise", "flow_map", "sample", "noise"),

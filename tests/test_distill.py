@@ -51,7 +51,7 @@ def rows(n: int, generator: torch.Generator) -> TokenBatch:
 class Exact(nn.Module):
     """Knows p(θ | x): F of its denoiser, and of its flow map where it is told the target."""
 
-    n_outputs, config = 1, NetworkConfig(((),) * 4)
+    n_outputs, config, precision = 1, NetworkConfig(((),) * 4), torch.float32
 
     def __init__(self) -> None:
         super().__init__()

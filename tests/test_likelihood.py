@@ -21,6 +21,7 @@ class GaussianDenoiser:
     mean: Tensor
     covariance: Tensor
     latent: Tensor
+    lower: bool = False
 
     def at_ratio(self, y: Tensor, ratio: Tensor, encoded: Any) -> Tensor:
         out = y.clone()

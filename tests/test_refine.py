@@ -99,6 +99,7 @@ class Wrong:
     mean: float
     sd: float
     device: str = "cpu"
+    lower: bool = False
     network = SimpleNamespace(config=NetworkConfig())  # which compresses nothing
 
     def state_dict(self) -> dict[str, Tensor]:
