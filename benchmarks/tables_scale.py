@@ -134,7 +134,8 @@ def gpu(r: dict[str, Any]) -> list[str]:
         *table(["length", "rows", "attention", "ms", "TFLOP/s"], rows),
     ]
     rows = [
-        (x["width"], x["precision"], x["tokens"], f"{x['milliseconds']:.1f}", f"{x['tflops']:.1f}", f"{x['share_of_peak']:.2f}")
+        (x["width"], x["precision"], x["tokens"],
+         *(f"{x[k]:.{n}f}" for k, n in (("milliseconds", 1), ("tflops", 1), ("share_of_peak", 2))))
         for x in r["training"]
     ]  # fmt: skip
     out += table(["width", "precision", "tokens", "ms a step", "TFLOP/s", "share of the peak"], rows)
