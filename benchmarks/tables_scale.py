@@ -124,8 +124,8 @@ def many(r: dict[str, Any]) -> list[str]:
 def gpu(r: dict[str, Any]) -> list[str]:
     """Attention by length, training, draws and simulators on one device."""
     rows = [
-        (x["length"], x["rows"], x["way"], *((f"{x['milliseconds']:.2f}", f"{x['tflops']:.1f}") if "failed" not in x else
-         ("failed", x["failed"][:60])))
+        (x["length"], x["rows"], x["way"],
+         *(("failed", x["failed"][:60]) if "failed" in x else (f"{x['milliseconds']:.2f}", f"{x['tflops']:.1f}")))
         for x in r["attention"]
     ]  # fmt: skip
     out = [

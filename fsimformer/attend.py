@@ -27,8 +27,8 @@ class Bias:
     """What is added to the logits, in the form that `attend` takes; None = nothing is blocked.
 
     Args:
-        context, own: one replicate: None and (B, 1 or H, n, n_f + n); several: (B·H, 1 or R·n, n_f),
-            (B·H·R, 1 or n, n).
+        context, own: one replicate: None and (B, 1 or H, n, n_f + m); several: (B·H, 1 or R·n, n_f),
+            (B·H·R, 1 or n, m).
     """
 
     context: Tensor | None
@@ -47,11 +47,11 @@ def biases(
     """Once for all layers, unless logits fall with the distance by a slope of each layer's own.
 
     Args:
-        attend, attend_context: (B, n) or (B, n, n), and (B, n_f) or (B, n, n_f) bool.
+        attend, attend_context: (B, m) or (B, n, m), and (B, n_f) or (B, n, n_f) bool; m own keys, as a rule n.
         h: (B, R, n, W).
-        far: what is added to the logits besides, to the context (B, H, n, n_f) and to own tokens (B, H, n, n).
+        far: what is added to the logits besides, to the context (B, H, n, n_f) and to own tokens (B, H, n, m).
     """
-    (b, r, n, _), n_f = h.shape, attend_context.shape[-1]
+    (b, r, n, _), n_f, m = h.shape, attend_context.shape[-1], attend.shape[-1]
     on_cpu = h.device.type == "cpu"  # elsewhere asking what masks hold costs a wait
     if far is None and on_cpu and bool(attend.all()) and bool(attend_context.all()):
         return Bias(None, None)
@@ -59,18 +59,21 @@ def biases(
     if far is not None:
         context, own = context + far[0], own + far[1]
     if r == 1:
-        return Bias(None, torch.cat([context.expand(-1, -1, n, n_f), own.expand(-1, -1, n, n)], -1))
+        return Bias(None, torch.cat([context.expand(-1, -1, n, n_f), own.expand(-1, -1, n, m)], -1))
+    own = own[:, :, None].expand(-1, n_heads, r, -1, -1).reshape(b * n_heads * r, own.shape[2], m)
+    if far is None and on_cpu and bool(attend_context.all()):
+        return Bias(None, own)
     rows = 1 if context.shape[2] == 1 else r * n
     return Bias(
         context[:, :, None].expand(-1, n_heads, rows // context.shape[2], -1, -1).reshape(b * n_heads, rows, n_f),
-        own[:, :, None].expand(-1, n_heads, r, -1, -1).reshape(b * n_heads * r, own.shape[2], n),
+        own,
     )
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, bias: Bias) -> Tensor:
-    """q, k, v (B, H, R, n, d); keys, values (B, H, n_f, d) -> (B, R, n, H·d)."""
+    """q (B, H, R, n, d); k, v (B, H, R, m, d); keys, values (B, H, n_f, d) -> (B, R, n, H·d)."""
     b, heads, r, n, d = q.shape
-    n_f = keys.shape[2]
+    n_f, m = keys.shape[2], k.shape[3]
     if r == 1:
         q, k, v = q[:, :, 0], k[:, :, 0], v[:, :, 0]
         if n_f:
@@ -80,16 +83,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, bias: 
         return a.transpose(1, 2).reshape(b, 1, n, heads * d)
     if bias.own is None and not torch.is_grad_enabled() and (n_f == 0 or n >= _MANY or n_f >= _LONG):
         return _in_blocks(q, k, v, keys, values)
+    if bias.context is None and n_f >= _LONG and not torch.is_grad_enabled() and q.device.type == "cpu":
+        return _merged(q, k, v, keys, values, bias.own)
     scale, each = d**-0.5, b * heads * r
     q = q.reshape(b * heads, r * n, d)
-    k, v = k.reshape(each, n, d), v.reshape(each, n, d)
+    k, v = k.reshape(each, m, d), v.reshape(each, m, d)
     logits = _product(bias.own, q.reshape(each, n, d), k.mT, scale)
     if n_f == 0:
         a = logits.softmax(-1) @ v
     else:
         shared = _product(bias.context, q, keys.reshape(b * heads, n_f, d).mT, scale)
         weights = torch.cat([shared.view(each, n, n_f), logits], -1).softmax(-1)
-        on_context, on_own = weights.split([n_f, n], -1)
+        on_context, on_own = weights.split([n_f, m], -1)
         a = on_context.view(b * heads, r * n, n_f) @ values.reshape(b * heads, n_f, d)
         a = torch.baddbmm(a.view(each, n, d), on_own, v)
     return a.view(b, heads, r, n, d).permute(0, 2, 3, 1, 4).reshape(b, r, n, heads * d)
@@ -118,15 +123,20 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) ->
     return out.flatten(-2)
 
 
-def _merged(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def _merged(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
     """As `_in_blocks`, from one softmax over the context and one over own tokens, nothing copied.
 
     a = w a_own + (1 − w) a_context,   w = σ(ℓ_own − ℓ_context),   ℓ the logarithms of the two divisors.
+
+    `bias`: (B·H·R, 1 or n, m), of own tokens that are blocked from each other.
     """
     b, heads, r, n, d = q.shape
     with_divisor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # the public call does not return ℓ
     far, far_log = with_divisor(q.reshape(b, heads, r * n, d), keys, values)
-    own, own_log = with_divisor(*(x.transpose(1, 2).reshape(b * r, heads, n, d) for x in (q, k, v)))
+    if bias is not None:
+        bias = bias.expand(-1, n, -1).view(b, heads, r, n, -1).transpose(1, 2).reshape(b * r, heads, n, -1).to(q.dtype)
+    mine = (x.transpose(1, 2).reshape(b * r, heads, -1, d) for x in (q, k, v))
+    own, own_log = with_divisor(*mine, attn_mask=bias)
     far, far_log = far.view(b, heads, r, n, d).transpose(1, 2), far_log.view(b, heads, r, n).transpose(1, 2)
     weight = (own_log.view(b, r, heads, n) - far_log).sigmoid()[..., None]
     a = torch.lerp(far.to(weight), own.view(b, r, heads, n, d).to(weight), weight)

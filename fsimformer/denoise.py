@@ -81,7 +81,8 @@ class Encoded:
     `content` (B, n_a, W): embedded arrays among the active tokens; None where the model has none. `given`: what the
     linear baseline knows; None where there is none, or where rows have `edges` of their own, which it would not heed.
     `summary`: what is kept of long observations, and `learned` what active tokens have of it; None where none is long.
-    `shared`: readings that are in no row, for all have them.
+    `shared`: readings that are in no row, for all have them. `beside`: observed tokens whose values differ between the
+    replicates of a row (`Denoiser.beside`).
     """
 
     streams: Streams
@@ -93,10 +94,16 @@ class Encoded:
     summary: Summary | None = None
     learned: Given | None = None
     shared: Shared | None = None
+    beside: TokenBatch | None = None
 
     @property
     def active(self) -> TokenBatch:
         return self.streams.active
+
+
+def _pairs(attend: Tensor, n: int) -> Tensor:
+    """(B, m) or (B, n, m) -> (B, n, m)."""
+    return attend[:, None].expand(-1, n, -1) if attend.dim() == 2 else attend
 
 
 class Denoiser(nn.Module):
@@ -213,8 +220,30 @@ class Denoiser(nn.Module):
             attend = self._among(active)
             return replace(encoded, streams=streams, attend=attend, content=None, given=given, learned=learned)
         masks = attention(streams.frozen, active, self.dependency, self.past)
+        if (known := encoded.beside) is not None:
+            to_known = _pairs(attention(known, active, self.dependency, self.past).context, active.shape[1])
+            among = torch.cat([to_known, _pairs(masks.active, active.shape[1])], -1)
+            return replace(encoded, streams=streams, attend=among, attend_context=masks.context)
         given = None if encoded.given is None else self._given(streams)
         return Encoded(streams, encoded.context, masks.active, masks.context, given=given)
+
+    @property
+    def shares(self) -> bool:
+        """Whether `beside` is to be had."""
+        return isinstance(self.network, Network) and self.network.decay is None and self.embeddings is None
+
+    def beside(self, encoded: Encoded, known: TokenBatch, values: Tensor) -> Encoded:
+        """Observed tokens added to a context, with values (B, R, K) of each replicate's own; to be `reuse`d.
+
+        The readings of the context are encoded once, without them: in training they would have seen them. Whoever
+        calls this knows that it does not matter (extension.py).
+
+        Args:
+            encoded: of rows without active tokens, not compressed. known: (B, K), its values have no meaning.
+        """
+        masks = attention(encoded.streams.frozen, known, self.dependency, self.past)
+        context = self.network.beside(encoded.context, known.variable, known.index, values, masks.active, masks.context)
+        return replace(encoded, context=context, beside=known, given=None)
 
     def _summarised(
         self,

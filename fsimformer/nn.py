@@ -15,7 +15,7 @@ Shapes: B rows, R replicates, n_f frozen and n_a active tokens, D index dims, W 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -33,11 +33,14 @@ class Context:
     """Keys and values of the frozen tokens: `keys`, `values` (depth entries of (B, H, n_f, W/H)).
 
     `places`: where the tokens lie, for the distances of active ones to them; None where no logit depends on distance.
+    `beside`: keys and values of further frozen tokens that each replicate has of its own, depth pairs of
+    (B, H, R, K, W/H); see `Network.beside`.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     places: Places | None = None
+    beside: tuple[tuple[Tensor, Tensor], ...] | None = None
 
 
 def _fourier(x: Tensor, frequencies: Tensor) -> Tensor:
@@ -199,6 +202,16 @@ class Layer(nn.Module):
         h = h + self.mlp_out(gelu(self.mlp_in(self._norm(h, None, None))))
         return h, k, v
 
+    def beside(
+        self, h: Tensor, keys: Tensor, values: Tensor, bias: Bias, phases: Tensor | None, last: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `frozen`, of tokens (B, R, K, W) that each replicate has of its own beside keys, values (B, H, n_f, d)."""
+        q, k, v = _queries_keys_values(self.qkv(self._norm(h, None, None)), self.n_heads, phases)
+        if last:
+            return h, k, v
+        h = h + self.attention_out(attend(q, k, v, keys, values, bias))
+        return h + self.mlp_out(gelu(self.mlp_in(self._norm(h, None, None)))), k, v
+
     def active(
         self,
         h: Tensor,
@@ -207,11 +220,14 @@ class Layer(nn.Module):
         values: Tensor,
         bias: Bias,
         phases: Tensor | None,
+        beside: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """h (B, R, n_a, W); modulation four of (B, R, 1, W), scales as 1 + a; keys, values (B, H, n_f, d); phases
-        (B, 1, n_a, 1, H, ·, 2)."""
+        (B, 1, n_a, 1, H, ·, 2); beside two of (B, H, R, K, d)."""
         scale_1, shift_1, scale_2, shift_2 = modulation
         q, k, v = _queries_keys_values(self.qkv(self._norm(h, scale_1, shift_1)), self.n_heads, phases)
+        if beside is not None:
+            k, v = torch.cat([beside[0], k], 3), torch.cat([beside[1], v], 3)
         h = h + self.attention_out(attend(q, k, v, keys, values, bias))
         return h + self.mlp_out(gelu(self.mlp_in(self._norm(h, scale_2, shift_2))))
 
@@ -286,6 +302,28 @@ class Network(nn.Module):
                 values.append(v)
         return Context(tuple(keys), tuple(values), places)
 
+    def beside(
+        self, context: Context, variable: Tensor, index: Tensor, value: Tensor, attend: Tensor, attend_context: Tensor
+    ) -> Context:
+        """The context with K observed tokens added whose values differ between replicates; `context` is shared by all.
+
+        Of a network without `decay`: tokens of the context do not see what is added, and are encoded once.
+
+        Args:
+            variable: (B, K); index: (B, K, D); value: (B, R, K).
+            attend, attend_context: as in `decode`, of the K tokens.
+        """
+        h = self.embedding(self.embedding.static(variable, index, torch.ones_like(variable))[:, None], value)
+        bias, phases = biases(attend, attend_context, h, self.config.n_heads), self.rotary.phases(variable, index)
+        phases, pairs = None if phases is None else phases[:, None], []
+        with products(h.device, self.precision):
+            for i, layer in enumerate(self.layers):
+                assert isinstance(layer, Layer)
+                last = i == len(self.layers) - 1
+                h, k, v = layer.beside(h, context.keys[i], context.values[i], bias, phases, last)
+                pairs.append((k, v))
+        return replace(context, beside=tuple(pairs))
+
     def decode(
         self,
         variable: Tensor,
@@ -305,7 +343,8 @@ class Network(nn.Module):
         Args:
             variable, observed: (B, n_a); index: (B, n_a, D): shared by the replicates.
             value: (B, R, n_a), c_noise: (B, R): one noise level a replicate.
-            attend: bool (B, n_a) or (B, n_a, n_a), active to active.
+            attend: bool (B, n_a) or (B, n_a, n_a), active to active; of a context with K tokens `beside` these first,
+                (B, K + n_a) or (B, n_a, K + n_a).
             attend_context: bool (B, n_f) or (B, n_a, n_f), active to frozen.
             content: (B, n_a, W), as in `encode`, of active tokens that are observed.
             estimate: (B, R, n_a, W), what is known of a latent token besides its noisy value.
@@ -328,7 +367,8 @@ class Network(nn.Module):
         with products(h.device, self.precision):
             for i, layer in enumerate(self.layers):
                 assert isinstance(layer, Layer)
-                h = layer.active(h, m[4 * i : 4 * i + 4], context.keys[i], context.values[i], bias[i], phases)
+                own = None if context.beside is None else context.beside[i]
+                h = layer.active(h, m[4 * i : 4 * i + 4], context.keys[i], context.values[i], bias[i], phases, own)
         h = torch.addcmul(m[-1], layer_norm(h, (self.config.width,)), m[-2])
         out: Tensor = self.out(h)
         return out if self.n_outputs > 1 else out[..., 0]
