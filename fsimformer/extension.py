@@ -35,7 +35,7 @@ _TOKENS = 64  # points solved in one call: residuals do not see each other, only
 SLACK = 1e-6  # of an index in [−1, 1], which tokens carry in float32
 RESOLVED = 2e-3  # s(q) below it: the end of a sampler's own noise
 _FEW = 0.03  # s(q) below it: an error of a tenth in r is one of 3e-3 in z
-_SHARED = 100  # readings from which on such an r is solved from one encoding of them all
+_SHARED = 32  # readings from which on such an r is solved from one encoding of them all
 _SOLVER, _SHORT = SamplerConfig("ab2", 20, power=5.0, log_min=-5.2), SamplerConfig("ab2", 8, power=5.0, log_min=-4.0)
 
 
