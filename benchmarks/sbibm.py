@@ -85,6 +85,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def settings(budget: int, seed: int, variant: str) -> dict[str, Any]:
     """The arguments of `fsimformer.train` of a cell; `train` entries of a variant change its TrainConfig."""
     changes = dict(VARIANTS[variant])
+    of_training = changes.pop("train", {})
     config: dict[str, Any] = {
         "steps": STEPS[budget], "batch_size": 256, "seed": seed, "n_micro": 2, "pool": 2, "max_levels": 1,
         "warmup": 100, "validate_every": 200, "patience": 5, "min_gain": 5e-4, "dial": (("few", 1.0),),
@@ -96,7 +97,7 @@ def settings(budget: int, seed: int, variant: str) -> dict[str, Any]:
         "masks": MASKS,
         "dependency": "undirected",
         **changes,
-        "config": TrainConfig(**(config | changes.pop("train", {}))),
+        "config": TrainConfig(**(config | of_training)),
     }
 
 

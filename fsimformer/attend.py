@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 _BLOCKED = -1e9  # finite: a padded query whose keys are all blocked must not become NaN
 _MANY = 16  # own tokens from which on copying the context costs less than writing logits down (docs/speed.md)
 _LONG = 200  # context tokens from which on a second softmax and a merge cost less than copies (docs/speed.md)
+_DIVISORS = hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")  # no promise of torch's
 _COPIED = 1_000_000  # numbers of the context's keys that are copied at a time
 
 
@@ -83,7 +84,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, bias: 
         return a.transpose(1, 2).reshape(b, 1, n, heads * d)
     if bias.own is None and not torch.is_grad_enabled() and (n_f == 0 or n >= _MANY or n_f >= _LONG):
         return _in_blocks(q, k, v, keys, values)
-    if bias.context is None and n_f >= _LONG and not torch.is_grad_enabled() and q.device.type == "cpu":
+    merges = n_f >= _LONG and q.device.type == "cpu" and _DIVISORS and not torch.is_grad_enabled()
+    if bias.context is None and merges:
         return _merged(q, k, v, keys, values, bias.own)
     scale, each = d**-0.5, b * heads * r
     q = q.reshape(b * heads, r * n, d)
@@ -107,7 +109,7 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) ->
     """
     b, heads, r, n, d = q.shape
     n_f = keys.shape[2]
-    if n_f >= _LONG and q.device.type == "cpu":
+    if n_f >= _LONG and q.device.type == "cpu" and _DIVISORS:
         return _merged(q, k, v, keys, values)
     step = max(1, _COPIED // (b * heads * d * n_f)) if n_f else r
     out = q.new_empty(b, r, n, heads, d)

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = settled(parser, args, argv)
         with _one_line_warnings(prog):
             args.run(args)
-            sys.stdout.flush()
+        sys.stdout.flush()
     except BrokenPipeError:  # whoever read this has enough, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's end
         return 141

@@ -288,7 +288,10 @@ def parse_at(text: str) -> tuple[str, np.ndarray | slice | None]:
             return name, _numbers_or_dates(points.split(","))
         start, stop, *rest = points.split(":")
         if not rest:
-            return name, slice(*(_numbers_or_dates([end])[0] if end else None for end in (start, stop)))
+            both = [_numbers_or_dates([end])[0] if end else None for end in (start, stop)]
+            if len({x.dtype.kind for x in both if x is not None}) > 1:  # 2024-03-01T12:00 is one time of day
+                raise ValueError
+            return name, slice(*both)
         ends, n = _numbers_or_dates([start, stop]), int(":".join(rest))
         if n < 1:
             raise ValueError
@@ -296,7 +299,9 @@ def parse_at(text: str) -> tuple[str, np.ndarray | slice | None]:
             return name, (ends[0] + (ends[1] - ends[0]) * (np.arange(n) / max(n - 1, 1))).astype(ends.dtype)
         return name, np.linspace(ends[0], ends[1], n)
     except ValueError:
-        raise ValueError(f"--at {text}: expected START:STOP:COUNT, A,B,C or FROM:TO, numbers or ISO dates.") from None
+        raise ValueError(
+            f"--at {text}: expected START:STOP:COUNT, A,B,C or FROM:TO, numbers or ISO dates; times of day as A,B,C."
+        ) from None
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -312,6 +317,8 @@ def _numbers_or_dates(texts: Sequence[str]) -> np.ndarray:
     try:
         return np.array([float(t) for t in texts])
     except ValueError:
+        if not all(t[:1].isdigit() for t in texts):  # "now" and "today" are dates to numpy
+            raise
         return np.array(texts, dtype="datetime64[us]")
 
 

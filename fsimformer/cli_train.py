@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from fsimformer.recorded import Recorded
     from fsimformer.simulators import Simulator
 
-SIMULATORS = {"hare_lynx": "HareLynx", "lotka_volterra": "LotkaVolterra", "sird": "SIRD"}
+SIMULATORS = {
+    "epidemic": "Epidemic",
+    "hare_lynx": "HareLynx",
+    "hodgkin_huxley": "HodgkinHuxley",
+    "influenza": "Influenza",
+    "lotka_volterra": "LotkaVolterra",
+    "sird": "SIRD",
+}
 _CHUNK = 100  # simulations; None stands for it, so that a --chunk nobody heeds can be told
 _SIMULATOR_HELP = f"{', '.join(SIMULATORS)}, or your own: MODULE:NAME or FILE.py:NAME"
 _TABLES = ("train", "network", "design", "masks")
@@ -197,7 +204,10 @@ def _simulate(args: argparse.Namespace) -> None:
         )
     from fsimformer.recorded import draw
 
-    drawn = draw(find_simulator(args.simulator), args.n, args.seed, args.noise)
+    simulator = find_simulator(args.simulator)
+    if args.noise and not any(simulator.schema[k].noise for k in simulator.schema.data):
+        raise ValueError(f"--noise: the schema of {args.simulator} states no noise; leave the option out.")
+    drawn = draw(simulator, args.n, args.seed, args.noise)
     with replaced(args.out) as part:
         drawn.to_netcdf(part, engine="h5netcdf")
     dropped = int(drawn.attrs["n_dropped"])

@@ -253,6 +253,11 @@ def _require_source(
     arriving = simulations if isinstance(simulations, Arriving) else None
     whole = simulations.n if isinstance(simulations, Arriving) else simulations
     n_given = len(whole) if isinstance(whole, Simulations) else whole
+    if n_given is not None and (isinstance(n_given, bool) or not isinstance(n_given, int)):
+        raise TypeError(
+            f"train: expected simulations as an int, None, Simulations or Arriving, got {type(n_given).__name__}"
+            + ("; of a Recorded pass recorded.simulations." if hasattr(n_given, "simulations") else ".")
+        )
     if n_given is not None and n_given < 100:
         raise ValueError(f"train: expected simulations >= 100 or None, got {n_given}.")
     if (given is not None or arriving is not None) and initial is not None:

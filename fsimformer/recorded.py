@@ -61,10 +61,10 @@ class Recorded:
             KeyError: a variable or the grid of an index dim is missing. ValueError: other dims than the schema's, a
                 grid that differs between simulations, no row that is finite, series that have their noise already.
         """
-        if _READINGS in data.attrs:
+        if _READINGS in data.attrs and (noisy := [k for k in schema.data if schema[k].noise is not None]):
             raise ValueError(
-                "These simulations were written with noise, as an observer has them; training adds its own where it "
-                "reads a series, so it needs clean paths: simulate again without noise."
+                f"These simulations were written with noise, as an observer has them; training adds its own where it "
+                f"reads {noisy}. Simulate again without noise, or give a schema in which these have none."
             )
         if dim not in data.dims:
             raise ValueError(f"The Dataset has no dim {dim!r} of simulations; its dims: {list(map(str, data.dims))}.")
@@ -140,6 +140,7 @@ def draw(simulator: Simulator, n: int, seed: int, noise: bool = False) -> xr.Dat
     """
     generator, schema = torch.Generator().manual_seed(seed), simulator.schema
     drawn = simulate(simulator, n, generator)
+    noise = noise and any(schema[k].noise is not None for k in schema.data)
     values = measured(schema, drawn.values, generator) if noise else drawn.values
     return xr.Dataset(
         {k: (("simulation", *schema[k].dims), values[k].numpy(), about(schema, k, noise)) for k in schema.names},

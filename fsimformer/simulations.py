@@ -72,13 +72,17 @@ def measured(schema: Schema, values: Mapping[str, Tensor], generator: torch.Gene
     """Clean draws, n first, as they are read at every point of the grid: each series with its own fresh noise.
 
     normal: y = f + sd·ε;  lognormal: y = f·exp(sd·ε);  counts: negative binomial about f. float64 where there is noise;
-    the noise-free paths that a schema names, parameters and functions stay what they are.
+    the noise-free paths that a schema names, parameters and functions stay what they are. A reading may leave the range
+    of plausible ones that a simulator states, as training has none.
     """
     out = dict(values)
     for name in schema.data:
         if (noise := schema[name].noise) is None:
             continue
-        x, sd = values[name].double(), values[noise.sd] if isinstance(noise.sd, str) else torch.tensor(noise.sd)
+        x, sd = (
+            values[name].double(),
+            values[noise.sd] if isinstance(noise.sd, str) else torch.tensor(noise.sd, dtype=torch.float64),
+        )
         sd = sd.double().reshape(-1, *(1,) * (x.dim() - 1))
         if noise.kind == "negbinomial":
             out[name] = draw_counts(x, sd, generator)

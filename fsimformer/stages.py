@@ -78,7 +78,7 @@ def plan(query: TokenSet, is_function: Tensor, n_joint: int, kept: Tensor | None
     ids = query.variable[function].unique().tolist()
     share = room // len(ids) if ids else 0
     for id in ids:
-        where = (query.variable == id).nonzero()[:, 0]
+        where = ((query.variable == id) & function).nonzero()[:, 0]  # those kept stand among `scalars`
         along = _longest(query.index[where])
         where = where[query.index[where, along].argsort(stable=True)]  # chunks interleave over the index, too
         chosen = torch.zeros(len(where), dtype=torch.bool)

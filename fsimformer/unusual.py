@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -83,8 +84,9 @@ def typical_of(model: Model, store: Store, rows: Tensor, design: Design, generat
 
     Args:
         rows: simulations of the store that training did not see.
-        design: how training reads them.
+        design: how training reads them; no reference sets and nothing between knots, which nobody observes.
     """
+    design = replace(design, reference=0.0)
     rows = rows[torch.randperm(len(rows), generator=generator)[: _DESIGNS * _A_DESIGN]]
     if len(rows) <= NEAREST:
         return None

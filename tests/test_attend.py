@@ -28,13 +28,15 @@ def one_by_one(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, ma
     return torch.stack(out, 1).transpose(2, 3).flatten(-2).float()
 
 
+@pytest.mark.parametrize("divisors", [True, False])
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("blocked", ["nothing", "padding", "pairs"])
 @pytest.mark.parametrize(("r", "n", "n_f"), [(1, 5, 7), (1, 5, 0), (4, 5, 7), (4, 5, 0), (3, 17, 9), (3, 5, 210)])
 def test_attention_is_its_definition(
-    r: int, n: int, n_f: int, blocked: str, gradient: bool, monkeypatch: pytest.MonkeyPatch
+    r: int, n: int, n_f: int, blocked: str, gradient: bool, divisors: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To 1e-5 in float32, whether or not rows are padded, pairs blocked, or a gradient asked for; in small blocks."""
+    monkeypatch.setattr("fsimformer.attend._DIVISORS", divisors)  # whether torch has what merges two softmaxes
     monkeypatch.setattr("fsimformer.attend._COPIED", 2 * B * HEADS * D * max(1, n_f))  # two replicates at a time
     g = seeded(2)
     own, context = torch.ones(B, n, dtype=torch.bool), torch.ones(B, n_f, dtype=torch.bool)

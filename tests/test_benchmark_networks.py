@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,16 @@ SETTINGS: dict[str, Any] = {
     "design": fsf.Design((4, 4)),
     "baseline": True,
 }
+
+
+def test_every_variant_of_the_benchmark_has_settings_that_train_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    sbibm = importlib.import_module("sbibm")
+    for variant, changes in sbibm.VARIANTS.items():
+        bound = inspect.signature(fsf.train).bind(None, **sbibm.settings(1_000, 0, variant))
+        for name, value in changes.get("train", {}).items():
+            assert getattr(bound.arguments["config"], name) == value
+    assert "train" in sbibm.VARIANTS["cosine"]  # as it was: a second look must find what the first did
 
 
 @pytest.fixture(scope="module")

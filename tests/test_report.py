@@ -160,10 +160,18 @@ def test_the_command_needs_a_simulator_of_the_model(tmp_path: Path, capsys: pyte
     assert "No such directory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["sird", "lotka_volterra", "hare_lynx"])
+@pytest.mark.parametrize("name", ["sird", "lotka_volterra", "hare_lynx", "influenza", "hodgkin_huxley"])
 def test_shipped_models_name_their_simulators(name: str) -> None:
     schema, card = read_card(find_model(name))
     assert simulator_of(schema, card["provenance"], name).schema == schema
+
+
+def test_a_card_that_holds_nested_settings_says_what_to_pass() -> None:
+    schema, card = read_card(find_model("epidemic"))
+    with pytest.raises(
+        ValueError, match="Epidemic with the settings of its card has other variables; pass --simulator"
+    ):
+        simulator_of(schema, card["provenance"], "epidemic")
 
 
 def test_cards_without_a_simulator_that_ships_are_refused() -> None:

@@ -35,17 +35,22 @@ def readings(n: int, seed: int = 1) -> TokenSet:
     return token_set(torch.randint(4, 7, (n,), generator=g).tolist(), times.tolist(), values.tolist(), observed=True)
 
 
-@given(st.integers(0, 12), st.lists(st.integers(0, 40), max_size=4), st.integers(1, 20))
-def test_a_plan_covers_every_token_exactly_once(n_scalars: int, n_functions: list[int], n_joint: int) -> None:
+@given(st.integers(0, 12), st.lists(st.integers(0, 40), max_size=4), st.integers(1, 20), st.integers(0, 5))
+def test_a_plan_covers_every_token_exactly_once(
+    n_scalars: int, n_functions: list[int], n_joint: int, n_kept: int
+) -> None:
     query = asked(n_scalars, n_functions)
-    stages = plan(query, IS_FUNCTION, n_joint)
+    kept = torch.zeros(len(query), dtype=torch.bool)
+    kept[torch.randperm(len(query), generator=seeded(n_kept))[:n_kept]] = True
+    stages = plan(query, IS_FUNCTION, n_joint, kept if n_kept else None)
     covered = torch.cat(stages).tolist() if stages else []
     assert sorted(covered) == list(range(len(query)))
     assert all(len(s) for s in stages)
     assert all(len(s) <= n_joint for s in stages[1:])
     if stages:
-        assert len(stages[0]) <= max(n_joint, n_scalars)
+        assert len(stages[0]) <= max(n_joint, n_scalars + n_kept)
         first = set(stages[0].tolist())
+        assert first >= set(kept.nonzero()[:, 0].tolist())
         scalars = (~IS_FUNCTION[query.variable]).nonzero()[:, 0].tolist()
         assert first >= set(scalars)  # scalars come first
 

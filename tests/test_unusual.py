@@ -16,9 +16,10 @@ import xarray as xr
 
 import fsimformer as fsf
 from fsimformer import unusual
-from fsimformer.convert import ObservationWarning, observed_tokens, read
+from fsimformer.convert import ObservationWarning, is_residual, observed_tokens, read
 from fsimformer.doubts import chance_of, warn_of
 from fsimformer.joint import Joint
+from fsimformer.kernels import Kernel
 from fsimformer.seeds import generator_at
 from fsimformer.simulators import FunctionSimulator
 from fsimformer.tokens import TokenBatch
@@ -176,13 +177,18 @@ def test_the_table_is_kept_with_the_model_and_a_damaged_one_is_refused(tmp_path:
             fsf.load(tmp_path / "model")
 
 
-def test_training_makes_the_table_of_simulations_it_held_out() -> None:
-    """As many as it held out; too few for a rank: none, and nothing is said."""
+def test_training_makes_the_table_of_simulations_it_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as it held out, of data alone, not of what lies between knots; too few for a rank: none, nothing said."""
     simulator = FunctionSimulator(linear.SCHEMA, linear.simulate, {"time": linear.GRID})
     config = fsf.TrainConfig(steps=2, batch_size=8, n_validation=8, validate_every=2)
     small = fsf.NetworkConfig(width=16, depth=1, n_heads=2)
     design = fsf.Design((4, 8))
     trained = fsf.train(simulator, simulations=2_400, config=config, network=small, design=design)
     assert trained.model.typical is not None and NEAREST < len(trained.model.typical) <= 240
+    asked: list[torch.Tensor] = []
+    monkeypatch.setattr(unusual, "numbers", lambda model, batch: asked.append(batch.variable) or numbers(model, batch))
+    process = fsf.simulators.GaussianProcess(Kernel(lengthscale=0.4), reference=(5,))
+    fsf.train(process, simulations=2_400, config=config, network=small)
+    assert asked and not bool(is_residual(process.schema)[torch.cat([x.unique() for x in asked])].any())
     few = fsf.train(simulator, simulations=1_000, config=config, network=small, design=design)
     assert few.model.typical is None and few.condition(observed(0, n=6)).p_surprise is None
