@@ -29,6 +29,7 @@ from fsimformer.likelihood import log_prob
 from fsimformer.model_file import Model
 from fsimformer.paths import with_noise
 from fsimformer.points import Observation, Points, Query
+from fsimformer.ranges import whitened_limits
 from fsimformer.readings import Design, Store, read, read_clean
 from fsimformer.sample import SamplerConfig
 from fsimformer.schema import Index, Schema
@@ -46,6 +47,8 @@ _TRIALS = 8  # first number of the path, seeds.py
 _PLACES = 8  # of a function without knots in the log density
 _HELD_OUT = 16  # most readings of a data set that are predicted together
 _GROUP = 8  # data sets drawn at a time: progress is told, memory bounded
+_ATTEMPTS = 50  # collections of n simulations, of which those with plausible readings are kept
+_SLACK = 1e-5  # whitened, of plausible ranges
 _ODE = 8  # midpoint steps of the log density
 
 
@@ -111,7 +114,8 @@ def fresh(model: Model, simulator: Simulator, n: int, seed: int, *, purpose: int
     """n data sets that no training saw; `purpose` tells independent collections of one seed apart.
 
     Raises:
-        TypeError: no simulator. ValueError: one of another schema than the model's, or whose draws are not finite.
+        TypeError: no simulator. ValueError: one of another schema than the model's, or whose draws are not finite, or
+            hardly any of whose data sets have plausible readings alone.
     """
     if isinstance(simulator, type) or not isinstance(simulator, Simulator):
         raise TypeError(
@@ -119,13 +123,32 @@ def fresh(model: Model, simulator: Simulator, n: int, seed: int, *, purpose: int
             f"a FunctionSimulator; got {simulator!r}."
         )
     require_schema(model.schema, simulator.schema)
-    drawn = simulate(simulator, n, generator_at(seed, _TRIALS, 0, purpose, 0))
-    spread = model.spread or None
-    store = build_store(model.schema, model.whitening, drawn.values, natural_functions(simulator), spread)
-    batch = read(store, torch.arange(n), design_of(model), generator_at(seed, _TRIALS, 0, purpose, 1))
-    parameter = is_parameter(model.schema)
-    rows = [take(row, (~parameter[row.variable]).nonzero()[:, 0]) for row in uncollate(batch)]
-    return Fresh(store, drawn.values, [replace(row, condition_mask=torch.ones(len(row)).bool()) for row in rows])
+    parameter, natural, spread = is_parameter(model.schema), natural_functions(simulator), model.spread or None
+    ends = {name: model.value_range[name] for name in model.plausible}
+    limits = whitened_limits(model.schema, model.whitening, ends)
+    simulations, readings = generator_at(seed, _TRIALS, 0, purpose, 0), generator_at(seed, _TRIALS, 0, purpose, 1)
+    parts, data = list[Mapping[str, Tensor]](), list[TokenSet]()
+    for _ in range(_ATTEMPTS):  # as training, which never sees a data set with an implausible reading
+        drawn = simulate(simulator, n, simulations).values
+        store = build_store(model.schema, model.whitening, drawn, natural, spread)
+        rows = [
+            take(row, (~parameter[row.variable]).nonzero()[:, 0])
+            for row in uncollate(read(store, torch.arange(n), design_of(model), readings))
+        ]
+        sound = [limits is None or _inside(row, limits) for row in rows]
+        parts.append({k: x[torch.tensor(sound)] for k, x in drawn.items()})
+        data += [replace(row, condition_mask=torch.ones(len(row)).bool()) for row, ok in zip(rows, sound) if ok]
+        if len(data) >= n:
+            break
+    else:
+        raise ValueError(f"check: {len(data)} of {n * _ATTEMPTS} simulated data sets have plausible readings alone.")
+    values = {k: torch.cat([p[k] for p in parts])[:n] for k in parts[0]}
+    return Fresh(build_store(model.schema, model.whitening, values, natural, spread), values, data[:n])
+
+
+def _inside(row: TokenSet, limits: Tensor) -> bool:
+    lower, upper = limits[row.variable].unbind(-1)
+    return bool(((row.value >= lower - _SLACK) & (row.value <= upper + _SLACK)).all())
 
 
 def require_schema(ours: Schema, theirs: Schema) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from gp_network import KERNEL, SCHEMA, SD, exact_joint
 
+import fsimformer as fsf
 from fsimformer.kernels import Kernel
 from fsimformer.noise import SmoothNoise
 from fsimformer.sample import quality_named
@@ -106,3 +107,19 @@ def test_ranks_of_the_exact_model_are_uniform() -> None:
     found = trials(60, n_draws=20)
     for truth, draws in ((found.truth["a"], found.draws["a"]), (found.log_density[:, 0], found.log_density[:, 1:])):
         assert rank_test(ranks(truth, draws), draws.shape[1]).p_value > 0.01
+
+
+def test_data_sets_have_plausible_readings_alone_and_keep_their_truths() -> None:
+    """As training, which never saw others; a collection of a model without plausible ranges is what it was."""
+    joint = fsf.load("hare_lynx")
+    data = fresh(joint.model, fsf.simulators.HareLynx(), 40, 1)
+    assert len(data.data) == len(data.store) == 40 and all(len(x) == 40 for x in data.values.values())
+    for row in data.data:
+        for name in ("hare", "lynx"):
+            (id,) = joint.schema.ids(name)
+            z = row.value[row.variable == id].double()
+            x = joint.model.whitening.inverse(name, z, torch.zeros(len(z), dtype=torch.long))
+            lower, upper = joint.model.value_range[name]
+            assert bool((x > 0.999 * lower).all()) and bool((x < 1.001 * upper).all())
+    sd = torch.stack([data.values["hare_noise"], data.values["lynx_noise"]]).log().double()
+    assert float(sd.mean()) < -1  # the prior's mean: loud simulations leave the range more often
