@@ -29,6 +29,7 @@ from fsimformer.simple_forecasts import last_value, log_linear
 from fsimformer.simulators import Epidemic
 
 WEEKS_AHEAD, SERIES = 4, ("cases", "deaths")
+FEWEST = 4  # readings on different days that the simple forecasts need
 PANELS = {
     "cases": "cases a day (log scale)",
     "deaths": "deaths a day (log scale)",
@@ -89,6 +90,9 @@ def scores(data: xr.Dataset, draws: xr.DataTree, cut: pd.Timestamp, seed: int) -
             if not known.any():
                 continue  # it stopped reporting: forecast all the same, but nobody knows
             truth, past, n = values[known], ~late, draws["predictions"].sizes["draw"] * 2
+            if (n_past := int((past & np.isfinite(values)).sum())) < FEWEST:
+                print(f"{region}: {name} has {n_past} readings before the cut, not scored (the rivals need {FEWEST})")
+                continue
             x = draws["predictions"][name].sel(region=region, time=data["time"][known])
             forecasts = {"network": x.transpose("chain", "draw", "time").to_numpy().reshape(n, -1)}
             for simple in (last_value, log_linear):
@@ -182,7 +186,7 @@ def main() -> None:
     print(report(data, draws, cut).to_string())
     table = scores(data, draws, cut, seed=0)
     print(f"\nfour weeks from {cut.date()} on, on log(1 + count); lower is better, coverage should be 0.9")
-    print(table.to_string(index=False, float_format="{:.3f}".format))
+    print(table.to_string(index=False, float_format="{:.3f}".format) if len(table) else "nothing to score")
 
     ends = draws["predictions"].to_dataset()[list(SERIES)].quantile([0.05, 0.5, 0.95], ("chain", "draw"))
     ends.to_dataframe().to_csv(args.folder / "forecast.csv")

@@ -96,7 +96,8 @@ def _info(args: argparse.Namespace) -> None:
     for v in schema.variables:
         noise = "" if v.noise is None else f"{v.noise.kind}, sd {v.noise.sd}"
         ends = "" if v.prior is None else "{:.3g} to {:.3g}".format(*prior_from_z(v.prior, middle).tolist())
-        law = str(v.support) if v.prior is None else _law(v.prior)
+        counted = v.noise is not None and v.noise.kind == "negbinomial"
+        law = ("0, 1, 2, ..." if counted else str(v.support)) if v.prior is None else _law(v.prior)
         rows.append((v.name, v.role, ", ".join(v.dims), law, ends, noise))
     print(columns(rows))
     for index in schema.indexes:

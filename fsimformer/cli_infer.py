@@ -53,7 +53,7 @@ def add_infer(commands: Any) -> None:
         "included), A,B,C, or FROM:TO (those in the file); numbers or ISO dates. May be given several times. "
         "Default: whatever the file lacks, at the points in the file",
     )
-    infer.add_argument("--draws", type=int, default=1000, help="how many draws (default: %(default)s)")
+    infer.add_argument("--draws", type=int, default=1000, help="how many draws, an even number (default: %(default)s)")
     infer.add_argument("--quality", choices=("sde", "fast", "exact", "few"), default="sde", help="default: %(default)s")
     infer.add_argument(
         "--batch", metavar="DIM", help="the file's dim or column, such as region, that tells data sets apart"
@@ -64,6 +64,13 @@ def add_infer(commands: Any) -> None:
         default=[],
         metavar="COLUMN=NAME",
         help="what a column, variable or dim of the file is called in the model. May be given several times",
+    )
+    infer.add_argument(
+        "--drop",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="leave this column or variable of the file out, such as remarks. May be given several times",
     )
     infer.add_argument(
         "--origin",
@@ -112,7 +119,8 @@ def _infer(args: argparse.Namespace) -> None:
         joint = load(args.model)
         show(1, "reading")
         indexes = [index.name for index in joint.schema.indexes]
-        observed = read_observations(args.observations, indexes, args.batch, renamed, joint.schema.scalars)
+        names = indexes, args.batch, renamed, joint.schema.scalars, args.drop
+        observed = read_observations(args.observations, *names)
         if args.batch is None:
             _require_one(joint.schema, observed)
         conditional = joint.condition(observed, origin=args.origin, batch_dim=args.batch)

@@ -81,6 +81,7 @@ def read(schema: Schema, observed: Any, *, origin: Any = None) -> Observation:
     (out,) = _cut(schema, tables, held, 1, origin)
     if observed is not None and out.n_observed == 0:
         warnings.warn("The observation holds no finite value: what follows is the prior.", ObservationWarning, 3)
+    _warn_fractions(schema, tables)
     return out
 
 
@@ -110,7 +111,21 @@ def read_many(
             f"{len(empty)} of {len(out)} data sets hold no finite value ({batch_dim}: {some}): the prior follows there."
         )
         warnings.warn(text, ObservationWarning, 3)
+    _warn_fractions(schema, tables)
     return labels, out
+
+
+def _warn_fractions(schema: Schema, tables: Mapping[str, Table]) -> None:
+    """Rates, or sums that somebody has spread over days, read as counts tell more than they know."""
+    for name, table in tables.items():
+        noise, x = schema[name].noise, table.value[np.isfinite(table.value)]
+        if noise is not None and noise.kind == "negbinomial" and (n := int((x % 1 != 0).sum())):
+            first = x[x % 1 != 0][0]
+            text = (
+                f"{name!r}: {n} of {len(x)} values are no whole numbers, such as {first:g}; expected counts, new ones "
+                "a reading, not rates, averages or shares."
+            )
+            warnings.warn(text, ObservationWarning, 4)
 
 
 def _cut(

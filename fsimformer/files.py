@@ -35,6 +35,7 @@ def read_observations(
     batch: str | None = None,
     renamed: Mapping[str, str] | None = None,
     scalars: Sequence[str] = (),
+    dropped: Sequence[str] = (),
 ) -> xr.Dataset | pd.DataFrame:
     """An observation file as `Joint.condition` takes it.
 
@@ -44,10 +45,11 @@ def read_observations(
         batch: the dim or column that tells data sets apart; a wide table with such a column comes back in long form.
         renamed: names of the file -> names to use in their place.
         scalars: names of the schema's variables without dims.
+        dropped: names of columns or variables to leave out, as the file has them.
 
     Raises:
         FileNotFoundError: no such file.
-        KeyError: nothing in the file has a name that is to be replaced, or that of `batch`.
+        KeyError: nothing in the file has a name that is to be replaced or left out, or that of `batch`.
         ValueError: an unknown ending; a damaged file, or one of another format; nothing but groups, as in a saved
             result; a table without its index column or with text that is no date; a scalar with several values; a Zarr
             store that holds pickles.
@@ -56,14 +58,14 @@ def read_observations(
     if not path.exists():
         raise FileNotFoundError(f"No such file: {path}")
     if path.suffix in TABLE:
-        return _read_table(path, indexes, batch, renamed or {}, scalars)
+        return _read_table(path, indexes, batch, renamed or {}, scalars, dropped)
     found = _read_dataset(path, ENDINGS)
-    for name in (*(renamed or {}), *([batch] if batch and batch not in (renamed or {}).values() else [])):
+    for name in (*(renamed or {}), *dropped, *([batch] if batch and batch not in (renamed or {}).values() else [])):
         if name not in found.variables and name not in found.dims:
             raise KeyError(
                 f"{path} has no {name!r}; it has {sorted({*map(str, found.variables), *map(str, found.dims)})}."
             )
-    return found.rename(renamed or {})
+    return found.drop_vars(list(dropped)).rename(renamed or {})
 
 
 def read_dataset(path: Path) -> xr.Dataset:
@@ -135,7 +137,12 @@ def _read_dataset(path: Path, choices: Sequence[str]) -> xr.Dataset:
 
 
 def _read_table(
-    path: Path, indexes: Sequence[str], batch: str | None, renamed: Mapping[str, str], scalars: Sequence[str]
+    path: Path,
+    indexes: Sequence[str],
+    batch: str | None,
+    renamed: Mapping[str, str],
+    scalars: Sequence[str],
+    dropped: Sequence[str],
 ) -> xr.Dataset | pd.DataFrame:
     import pandas as pd
     import xarray as xr
@@ -148,6 +155,11 @@ def _read_table(
     with damage_named(path, "a table"), warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         header = pd.read_csv(path, header=None, nrows=1, dtype=str, **like)
+        if ";" in str(header.iloc[0, 0]):
+            raise ValueError(
+                "its fields are separated by semicolons; write it anew with commas, in Python: "
+                "pandas.read_csv(FILE, sep=';', decimal=',').to_csv(FILE, index=False)"
+            )
         try:
             frame = pd.read_csv(path, **like, **exact)
         except pd.errors.ParserWarning:
@@ -155,10 +167,10 @@ def _read_table(
     names = header.iloc[0].dropna().tolist()
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}: expected each column once, {twice} come twice in {names}.")
-    for name in renamed:
+    for name in (*renamed, *dropped):
         if name not in frame.columns:
             raise KeyError(_no_column(path, name, frame.columns))
-    frame = frame.rename(columns=dict(renamed))
+    frame = frame.drop(columns=list(dropped)).rename(columns=dict(renamed))
     if batch is not None and batch not in frame.columns:
         raise KeyError(_no_column(path, batch, frame.columns))
     found = [name for name in indexes if name in frame.columns]
@@ -172,8 +184,12 @@ def _read_table(
             try:
                 frame[name] = pd.to_datetime(frame[name], format="ISO8601")
             except ValueError as error:
-                why = str(error).splitlines()[0]
+                why = str(error).splitlines()[0].split(" You might")[0]
                 raise ValueError(f"{path}: column {name!r} holds neither numbers nor ISO dates: {why}") from None
+        elif _is_compact(frame[name]):
+            first = int(frame[name].dropna().iloc[0])
+            text = f"{first // 10_000}-{first // 100 % 100:02}-{first % 100:02}"
+            raise ValueError(f"{path}: column {name!r} holds numbers that look like dates, {first}; write {text}.")
     if {"variable", "value"} <= set(frame.columns):
         return frame
     if len(found) > 1:
@@ -199,6 +215,16 @@ def _read_table(
     return xr.Dataset(series, {found[0]: frame[found[0]].to_numpy()})
 
 
+def _is_compact(column: pd.Series[Any]) -> bool:
+    """Whole numbers, all of them dates as 20250901 is one."""
+    import pandas as pd
+
+    x = column.dropna()
+    if not len(x) or not bool(((x > 18_000_000) & (x < 22_000_000) & (x % 1 == 0)).all()):
+        return False
+    return bool(pd.to_datetime(x.astype("int64").astype(str), format="%Y%m%d", errors="coerce").notna().all())
+
+
 def _no_column(path: Path, name: str, held: Iterable[str]) -> str:
     return f"{path} has no column {name!r}. {did_you_mean(name, held)}It has {list(held)}."
 
@@ -217,6 +243,7 @@ def _constants(path: Path, frame: pd.DataFrame, names: Sequence[str], batch: str
                 f"{path}: {name!r} is a scalar of the model: expected one value"
                 + ("" if batch is None else f" for {batch} {n.idxmax()}")
                 + f", the same on all rows, got {rows[name].dropna().unique()[:3].tolist()}."
+                + (" Where the file holds several data sets: --batch COLUMN." if batch is None else "")
             )
     return groups.first()
 

@@ -199,6 +199,8 @@ def plain(obj: Any) -> Any:
         return [plain(v) for v in obj]
     if isinstance(obj, float) and not math.isfinite(obj):
         return repr(obj)  # JSON has no infinity
+    if hasattr(obj, "__qualname__"):  # a function or a class: its repr would hold its own settings again
+        return f"{obj.__module__}.{obj.__qualname__}"
     return obj if isinstance(obj, str | int | float | bool | None) else _ADDRESS.sub("", repr(obj))[:200]
 
 

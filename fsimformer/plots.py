@@ -81,7 +81,7 @@ def _curves(tree: xr.DataTree, variable: str) -> tuple[xr.DataArray, np.ndarray]
         if points is None:
             raise ValueError(
                 f"{variable!r} has the dims {tuple(map(str, part.dims))}; expected chain, draw and one index dim. "
-                "Of several data sets pick one first (isel); scalars and vectors are drawn by `marginal`."
+                "Of several data sets pick one first (isel, or --sel DIM=LABEL); scalars and vectors are drawn by `marginal`."
             )
         padding = points.isnull().to_numpy()  # what one of several ragged data sets lacks
         index.append(points[~padding])
@@ -235,7 +235,7 @@ def figure(tree: xr.DataTree, held_out: Mapping[Any, xr.DataArray] | None = None
         dims = tuple(map(str, _draws(tree, left[0])[0].dims))
         raise ValueError(
             f"{left[0]!r} has the dims {dims}: no panel shows that. Of several data sets, or of a function of several "
-            "index dims, pick one first (isel)."
+            "index dims, pick one first (isel, or --sel DIM=LABEL)."
         )
     columns = 1 if len(functions) <= 2 else 2
     heights = [2.1 * -(-len(functions) // columns), 1.6 * -(-len(scalars) // 4)]

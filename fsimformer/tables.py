@@ -109,7 +109,8 @@ def read_tables(
 def _known(schema: Schema, names: Iterable[Any]) -> None:
     if unknown := [n for n in names if n not in schema]:
         hint = did_you_mean(str(unknown[0]), schema.names)
-        raise KeyError(f"The model has no variables {unknown}. {hint}Its variables: {list(schema.names)}.")
+        known = f"Its variables: {list(schema.names)}; leave others out (--drop)."
+        raise KeyError(f"The model has no variables {unknown}. {hint}{known}")
 
 
 def _as_array(schema: Schema, name: str, given: Any) -> xr.DataArray:

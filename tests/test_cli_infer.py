@@ -189,12 +189,12 @@ def test_many_data_sets_into_zarr_and_a_picture_of_one(
         assert main(command) == 0, capsys.readouterr().err
         assert picture.read_bytes().startswith(b"\x89PNG")
     for options, message in (
+        ([], "has the dims ('chain', 'draw', 'region', 'time'): no panel shows that. Of several data sets, or of a "),
         (["--sel", "region=west"], "--sel region=west: no such label. Labels: ['north', 'south']"),
         (["--sel", "area=1"], "--sel area=1: expected DIM=LABEL, DIM of ["),
         (["--sel", "region=south", "--variables", "b"], "--variables: no draws of ['b']. Variables: ["),
         (["--sel", "region=south", "--truth", "a=1"], "--truth: expected --kind marginals or pairs, got page"),
         (["--sel", "region=south", "--kind", "pairs", "--truth", "a=x"], "--truth a=x: expected NAME=VALUE, a number."),
-        ([], "has the dims"),
     ):
         require_one_line_error(["plot", str(out), *options, "--out", str(tmp_path / "p.png")], message, capsys)
     require_one_line_error(["plot", str(data), "--out", "p.png"], "unknown ending '.csv'. Choices: .nc", capsys)
@@ -240,3 +240,13 @@ def test_a_file_appears_whole_or_not_at_all(model: Path, tmp_path: Path, monkeyp
     assert main(infer(model, data, "--out", str(out))) == 2
     assert out.read_text() == "the last good state"
     assert {p.name for p in tmp_path.iterdir()} == {"cases.csv", "draws.nc"}
+
+
+def test_what_is_dropped_is_not_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", "time,hare,remark\n1,2,wet\n")
+    expected = xr.Dataset({"hare": ("time", [2])}, {"time": [1]})
+    xr.testing.assert_identical(read_observations(path, ["time"], dropped=["remark"]), expected)
+    expected.assign(remark=("time", ["wet"])).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    xr.testing.assert_equal(read_observations(tmp_path / "a.nc", ["time"], dropped=["remark"]), expected)
+    with pytest.raises(KeyError, match="has no 'remarks'; it has"):
+        read_observations(tmp_path / "a.nc", ["time"], dropped=["remarks"])

@@ -14,7 +14,7 @@ from tiny import seeded
 from torch import Tensor
 
 import fsimformer as fsf
-from fsimformer.convert import query, read, to_tree
+from fsimformer.convert import ObservationWarning, query, read, read_many, to_tree
 from fsimformer.counts import count_moments, count_quantiles, counts_log_prob, draw_counts
 from fsimformer.paths import noise_variance, with_noise
 from fsimformer.readings import Series, read_moments, read_noisy
@@ -145,6 +145,20 @@ def test_zeros_are_counts_and_the_baseline_knows_the_noise() -> None:
         mean, variance = read_moments(series, rows[:1], where[:1])
         assert abs(float(mean - z.mean())) < 0.15 * float(z.std())
         assert float(variance / z.var()) == pytest.approx(1.0, abs=0.25)
+
+
+def test_rates_in_the_place_of_counts_are_told() -> None:
+    times = {"time": [0.0, 1.0, 2.0]}
+    with pytest.warns(
+        ObservationWarning, match="'cases': 2 of 3 values are no whole numbers, such as 2.04; expected co"
+    ):
+        read(law(), xr.Dataset({"cases": ("time", [2.04, 3.0, 0.5])}, times))
+    both = xr.Dataset(
+        {"cases": (("region", "time"), [[2.0, 3.5, np.nan], [1.0, 0.0, 4.0]])}, times | {"region": [0, 1]}
+    )
+    with pytest.warns(ObservationWarning, match="1 of 5 values are no whole numbers"):
+        read_many(law(), both, "region")
+    read(law(), xr.Dataset({"cases": ("time", [2.0, 0.0, np.nan])}, times))  # warnings are errors
 
 
 def test_draws_of_counts_are_whole_in_the_tree() -> None:

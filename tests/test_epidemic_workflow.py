@@ -88,6 +88,21 @@ def test_the_picture_shows_every_reading_once(csv: Path) -> None:
     assert drawn.axes[0].get_title(loc="left") == "Plain, 2,100,000 inhabitants (simulated)"
 
 
+def test_a_region_with_too_few_readings_is_named_and_not_scored(csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, rng, cut = page.read(csv), np.random.default_rng(0), pd.Timestamp("2025-11-24")
+    early = (data["time"] < cut) & (data["region"] == "Coast")
+    late_start = data["cases"].where(~early | (data["time"] >= pd.Timestamp("2025-11-21")))
+    data = data.assign(cases=late_start)
+    ahead = data["time"][data["time"] >= cut].values
+    counts = {k: (("chain", "draw", "region", "time"), rng.poisson(40.0, (2, 5, 3, len(ahead))).astype(float))
+              for k in page.SERIES}  # fmt: skip
+    draws = xr.DataTree.from_dict({"predictions": xr.Dataset(counts, {"time": ahead, "region": data["region"].values})})
+    table = page.scores(data, draws, cut, 0)
+    assert "Coast: cases has" in capsys.readouterr().out
+    assert ("Coast", "cases") not in set(zip(table["region"], table["series"], strict=True))
+    assert {"Coast", "Plain", "Hills"} == set(table["region"])
+
+
 def test_the_notebook_is_stored_without_its_results() -> None:
     results = [cell["outputs"] for cell in cells() if cell["cell_type"] == "code"]
     assert len(results) > 5 and len(json.dumps(results)) < 4_000

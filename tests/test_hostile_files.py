@@ -199,7 +199,7 @@ TABLES = [
     (b"", "cannot be read as a table: No columns"),
     (bytes(range(11, 256)), "cannot be read as a table"),
     ("time,y\n0,1\n".encode("utf-16"), "cannot be read as a table: 'utf-8' codec"),
-    (b"time;y\n0;1\n", r"expected an index column \['time'\], got the columns \['time;y'\]"),
+    (b"time;y\n0;1\n", "its fields are separated by semicolons; write it anew with commas, in Python: pandas.read_csv"),
     (b"time,y\n0,1,5\n1,2,6\n", "rows have more fields than its header"),
     (b"time,y\n0,1\n1,2,6\n", "cannot be read as a table: Error tokenizing"),
     (b'time,y\n0,"1\n', "cannot be read as a table"),
