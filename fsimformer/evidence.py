@@ -6,7 +6,9 @@ at lower noise: from y = x + λε it answers E[x | y], whose slope is g = v/(v +
     v = λ² g/(1 − g),
 
 of some λ the geometric mean with weights g(1 − g): a λ far off √v tells nothing. Exact for a Gaussian that is asked for
-one value; of several that are asked for together what one tells the other is neglected.
+one value. Several that are asked for together are moved by ±λ in turns, and what is found is the sd along that zigzag:
+of readings of a smooth series, which tell much of each other, far less than the sd of any one of them. It is a scale,
+then, on which observed and simulated readings are compared alike, and no prediction.
 """
 
 from __future__ import annotations

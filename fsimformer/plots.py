@@ -81,7 +81,7 @@ def _curves(tree: xr.DataTree, variable: str) -> tuple[xr.DataArray, np.ndarray]
         if points is None:
             raise ValueError(
                 f"{variable!r} has the dims {tuple(map(str, part.dims))}; expected chain, draw and one index dim. "
-                "Of several data sets pick one first (isel, or --sel DIM=LABEL); scalars and vectors are drawn by `marginal`."
+                "Of several data sets pick one first (isel, or --sel DIM=LABEL); `marginal` draws scalars and vectors."
             )
         padding = points.isnull().to_numpy()  # what one of several ragged data sets lacks
         index.append(points[~padding])

@@ -268,7 +268,7 @@ def distances(x: Array) -> Array:
 
 
 def log_size(x: Array) -> Array:
-    """Of squares that are about 1: a factor tells, whatever the tails; none is odd for being nearly 0 by chance."""
+    """Of squares: a factor tells, whatever the tails; where they are about 1, none is odd for being nearly 0."""
     return np.asarray(np.log(0.1 + x), dtype=np.float64)
 
 

@@ -4,8 +4,10 @@
 A model keeps (typical.py), of some hundred simulations that training held out, read as training reads, three numbers
 each: the mean predictive log density of readings given all others; the mean square of their residuals given the other
 variables (given nothing, where there is one variable); and E[θ | x] of the parameters, whose distance from where
-simulations have it counts (surprise.py says why these). The residuals are over the network's own sd. Of long data sets
-the network answers to some readings, evenly spread, all others being known.
+simulations have it counts (surprise.py says why these). The residuals are over the scale that
+evidence.py finds for those asked for together, which is far below their sd where a series is smooth: their squares are
+large in simulations, too, and only their rank says anything. Of long data sets the network answers to some readings,
+evenly spread, all others being known.
 
 The numbers depend on how many readings there are. The observation is ranked among the 199 simulations whose numbers of
 readings are nearest to its own:
