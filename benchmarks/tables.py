@@ -29,7 +29,7 @@ from tables_scale import arrivals, gpu, many, online, online_accuracy, padding, 
 from tables_sequential import sequential
 from tables_trust import calibration, coverage, epidemic
 from tables_users import explorer, hostile_inputs, influenza, laptop, start_up, surprise
-from tables_workflow import infer_regions, user_lines
+from tables_workflow import infer_regions, influenza_forecast, user_lines
 
 PICTURES = {"distill": "docs/distill.png", "resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
 OUT = Path(__file__).resolve().parent / "README.md"
@@ -149,6 +149,7 @@ SECTIONS = {
     "start_up": start_up,
     "explorer": explorer,
     "influenza": influenza,
+    "influenza_forecast": influenza_forecast,
     "infer_regions": infer_regions,
     "user_lines": user_lines,
 }

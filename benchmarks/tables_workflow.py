@@ -35,3 +35,13 @@ def infer_regions(r: dict[str, Any]) -> list[str]:
 
 
 _CLOCKS = ("wall", "cpu")
+
+
+def influenza_forecast(r: dict[str, Any]) -> list[str]:
+    """Scores by days known, and their means over the cuts."""
+    rows = [
+        (x["days_known"], x["forecast"].replace("_", " "), f"{x['crps']:.3f}", f"{x['energy_score']:.2f}",
+         *(f"{c:.2f}" for c in x["coverage"].values()))
+        for x in r["rows"]
+    ]  # fmt: skip
+    return table(["days known", "forecast", "CRPS", "energy score", "coverage .5", ".9"], rows)
