@@ -1,8 +1,8 @@
 """Forecasts of the boarding-school outbreak of 1978 by `influenza`, beside the last value and a log-linear trend.
 
-Given the boys in bed on the first 5 to 10 of the fourteen days, forecast are all the days that follow, on whole boys for
-the rivals. CRPS and energy score (fair) are those of log(1 + boys); coverage of the central intervals at .5 and .9. It is
-one outbreak of fourteen days, whose cuts overlap: the scores say what a reader of 1978 would have had, and no more.
+Given the boys in bed on the first 5 to 10 of the fourteen days, all the days that follow are forecast. CRPS and energy
+score (fair) are those of log(1 + boys); coverage is that of the central intervals at .5 and .9. It is one outbreak of
+fourteen days, whose cuts overlap: the scores say what a reader of 1978 would have had, and no more.
 
     python benchmarks/influenza_forecast.py
 """
