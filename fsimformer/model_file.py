@@ -328,9 +328,15 @@ def _read_typical(schema: Schema, held: Any, path: Path) -> Typical | None:
     except ValueError as error:
         raise ValueError(f"{path / CARD}: {error}") from error
     if typical.counts.shape[1] != len(schema.data):
-        raise ValueError(f"{path / CARD}: expected counts of the data variables {list(schema.data)} in typical.")
+        raise ValueError(
+            f"{path / CARD}: expected counts of the data variables {list(schema.data)} in typical, got "
+            f"{typical.counts.shape[1]} a data set."
+        )
     if typical.implied.shape[1] != (n := n_implied(schema)):
-        raise ValueError(f"{path / CARD}: expected {n} implied parameters of each data set in typical.")
+        raise ValueError(
+            f"{path / CARD}: expected {n} implied parameters of each data set in typical, got "
+            f"{typical.implied.shape[1]}."
+        )
     return typical
 
 
