@@ -6,7 +6,8 @@
 
 So the law of f(A) does not depend on what else is asked, a draw is a continuous function, and who keeps the knots'
 values and the coefficients of ε can evaluate it later: `extend`. Cost is linear in the points. Where s(q) is below what
-a sampler resolves at all, r is not worth an evaluation.
+a sampler resolves at all, r is not worth an evaluation; where it is small, and readings are many, r is solved from one
+encoding of them for all draws, the drawn tokens beside it (`_solved_beside`).
 
 Beyond the trained range there is no spline: its straight line would be the draw, far too wide where a process forgets
 and too narrow where it bends. There z(q) itself is solved alone, given the same, from ε(q): its marginals are those of
