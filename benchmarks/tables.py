@@ -27,7 +27,7 @@ from tables_resolution import (
 from tables_sbibm import dependency, sbibm
 from tables_scale import arrivals, gpu, many, online, online_accuracy, padding, solvers
 from tables_sequential import sequential
-from tables_trust import calibration, coverage, epidemic
+from tables_trust import calibration, coverage, epidemic, log_density
 from tables_users import explorer, hostile_inputs, influenza, laptop, start_up, surprise
 from tables_workflow import infer_regions, influenza_forecast, user_lines
 
@@ -136,6 +136,7 @@ SECTIONS = {
     "sampler_choice": sampler_choice,
     "hare_lynx": hare_lynx,
     "lotka_volterra": lotka_volterra,
+    "log_density": log_density,
     "speed": speed,
     "laptop": laptop,
     "learning": learning,

@@ -81,3 +81,14 @@ _RATIOS = ("CRPS, the network's over it", "energy score, the network's over it")
 def _ratio(x: dict[str, float], score: str) -> str:
     key = f"network_{score}_ratio"
     return f"{x[key]:.2f} ± {x[key + '_se']:.2f}" if key in x else ""
+
+
+def log_density(r: dict[str, Any]) -> list[str]:
+    """Errors in nats a value."""
+    rows = [
+        (x["law"].replace("_", " "), x["values"], f"{x['mean_absolute_error']:.4f}", f"{x['largest_error']:.4f}",
+         f"{x['kl']:.3f} ± {x['kl_error']:.3f}" if "kl" in x else "", f"{x['cpu_seconds']:.1f}")
+        for x in r["rows"]
+    ]  # fmt: skip
+    head = ["law", "values", "mean error, nats a value", "largest", "KL, nats", "CPU s"]
+    return [f"n = {r['n']} values of each law, tolerance {r['tolerance']}. Goal: .02.\n", *table(head, rows)]
