@@ -28,6 +28,7 @@ class ByPlace:
 
     sd: float = 0.5
     device: str = "cpu"
+    lower: bool = False
 
     def encode(self, streams: Streams) -> Encoded:
         return Encoded(streams, Context((), ()), streams.active.valid, streams.frozen.valid)
