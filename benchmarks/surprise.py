@@ -21,9 +21,9 @@ from record import save
 
 import fsimformer as fsf
 from fsimformer.convert import observed_tokens, read
-from fsimformer.evidence import Evidence
+from fsimformer.evidence import Evidence, plausible
 from fsimformer.simulators import SIRD, HareLynx, LotkaVolterra, Simulator, hudson_bay
-from fsimformer.surprise import Statistics, plausible, rank_p, with_simulations
+from fsimformer.surprise import Statistics, rank_p, with_simulations
 from fsimformer.tokens import TokenBatch, concatenate
 
 LEVELS = (0.05, 0.01)

@@ -82,11 +82,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, bias: 
         mask = None if bias.own is None else bias.own.to(q.dtype)
         a = scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, n, d)
         return a.transpose(1, 2).reshape(b, 1, n, heads * d)
-    if bias.own is None and not torch.is_grad_enabled() and (n_f == 0 or n >= _MANY or n_f >= _LONG):
-        return _in_blocks(q, k, v, keys, values)
-    merges = n_f >= _LONG and q.device.type == "cpu" and _DIVISORS and not torch.is_grad_enabled()
-    if bias.context is None and merges:
-        return _merged(q, k, v, keys, values, bias.own)
+    if bias.context is None and not torch.is_grad_enabled():
+        if n_f >= _LONG and q.device.type == "cpu" and _DIVISORS:
+            return _merged(q, k, v, keys, values, bias.own)
+        if bias.own is None and (n_f == 0 or n >= _MANY or n_f >= _LONG):
+            return _in_blocks(q, k, v, keys, values)
     scale, each = d**-0.5, b * heads * r
     q = q.reshape(b * heads, r * n, d)
     k, v = k.reshape(each, m, d), v.reshape(each, m, d)
@@ -109,8 +109,6 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) ->
     """
     b, heads, r, n, d = q.shape
     n_f = keys.shape[2]
-    if n_f >= _LONG and q.device.type == "cpu" and _DIVISORS:
-        return _merged(q, k, v, keys, values)
     step = max(1, _COPIED // (b * heads * d * n_f)) if n_f else r
     out = q.new_empty(b, r, n, heads, d)
     for start in range(0, r, step):

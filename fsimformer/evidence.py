@@ -91,6 +91,17 @@ def in_order(batch: TokenBatch) -> Tensor:
     return positions[np.lexsort((*batch.index[0, positions].double().numpy().T[::-1], ids[positions].numpy()))]
 
 
+def plausible(model: Model, batch: TokenBatch) -> Tensor:
+    """(B, L) bool: readings that training may have observed, of variables for which a simulator says so."""
+    out = torch.ones_like(batch.valid)
+    for name in model.plausible:
+        for component, id in enumerate(model.schema.ids(name)):
+            ends = torch.tensor(model.value_range[name], dtype=torch.float64)
+            lower, upper = model.whitening.part(name, component).forward(ends).tolist()
+            out &= (batch.variable != id) | ((batch.value >= lower - 1e-5) & (batch.value <= upper + 1e-5))
+    return out
+
+
 def implied_parameters(model: Model, batch: TokenBatch) -> Array:
     """E[θ | all readings] (B, P): scalars, vectors, and functions of one index at some places."""
     schema, ids, places = model.schema, list[int](), list[Tensor]()

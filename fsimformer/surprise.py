@@ -43,10 +43,9 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fsimformer.convert import Observation, ObservationWarning, observed_tokens, read
-from fsimformer.evidence import Evidence
+from fsimformer.evidence import Evidence, plausible
 from fsimformer.model_file import Model, Trained
 from fsimformer.readings import read_at
 from fsimformer.schema import Schema
@@ -164,17 +163,6 @@ def with_simulations(model: Model, simulator: Simulator, tokens: TokenSet, n: in
         )
     both = concatenate([mine.replace(valid=plausible(model, mine)), *kept])
     return both.replace(condition_mask=torch.ones_like(both.valid))
-
-
-def plausible(model: Model, batch: TokenBatch) -> Tensor:
-    """(B, L) bool: readings that training may have observed, of variables for which a simulator says so."""
-    out = torch.ones_like(batch.valid)
-    for name in model.plausible:
-        for component, id in enumerate(model.schema.ids(name)):
-            ends = torch.tensor(model.value_range[name], dtype=torch.float64)
-            lower, upper = model.whitening.part(name, component).forward(ends).tolist()
-            out &= (batch.variable != id) | ((batch.value >= lower - 1e-5) & (batch.value <= upper + 1e-5))
-    return out
 
 
 @dataclass(frozen=True)

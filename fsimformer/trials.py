@@ -24,12 +24,12 @@ from torch import Tensor
 
 from fsimformer.convert import is_parameter, query_tokens
 from fsimformer.draws import Settings, solved
+from fsimformer.evidence import plausible
 from fsimformer.extension import Drawn, knot_tokens
 from fsimformer.likelihood import log_prob
 from fsimformer.model_file import Model
 from fsimformer.paths import with_noise
 from fsimformer.points import Observation, Points, Query
-from fsimformer.ranges import whitened_limits
 from fsimformer.readings import Design, Store, read, read_clean
 from fsimformer.sample import SamplerConfig
 from fsimformer.schema import Index, Schema
@@ -48,7 +48,6 @@ _PLACES = 8  # of a function without knots in the log density
 _HELD_OUT = 16  # most readings of a data set that are predicted together
 _GROUP = 8  # data sets drawn at a time: progress is told, memory bounded
 _ATTEMPTS = 50  # collections of n simulations, of which those with plausible readings are kept
-_SLACK = 1e-5  # whitened, of plausible ranges
 _ODE = 8  # midpoint steps of the log density
 
 
@@ -124,31 +123,22 @@ def fresh(model: Model, simulator: Simulator, n: int, seed: int, *, purpose: int
         )
     require_schema(model.schema, simulator.schema)
     parameter, natural, spread = is_parameter(model.schema), natural_functions(simulator), model.spread or None
-    ends = {name: model.value_range[name] for name in model.plausible}
-    limits = whitened_limits(model.schema, model.whitening, ends)
     simulations, readings = generator_at(seed, _TRIALS, 0, purpose, 0), generator_at(seed, _TRIALS, 0, purpose, 1)
     parts, data = list[Mapping[str, Tensor]](), list[TokenSet]()
     for _ in range(_ATTEMPTS):  # as training, which never sees a data set with an implausible reading
         drawn = simulate(simulator, n, simulations).values
         store = build_store(model.schema, model.whitening, drawn, natural, spread)
-        rows = [
-            take(row, (~parameter[row.variable]).nonzero()[:, 0])
-            for row in uncollate(read(store, torch.arange(n), design_of(model), readings))
-        ]
-        sound = [limits is None or _inside(row, limits) for row in rows]
-        parts.append({k: x[torch.tensor(sound)] for k, x in drawn.items()})
-        data += [replace(row, condition_mask=torch.ones(len(row)).bool()) for row, ok in zip(rows, sound) if ok]
+        batch = read(store, torch.arange(n), design_of(model), readings)
+        sound = (plausible(model, batch) | ~batch.valid).all(1).nonzero()[:, 0]
+        parts.append({k: x[sound] for k, x in drawn.items()})
+        rows = [take(row, (~parameter[row.variable]).nonzero()[:, 0]) for row in uncollate(batch.rows(sound))]
+        data += [replace(row, condition_mask=torch.ones(len(row)).bool()) for row in rows]
         if len(data) >= n:
             break
     else:
         raise ValueError(f"check: {len(data)} of {n * _ATTEMPTS} simulated data sets have plausible readings alone.")
     values = {k: torch.cat([p[k] for p in parts])[:n] for k in parts[0]}
     return Fresh(build_store(model.schema, model.whitening, values, natural, spread), values, data[:n])
-
-
-def _inside(row: TokenSet, limits: Tensor) -> bool:
-    lower, upper = limits[row.variable].unbind(-1)
-    return bool(((row.value >= lower - _SLACK) & (row.value <= upper + _SLACK)).all())
 
 
 def require_schema(ours: Schema, theirs: Schema) -> None:

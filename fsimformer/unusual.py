@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsimformer.convert import Observation, is_parameter, observed_tokens
-from fsimformer.evidence import expected, held_out, implied_parameters, in_order, variables_of
+from fsimformer.evidence import expected, held_out, implied_parameters, in_order, plausible, variables_of
 from fsimformer.model_file import Model
 from fsimformer.readings import Design, Store, read, read_at
 from fsimformer.schema import Schema
-from fsimformer.surprise import largest, plausible, pooled, rank_p
+from fsimformer.surprise import largest, pooled, rank_p
 from fsimformer.tokens import TokenBatch, TokenSet, collate, take, uncollate
 from fsimformer.typical import NEAREST, Typical
 

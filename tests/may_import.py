@@ -117,7 +117,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ranges": {"schema", "tokens", "whiten"},
     "provenance": {"masks", "denoise", "checkpoint", "noised", "train"},
     "trials": {
-        *("schema", "tokens", "seeds", "points", "convert", "ranges", "readings", "paths", "sample", "stages"),
+        *("schema", "tokens", "seeds", "points", "convert", "evidence", "readings", "paths", "sample", "stages"),
         *("extension", "draws", "likelihood", "simulators", "simulations", "model_file"),
     },
     "evidence": {"tokens", "typical", "model_file"},

@@ -8,22 +8,14 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from random_network import random_network
 from tiny import seeded
 
 import fsimformer as fsf
 from fsimformer import extension
-from fsimformer.nn import Network, NetworkConfig
+from fsimformer.nn import Network
 
 USES, K = ((False,), (True,), (True,)), 5
-
-
-def network() -> Network:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(3)
-        net = Network(NetworkConfig(USES, width=32, depth=3, n_heads=4)).eval()
-        torch.nn.init.normal_(net.out.weight)
-        torch.nn.init.normal_(net.modulation.weight, std=0.1)
-    return net
 
 
 @pytest.mark.parametrize("n_f", [0, 7, 230])  # none, products, merged
@@ -34,7 +26,7 @@ def test_each_replicate_is_what_it_is_by_itself(n_f: int, r: int, alone: bool) -
 
     `alone`: active tokens do not see each other, as residuals between knots do not.
     """
-    net, g, n = network(), seeded(1), 6
+    net, g, n = random_network(USES, 32, 0.1), seeded(1), 6
     variable = torch.randint(0, 3, (1, n_f + K + n), generator=g)
     index = torch.rand(1, n_f + K + n, 1, generator=g) * 2 - 1
     readings, known = torch.randn(1, n_f, generator=g), torch.randn(1, r, K, generator=g)

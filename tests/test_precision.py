@@ -6,23 +6,14 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from random_network import random_network
 from tiny import seeded
 
 import fsimformer as fsf
-from fsimformer.nn import Network, NetworkConfig
 from fsimformer.precision import precision_named
 from fsimformer.simulators import hudson_bay, two_moons
 
 USES = ((False,), (True,), (True,))
-
-
-def network() -> Network:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(3)
-        net = Network(NetworkConfig(USES, width=64, depth=3, n_heads=4)).eval()
-        torch.nn.init.normal_(net.out.weight)
-        torch.nn.init.normal_(net.modulation.weight, std=0.05)
-    return net
 
 
 @pytest.mark.parametrize("n_f", [0, 7, 260])  # none, copied, merged
@@ -31,7 +22,7 @@ def network() -> Network:
 @pytest.mark.parametrize("padded", [False, True])
 def test_every_way_through_the_network_is_near_float32(n_f: int, r: int, n: int, padded: bool) -> None:
     """The root mean square of the difference is a hundredth of the output's, as products of 8 bits have it."""
-    net, g = network(), seeded(1)
+    net, g = random_network(USES, 64, 0.05), seeded(1)
     variable = torch.randint(0, 3, (2, n_f + n), generator=g)
     index = torch.rand(2, n_f + n, 1, generator=g) * 2 - 1
     known = torch.randn(2, n_f, generator=g)
