@@ -74,6 +74,7 @@ def add_train(commands: Any) -> None:
     )
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--out", type=Path, metavar="DIR", help="the model's directory")
+    train.add_argument("--replace", action="store_true", help="a model that is there already gives way")
     train.add_argument("--json", action="store_true", help="print what was trained for machines")
     add_config(train, _TABLES)
 
@@ -118,6 +119,8 @@ def _train(args: argparse.Namespace) -> None:
     from fsimformer.train_config import TrainConfig
 
     require_free(args.out)  # not after hours of training
+    if args.out.exists() and any(args.out.iterdir()) and not args.replace:
+        raise FileExistsError(f"{args.out} holds a model; choose another path, or --replace it.")
     if args.online is not None and args.archive is None:
         raise ValueError("--online: expected --archive FILE, an archive that is being written.")
     recorded = None if args.archive is None else _recorded(args)

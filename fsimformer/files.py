@@ -154,6 +154,7 @@ def _read_table(
     exact: Any = {"float_precision": "round_trip"} if before else {}
     with damage_named(path, "a table"), warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
+        _require_utf8(path)
         header = pd.read_csv(path, header=None, nrows=1, dtype=str, **like)
         if ";" in str(header.iloc[0, 0]):
             raise ValueError(
@@ -213,6 +214,19 @@ def _read_table(
     series: dict[str, Any] = {name: (found[0], frame[name].to_numpy()) for name in rest}
     series |= {str(name): ((), x.iloc[0]) for name, x in held.items()}
     return xr.Dataset(series, {found[0]: frame[found[0]].to_numpy()})
+
+
+def _require_utf8(path: Path) -> None:
+    """Other encodings are common: what spreadsheets call CSV or Unicode text."""
+    data = path.read_bytes()
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
+        raise ValueError(
+            f"it is not written in UTF-8; if it is {encoding}, write it anew, in Python: "
+            f"pandas.read_csv(FILE, encoding={encoding!r}).to_csv(FILE, index=False)"
+        ) from None
 
 
 def _is_compact(column: pd.Series[Any]) -> bool:

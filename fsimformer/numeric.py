@@ -5,6 +5,7 @@ numpy drops masks, imaginary parts and the ends of long integers without a word;
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from numbers import Real
@@ -12,6 +13,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+_NEARLY = (  # text that nearly is a number -> what to write in its place
+    (re.compile(r"[-+]?\d{1,3}([,.'’\s]\d{3})+([.,]\d+)?"), "Write numbers without separators of thousands."),
+    (re.compile(r"[-+]?\d+,\d+"), "Write a decimal comma as a point."),
+    (re.compile(r"[-–—.?*/]+"), "Leave missing values blank."),
+    (re.compile(r"[<>≤≥~].*"), "A bound is no value: leave it blank, or write the number that you take it for."),
+)
 
 
 def plain_array(where: str, given: Any) -> np.ndarray:
@@ -79,7 +87,9 @@ def _from_objects(where: str, objects: np.ndarray, dtype: Any) -> np.ndarray:
         others = [x for x in held if not isinstance(x, (Real, Decimal))]
         # a table's column with one word in it arrives as text, all of it: the word is what to name
         strange = next((x for x in others if not _reads_as_number(x)), others[0])
-        raise ValueError(f"{where}: expected numbers, got dtype {dtype} with values such as {_short(strange)}.")
+        raise ValueError(
+            f"{where}: expected numbers, got dtype {dtype} with values such as {_short(strange)}.{_remedy(strange)}"
+        )
     try:
         return np.where(absent, np.nan, objects).astype(np.float64)
     except ArithmeticError as error:
@@ -92,6 +102,11 @@ def _reads_as_number(x: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def _remedy(x: Any) -> str:
+    text = x.strip() if isinstance(x, str) else ""
+    return next((f" {remedy}" for like, remedy in _NEARLY if like.fullmatch(text)), "")
 
 
 def _short(x: Any) -> str:

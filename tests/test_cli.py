@@ -258,24 +258,18 @@ a = fsf.Variable("a", "parameter", prior=fsf.Normal())
 ours = fsf.simulators.FunctionSimulator(fsf.Schema((a, fsf.Variable("x", "data"))), draw)
 """
     simulator = f"{written(tmp_path / 'own.py', own)}:ours"
-    arguments = [
-        "train",
-        simulator,
-        "--simulations",
-        "200",
-        "--steps",
-        "3",
-        "--seed",
-        "5",
-        "--out",
-        str(tmp_path / "m"),
-    ]
+    how = ["--simulations", "200", "--steps", "3", "--seed", "5"]
+    arguments = ["train", simulator, *how, "--out", str(tmp_path / "m")]
     assert main(arguments) == 0
     out, error = capsys.readouterr()
     assert error == "" and "parameters, validation loss" in out
     joint = fsimformer.load(tmp_path / "m")
     assert joint.schema.names == ("a", "x")
     assert (joint.provenance["seed"], joint.provenance["simulations"], joint.provenance["steps"]) == (5, 200, 3)
+    assert main(arguments) == 2
+    assert "m holds a model; choose another path, or --replace it." in capsys.readouterr().err
+    assert main([*arguments, "--steps", "2", "--replace"]) == 0
+    assert fsimformer.load(tmp_path / "m").provenance["steps"] == 2
 
 
 @pytest.mark.parametrize(
@@ -301,6 +295,10 @@ ours = fsf.simulators.FunctionSimulator(fsf.Schema((a, fsf.Variable("x", "data")
         ("time,y\n1,2\n", ["--out", "a.zarr"], "--out a.zarr: a .zarr is for many data sets, --batch DIM"),
         ("time,y\n1,-2\n", [], "'y': 1 of 1 values lie outside its support (0, inf)"),
         ("time,y\n1,two\n", [], "'y': expected numbers"),
+        ('time,y\n1,"2,300"\n', [], "such as '2,300'. Write numbers without separators of thousands."),
+        ('time,y\n1,"2,3"\n', [], "such as '2,3'. Write a decimal comma as a point."),
+        ("time,y\n1,-\n2,3\n", [], "such as '-'. Leave missing values blank."),
+        ("time,y\n1,<5\n", [], "such as '<5'. A bound is no value: leave it blank, or write the number"),
         ("time,y\n1,2\n", ["--draws", "3"], "expected an even number of draws"),
         ("time,y\n1,2\n", ["--at", "rate=a"], "--at rate=a: expected START:STOP:COUNT"),
         ("time,y\n1,2\n", ["--plot", "no/where/a.png"], "No such directory"),

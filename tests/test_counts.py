@@ -161,6 +161,22 @@ def test_rates_in_the_place_of_counts_are_told() -> None:
     read(law(), xr.Dataset({"cases": ("time", [2.0, 0.0, np.nan])}, times))  # warnings are errors
 
 
+def test_totals_in_the_place_of_counts_are_told() -> None:
+    """Ten rises without a fall, in the order of time, in any of the data sets."""
+    times, daily = np.arange(15) / 2, np.array([0, 2, 1, 3, 2, 4, 1, 5, 2, 3, 0, 2, 1, 4, 3.0])
+    total = daily.cumsum()
+    told = pytest.warns(ObservationWarning, match="'cases' never falls over 14 readings. Are these totals so far")
+    with told:
+        held = np.where(times == 5, np.nan, total)
+        read(law(), xr.Dataset({"cases": ("time", held[::-1])}, {"time": times[::-1]}))
+    with told:
+        both = np.stack([daily, np.where(times == 5, np.nan, total)])
+        read_many(law(), xr.Dataset({"cases": (("region", "time"), both)}, {"time": times, "region": [0, 1]}), "region")
+    read(law(), xr.Dataset({"cases": ("time", daily)}, {"time": times}))  # warnings are errors
+    read(law(), xr.Dataset({"cases": ("time", total[:10])}, {"time": times[:10]}))  # nine steps: may be a growth
+    read(law(), xr.Dataset({"cases": ("time", np.repeat([0.0, 3.0, 4.0], 5))}, {"time": times}))  # two rises
+
+
 def test_draws_of_counts_are_whole_in_the_tree() -> None:
     schema, simulated = law(), draws()
     whitening = Whitening.fit(schema, simulated)

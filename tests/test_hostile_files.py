@@ -198,7 +198,8 @@ def test_weights_that_are_no_numbers(saved: Path) -> None:
 TABLES = [
     (b"", "cannot be read as a table: No columns"),
     (bytes(range(11, 256)), "cannot be read as a table"),
-    ("time,y\n0,1\n".encode("utf-16"), "cannot be read as a table: 'utf-8' codec"),
+    ("time,y\n0,1\n".encode("utf-16"), r"not written in UTF-8; if it is utf-16, .*read_csv\(FILE, encoding='utf-16'\)"),
+    ("Tag,Fälle\n0,1\n".encode("latin-1"), "not written in UTF-8; if it is latin-1, write it anew, in Python: pandas"),
     (b"time;y\n0;1\n", "its fields are separated by semicolons; write it anew with commas, in Python: pandas.read_csv"),
     (b"time,y\n0,1,5\n1,2,6\n", "rows have more fields than its header"),
     (b"time,y\n0,1\n1,2,6\n", "cannot be read as a table: Error tokenizing"),
