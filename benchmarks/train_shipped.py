@@ -102,7 +102,10 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
         later(HareLynx(), 150_000, 9_000, MORE_POSTERIORS, NEAR, rate=0.3),
     ),
     "influenza": (whole(Influenza(), 100_000, 8_000, WIDE, MORE_POSTERIORS),),
-    "hodgkin_huxley": (whole(HodgkinHuxley(), 100_000, 9_000, NoiseLevels()),),
+    "hodgkin_huxley": (
+        whole(HodgkinHuxley(), 100_000, 9_000, NoiseLevels()),
+        whole(HodgkinHuxley(), 100_000, 14_000, NoiseLevels(), MORE_POSTERIORS),
+    ),
     "sird": (whole(SIRD(), 150_000, 16_000, WIDE),),
     "epidemic": (whole(EPIDEMIC, 150_000, 7_500, WIDE, FORECASTS, default_design(EPIDEMIC.schema, 112, 24), 16),),
 }
