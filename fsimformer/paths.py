@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fsimformer.counts import draw_counts
+from fsimformer.measurement import noisy
 from fsimformer.points import Observation, Query
 from fsimformer.schema import Schema
-from fsimformer.seeds import normals
 from fsimformer.tokens import TokenSet
 from fsimformer.whiten import Ints, Whitening
 
@@ -37,7 +36,7 @@ def with_noise(
 ) -> Tensor:
     """Whitened draws z (n, len(query)) in which series that have a path hold that path -> with readings in their place.
 
-    normal: y = f + sd·ε;  lognormal: y = f·exp(sd·ε);  ε independent at every reading of every draw; counts: about f.
+    The noise (measurement.py) is independent at every reading of every draw.
     """
     columns, out = _columns(query), z.clone()
     for series in schema.paths.values():
@@ -47,11 +46,7 @@ def with_noise(
         assert noise is not None
         x = whitening.inverse(series, z[:, columns[series]].double(), component)
         sd = noise_sd(schema, whitening, observation, query, z, series)
-        if noise.kind == "negbinomial":
-            y = draw_counts(x, sd, generator)
-        else:
-            shift = sd * normals(len(z), x.shape[1], generator).double()
-            y = x + shift if noise.kind == "normal" else x * shift.exp()
+        y = noisy(noise, x, sd, generator)
         out[:, columns[series]] = whitening.forward(series, y, component).to(out.dtype)
     return out
 

@@ -12,8 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fsimformer.counts import draw_counts
 from fsimformer.functions import ReferenceSet, fit_spread
+from fsimformer.measurement import noisy
 from fsimformer.readings import Design, Series, Store, read_clean
 from fsimformer.schema import Schema
 from fsimformer.simulators.protocol import Simulator
@@ -69,11 +69,10 @@ def simulate(
 
 
 def measured(schema: Schema, values: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Clean draws, n first, as they are read at every point of the grid: each series with its own fresh noise.
+    """Clean draws, n first, as they are read at every point of the grid: each series with fresh noise (measurement.py).
 
-    normal: y = f + sd·ε;  lognormal: y = f·exp(sd·ε);  counts: negative binomial about f. float64 where there is noise;
-    the noise-free paths that a schema names, parameters and functions stay what they are. A reading may leave the range
-    of plausible ones that a simulator states, as training has none.
+    float64 where there is noise; the noise-free paths that a schema names, parameters and functions stay what they are.
+    A reading may leave the range of plausible ones that a simulator states, as training has none.
     """
     out = dict(values)
     for name in schema.data:
@@ -83,12 +82,7 @@ def measured(schema: Schema, values: Mapping[str, Tensor], generator: torch.Gene
             values[name].double(),
             values[noise.sd] if isinstance(noise.sd, str) else torch.tensor(noise.sd, dtype=torch.float64),
         )
-        sd = sd.double().reshape(-1, *(1,) * (x.dim() - 1))
-        if noise.kind == "negbinomial":
-            out[name] = draw_counts(x, sd, generator)
-            continue
-        shift = sd * torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        out[name] = x + shift if noise.kind == "normal" else x * shift.exp()
+        out[name] = noisy(noise, x, sd.double().reshape(-1, *(1,) * (x.dim() - 1)), generator)
     return out
 
 

@@ -54,7 +54,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages": {"tokens", "seeds", "noise", "denoise", "sample"},
     "extension": {"tokens", "seeds", "kernels", "functions", "noise", "denoise", "sample", "stages"},
     "function_tree": {"schema", "whiten"},
-    "paths": {"schema", "tokens", "whiten", "seeds", "points", "counts"},
+    "measurement": {"schema", "seeds", "counts"},
+    "paths": {"schema", "tokens", "whiten", "points", "measurement"},
     "evaluate": {
         *("schema", "tokens", "points", "tree", "convert", "stages", "extension", "function_tree", "refine"),
         *("model_file",),
@@ -90,7 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("train_config",),
     },
     "simulators": {"priors", "schema", "whiten", "kernels"},
-    "simulations": {"schema", "whiten", "readings", "functions", "counts", "simulators"},
+    "simulations": {"schema", "whiten", "readings", "functions", "measurement", "simulators"},
     "child": set(),
     "reservoir": set(),
     "blocks": {"child"},
