@@ -41,7 +41,7 @@ from fsimformer.graph import moral_graph, past_only, truncated_graph
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.schema import Schema
 from fsimformer.tokens import Dial, require_dial
-from fsimformer.typical import Typical, n_implied
+from fsimformer.typical import Typical, n_implied, n_layout
 from fsimformer.whiten import Whitening
 
 NETWORK = "network"  # attribute of a tree of draws: fingerprint of the network that drew them
@@ -327,10 +327,10 @@ def _read_typical(schema: Schema, held: Any, path: Path) -> Typical | None:
         typical = Typical.from_dict(held)
     except ValueError as error:
         raise ValueError(f"{path / CARD}: {error}") from error
-    if typical.counts.shape[1] != len(schema.data):
+    if typical.layout.shape[1] != (k := n_layout(schema)):
         raise ValueError(
-            f"{path / CARD}: expected counts of the data variables {list(schema.data)} in typical, got "
-            f"{typical.counts.shape[1]} a data set."
+            f"{path / CARD}: expected a layout of {k} numbers of each data set in typical, got "
+            f"{typical.layout.shape[1]}."
         )
     if typical.implied.shape[1] != (n := n_implied(schema)):
         raise ValueError(

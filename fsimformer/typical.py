@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 NEAREST = 199  # simulations that an observation is ranked among: p comes in steps of 1/200
 PLACES = 5  # of a function among the parameters that readings imply
-_KEYS = ("counts", "log_density", "apart", "implied")
+_KEYS = ("layout", "log_density", "apart", "implied")
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,24 @@ class Typical:
     """Finite numbers of m simulated data sets that training held out, more than NEAREST of them.
 
     Args:
-        counts: (m, variables) how many readings each has of every data variable.
+        layout: (m, K) how many readings each has and where, K numbers of which unusual.py tells.
         log_density: (m,) mean predictive log density of a reading given all others, whitened, normal, less a constant.
         apart: (m,) mean square of what a reading differs by from its expectation given the other variables.
         implied: (m, P) E[θ | x], whitened.
     """
 
-    counts: Array
+    layout: Array
     log_density: Array
     apart: Array
     implied: Array
 
     def __len__(self) -> int:
-        return len(self.counts)
+        return len(self.layout)
 
     def to_dict(self) -> dict[str, list[Any]]:
         """As JSON types; of whitened means three decimals tell enough."""
         return {
-            "counts": self.counts.astype(int).tolist(),
+            "layout": np.round(self.layout, 3).tolist(),
             "log_density": _short(self.log_density),
             "apart": _short(self.apart),
             "implied": np.round(self.implied, 3).tolist(),
@@ -57,16 +57,16 @@ class Typical:
             ValueError: it did not.
         """
         try:
-            counts, log_density, apart, implied = (np.asarray(held[k], dtype=np.float64) for k in _KEYS)
-            implied = implied.reshape(len(counts), -1)
-            shapes = counts.ndim == 2 and log_density.shape == apart.shape == (len(counts),) and set(held) == {*_KEYS}
-            finite = all(np.isfinite(x).all() for x in (counts, log_density, apart, implied))
-            sound = shapes and finite and len(counts) > NEAREST and bool((counts >= 0).all())
+            layout, log_density, apart, implied = (np.asarray(held[k], dtype=np.float64) for k in _KEYS)
+            implied = implied.reshape(len(layout), -1)
+            shapes = layout.ndim == 2 and log_density.shape == apart.shape == (len(layout),) and set(held) == {*_KEYS}
+            finite = all(np.isfinite(x).all() for x in (layout, log_density, apart, implied))
+            sound = shapes and finite and len(layout) > NEAREST
         except (KeyError, TypeError, ValueError, AttributeError):
             sound = False
         if not sound:
             raise ValueError(f"typical: expected {', '.join(_KEYS)} of more than {NEAREST} data sets.")
-        return cls(counts, log_density, apart, implied)
+        return cls(layout, log_density, apart, implied)
 
 
 def implied_variables(schema: Schema) -> list[Variable]:
@@ -76,6 +76,11 @@ def implied_variables(schema: Schema) -> list[Variable]:
         for v in schema.variables
         if v.role == "parameter" and len(schema.index_dims(v.name)) <= 1 and v.name not in schema.paths
     ]
+
+
+def n_layout(schema: Schema) -> int:
+    """K."""
+    return sum(1 + 2 * len(schema.index_dims(v)) for v in schema.data)
 
 
 def n_implied(schema: Schema) -> int:

@@ -9,8 +9,9 @@ evidence.py finds for those asked for together, which is far below their sd wher
 large in simulations, too, and only their rank says anything. Of long data sets the network answers to some readings,
 evenly spread, all others being known.
 
-The numbers depend on how many readings there are. The observation is ranked among the 199 simulations whose numbers of
-readings are nearest to its own:
+The numbers depend on how many readings there are, and where. The observation is ranked among the 199 simulations whose
+readings are laid out most nearly as its own, by the distance of log(1 + n) of every variable and, w times, of the mean
+and √3 times the sd of its places along each index, both in [−1, 1]:
 
     p = #{i = 0 … 199: T_i ≥ T_0}/200,   T the largest of the three, each over its robust sd among these 200.
 
@@ -43,6 +44,7 @@ Array = NDArray[np.float64]
 _DESIGNS, _A_DESIGN = 256, 4  # at most: groups of simulations read at the same places, and simulations in each
 _FOLDS, _FOLD = 4, 16  # groups of readings held out together, and readings in each at most
 _SMALLEST_SD = 1e-3  # whitened; less is rounding
+_WEIGHT = 1.5  # w above
 
 
 def p_values(model: Model, observations: Sequence[Observation]) -> Array | None:
@@ -74,8 +76,8 @@ def p_value(model: Model, typical: Typical, tokens: TokenSet) -> float:
     own = numbers(model, batch)
     if not all(np.isfinite(x).all() for x in own):  # so far off that the network has no answer
         return 1 / (NEAREST + 1)
-    counts = np.log1p(counts_of(model.schema, tokens))
-    near = np.argsort(((np.log1p(typical.counts) - counts) ** 2).sum(1), kind="stable")[:NEAREST]
+    layout = layout_of(model.schema, tokens)
+    near = np.argsort(((typical.layout - layout) ** 2).sum(1), kind="stable")[:NEAREST]
     theirs = (x[near] for x in (typical.log_density, typical.apart, typical.implied))
     log_density, apart, implied = (np.concatenate(x) for x in zip(own, theirs, strict=True))
     return rank_p(largest(pooled(log_density, apart, implied, "other variables")))
@@ -92,7 +94,7 @@ def typical_of(model: Model, store: Store, rows: Tensor, design: Design, generat
     rows = rows[torch.randperm(len(rows), generator=generator)[: _DESIGNS * _A_DESIGN]]
     if len(rows) <= NEAREST:
         return None
-    parameter, counts, found = is_parameter(model.schema), list[Array](), list[tuple[Array, Array, Array]]()
+    parameter, layout, found = is_parameter(model.schema), list[Array](), list[tuple[Array, Array, Array]]()
     designs = uncollate(read(store, rows[:: math.ceil(len(rows) / _DESIGNS)], design, generator))
     for places, mine in zip(designs, torch.tensor_split(rows, len(designs)), strict=True):
         places = take(places, (~parameter[places.variable]).nonzero()[:, 0])
@@ -102,10 +104,10 @@ def typical_of(model: Model, store: Store, rows: Tensor, design: Design, generat
             of_these = numbers(model, batch.replace(condition_mask=torch.ones_like(batch.valid)))
             sound = np.all([np.isfinite(x.reshape(len(x), -1)).all(1) for x in of_these], axis=0)
             found.append((of_these[0][sound], of_these[1][sound], of_these[2][sound]))
-            counts.append(np.tile(counts_of(model.schema, places), (int(sound.sum()), 1)))
-    if sum(len(c) for c in counts) <= NEAREST:
+            layout.append(np.tile(layout_of(model.schema, places), (int(sound.sum()), 1)))
+    if sum(map(len, layout)) <= NEAREST:
         return None
-    return Typical(np.concatenate(counts), *(np.concatenate(x) for x in zip(*found, strict=True)))
+    return Typical(np.concatenate(layout), *(np.concatenate(x) for x in zip(*found, strict=True)))
 
 
 def numbers(model: Model, batch: TokenBatch) -> tuple[Array, Array, Array]:
@@ -116,7 +118,7 @@ def numbers(model: Model, batch: TokenBatch) -> tuple[Array, Array, Array]:
     value, is_reading, order = batch.value.double().numpy(), ~batch.of_arrays()[0], in_order(batch)
     n_folds = min(_FOLDS, len(order))
     size = min(_FOLD, len(order) // n_folds)
-    folds = _spread_out(order, n_folds * size).view(size, n_folds).T  # each far from its like
+    folds = staggered(batch.variable[0], _spread_out(order, n_folds * size), n_folds)
     mean, sd = held_out(model, batch, folds)
     z = (value[:, folds.numpy()].transpose(1, 0, 2) - mean) / (sd := np.maximum(sd, _SMALLEST_SD))
     log_density, apart = (-0.5 * z**2 - np.log(sd)).mean((0, 2)), list[Array]()
@@ -129,9 +131,28 @@ def numbers(model: Model, batch: TokenBatch) -> tuple[Array, Array, Array]:
     return log_density, np.concatenate(apart, axis=1).mean(1), implied_parameters(model, batch)
 
 
-def counts_of(schema: Schema, tokens: TokenSet) -> Array:
-    """Tokens of every data variable."""
-    return np.array([float(torch.isin(tokens.variable, torch.tensor(schema.ids(v))).sum()) for v in schema.data])
+def staggered(ids: Tensor, order: Tensor, n_folds: int) -> Tensor:
+    """Positions in `order` (by id and place) as folds (n_folds, ·): neighbours in place are apart, and ids as well.
+
+    The k-th reading of the c-th id belongs to fold k + c, so that series read at the same places are not held out of
+    one another's help wherever their lengths are multiples of `n_folds`, and a layout has no numbers of its own.
+    """
+    _, channel, n = torch.unique_consecutive(ids[order], return_inverse=True, return_counts=True)
+    rank = torch.cat([torch.arange(k) for k in n.tolist()])
+    return order[((rank + channel) % n_folds).argsort(stable=True)].view(n_folds, -1)
+
+
+def layout_of(schema: Schema, tokens: TokenSet) -> Array:
+    """How many readings each data variable has, and where: K numbers, alike for what is alike."""
+    out, dims = list[float](), [d.name for d in schema.indexes]
+    for name in schema.data:
+        own = torch.isin(tokens.variable, torch.tensor(schema.ids(name)))
+        index = tokens.index[own].double().numpy()
+        out.append(float(np.log1p(len(index))))
+        for d in (dims.index(d) for d in schema.index_dims(name)):
+            places = index[:, d] if len(index) else np.zeros(1)
+            out += [_WEIGHT * float(places.mean()), _WEIGHT * 3**0.5 * float(places.std())]
+    return np.array(out)
 
 
 def _spread_out(order: Tensor, most: int) -> Tensor:

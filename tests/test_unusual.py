@@ -22,10 +22,10 @@ from fsimformer.joint import Joint
 from fsimformer.kernels import Kernel
 from fsimformer.seeds import generator_at
 from fsimformer.simulators import FunctionSimulator
-from fsimformer.tokens import TokenBatch
+from fsimformer.tokens import TokenBatch, take
 from fsimformer.trials import Fresh, design_of, fresh
-from fsimformer.typical import NEAREST, Typical, n_implied
-from fsimformer.unusual import numbers, p_value, typical_of
+from fsimformer.typical import NEAREST, Typical, n_implied, n_layout
+from fsimformer.unusual import layout_of, numbers, p_value, staggered, typical_of
 
 
 def told(joint: Joint, n: int = 512) -> Joint:
@@ -148,6 +148,30 @@ def test_numbers_of_an_exact_network_are_those_of_the_normal_law() -> None:
     assert abs(found[2][0, 0] - float(to_a @ precision @ value)) < 0.02
 
 
+def test_folds_hold_out_readings_that_are_far_apart_whatever_their_numbers() -> None:
+    """Of three series read at the same times at most one reading of each time, never two neighbours of one series."""
+    for n in (4, 5, 12, 13):
+        ids = torch.arange(3).repeat_interleave(n)
+        order = torch.arange(3 * n)[: 3 * n // 4 * 4]
+        folds = staggered(ids, order, 4)
+        assert folds.sort(1).values.flatten().sort().values.equal(order) and folds.shape == (4, len(order) // 4)
+        if n % 4 == 0:
+            assert all(len(set((fold % n).tolist())) == len(fold) for fold in folds)
+        for fold in folds:
+            assert bool((fold.sort().values.diff() > 1).all())
+
+
+def test_the_layout_tells_numbers_and_places() -> None:
+    joint = linear.joint(n_max=(4, 20))
+    data = xr.Dataset({"x": ("time", [1.0, 2.0]), "y": 0.5}, {"time": [0.0, 10.0]})  # the ends of the range
+    tokens = observed_tokens(joint.schema, joint.model.whitening, read(joint.schema, data))
+    expected = {"x": [np.log(3), 0, 1.5 * 3**0.5], "y": [np.log(2)]}
+    found = layout_of(joint.schema, tokens)
+    np.testing.assert_allclose(found, np.concatenate([expected[k] for k in joint.schema.data]), atol=1e-12)
+    nothing = layout_of(joint.schema, take(tokens, torch.zeros(0, dtype=torch.long)))
+    assert len(nothing) == n_layout(joint.schema) and not nothing.any()
+
+
 def batch_of(joint: Joint, data: xr.Dataset) -> TokenBatch:
     tokens = observed_tokens(joint.schema, joint.model.whitening, read(joint.schema, data))
     seen = torch.ones(1, len(tokens), dtype=torch.bool)
@@ -156,22 +180,22 @@ def batch_of(joint: Joint, data: xr.Dataset) -> TokenBatch:
 
 def test_the_table_is_kept_with_the_model_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
     joint, rng, m = tiny.joint(), np.random.default_rng(0), NEAREST + 1
-    counts = rng.integers(0, 9, (m, len(joint.schema.data)))
+    layout = rng.normal(size=(m, n_layout(joint.schema)))
     implied = rng.normal(size=(m, n_implied(joint.schema)))
-    table = Typical(counts.astype(float), rng.normal(size=m), rng.exponential(size=m), implied)
+    table = Typical(layout, rng.normal(size=m), rng.exponential(size=m), implied)
     Joint(dataclasses.replace(joint.model, typical=table)).save(tmp_path / "model")
     again = fsf.load(tmp_path / "model").model.typical
     assert isinstance(again, Typical)
-    np.testing.assert_array_equal(again.counts, counts)
+    np.testing.assert_allclose(again.layout, layout, atol=5.1e-4)
     for name in ("log_density", "apart"):
         np.testing.assert_allclose(getattr(again, name), getattr(table, name), rtol=6e-5)
     np.testing.assert_allclose(again.implied, table.implied, atol=5.1e-4)
     path = tmp_path / "model" / "model.json"
     card = json.loads(path.read_text())
-    for wrong in ({"counts": []}, [], card["typical"] | {"apart": card["typical"]["apart"][:-1]},
+    for wrong in ({"layout": []}, [], card["typical"] | {"apart": card["typical"]["apart"][:-1]},
                   card["typical"] | {"apart": [None, *card["typical"]["apart"][1:]]},
                   card["typical"] | {"implied": [row[1:] for row in card["typical"]["implied"]]},
-                  card["typical"] | {"counts": [[1] * 9] * m}, card["typical"] | {"more": 1}):  # fmt: skip
+                  card["typical"] | {"layout": [[1] * 9] * m}, card["typical"] | {"more": 1}):  # fmt: skip
         path.write_text(json.dumps(card | {"typical": wrong}))
         with pytest.raises(ValueError, match="typical"):
             fsf.load(tmp_path / "model")
