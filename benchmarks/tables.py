@@ -10,7 +10,7 @@ from typing import Any
 from markdown import table
 from record import RESULTS
 from tables_ablation import ablation
-from tables_constraints import constraints, hodgkin_huxley
+from tables_constraints import constraints, hare_lynx_interval, hodgkin_huxley
 from tables_distill import distill
 from tables_encodings import encodings
 from tables_long import long_context, short_contexts
@@ -135,6 +135,7 @@ SECTIONS = {
     "sampler_error": sampler_error,
     "sampler_choice": sampler_choice,
     "hare_lynx": hare_lynx,
+    "hare_lynx_interval": hare_lynx_interval,
     "lotka_volterra": lotka_volterra,
     "log_density": log_density,
     "speed": speed,

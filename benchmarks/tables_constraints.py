@@ -1,4 +1,4 @@
-"""The section of benchmarks/README.md on draws under constraints."""
+"""The sections of benchmarks/README.md on draws under constraints."""
 
 from __future__ import annotations
 
@@ -72,3 +72,22 @@ def hodgkin_huxley(records: list[dict[str, Any]]) -> list[str]:
         f"n = {r['n']}. Simulated again, {100 * share:.1f} % of all draws satisfy the bound. Goal 97 %.\n",
         *table(head, rows),
     ]
+
+
+def hare_lynx_interval(r: dict[str, Any]) -> list[str]:
+    """The figures of `hare_lynx_interval.py`."""
+    head = [
+        *("known besides", "method", "P", "P of NUTS", "effective", "RF C2ST", "n", "floor"),
+        *("mean apart (sd), largest", "sd ratio", "violations", "CPU s"),
+    ]
+    rows = []
+    for x in r["rows"]:
+        apart = [abs(p["mean_error_sd"]) for p in x["parameters"].values()]
+        ratios = [p["sd_ratio"] for p in x["parameters"].values()]
+        rows.append([
+            *(x["known"], x["method"] or "–", f"{x['probability']:.3f}"),
+            *(f"{x['reference']:.3f} ± {x['reference_standard_error']:.3f}", f"{x['effective']:.0f}"),
+            *(f"{x['c2st_rf']:.3f}", x["n"], f"{x['floor']:.3f}", f"{max(apart):.2f}"),
+            *(f"{min(ratios):.2f}–{max(ratios):.2f}", x["violations"], f"{x['cpu_seconds']:.0f}"),
+        ])  # fmt: skip
+    return [f"n = {r['n']} draws.\n", *table(head, rows)]
