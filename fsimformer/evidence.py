@@ -26,7 +26,7 @@ from fsimformer.typical import PLACES, implied_variables
 
 Array = NDArray[np.float64]
 
-_FOLDS = 16  # readings held out together: every 16th, far from each other
+_FOLDS = 16  # groups of readings held out together, in each every 16th of a series
 _RATIO = 33.0  # noise over signal at which a latent value says nothing; within the levels of training
 _LADDER = (0.03, 0.1, 0.3, 1.0)  # noise over signal at which variances are told
 _ROWS = 512  # rows in one network call
@@ -61,8 +61,9 @@ class Evidence:
         ids, value = batch.variable[0], batch.value.double().numpy()
         scored, variable, order = ~batch.of_arrays()[0], variables_of(model, ids), in_order(batch)
         others, sd = np.zeros_like(value), np.ones_like(value)
-        for k in range(n_folds := min(_FOLDS, len(order))):
-            fold = order[k::n_folds]
+        folds = fold_of(ids, order, min(_FOLDS, len(order)))
+        for k in folds.unique().tolist():
+            fold = order[folds == k]
             kept = torch.ones_like(scored)
             kept[fold] = False
             others[:, fold.numpy()], sd[:, fold.numpy()] = expected(model, batch, kept, fold, spread=True)
@@ -89,6 +90,20 @@ def in_order(batch: TokenBatch) -> Tensor:
     """Positions of the readings, arrays left out, by id and place; of data sets that are read at the same places."""
     ids, positions = batch.variable[0], (~batch.of_arrays()[0]).nonzero()[:, 0]
     return positions[np.lexsort((*batch.index[0, positions].double().numpy().T[::-1], ids[positions].numpy()))]
+
+
+def fold_of(ids: Tensor, order: Tensor, n_folds: int) -> Tensor:
+    """Numbers of the folds, 0 to n_folds − 1, in which readings `order` (by id and place) are held out together.
+
+    Each alone where there are folds enough, else the k-th reading of the c-th id in fold k + c: neighbours are apart,
+    and series that are read at the same places help each other whatever their lengths. Every n_folds-th of all readings
+    in turn would hold out all series of a place at once where a length is a multiple of n_folds, else one of them.
+    """
+    if len(order) <= n_folds:
+        return torch.arange(len(order))
+    _, channel, n = torch.unique_consecutive(ids[order], return_inverse=True, return_counts=True)
+    rank = torch.cat([torch.arange(k) for k in n.tolist()])
+    return (rank + channel) % n_folds
 
 
 def plausible(model: Model, batch: TokenBatch) -> Tensor:

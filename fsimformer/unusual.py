@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsimformer.convert import Observation, is_parameter, observed_tokens
-from fsimformer.evidence import expected, held_out, implied_parameters, in_order, plausible, variables_of
+from fsimformer.evidence import expected, fold_of, held_out, implied_parameters, in_order, plausible, variables_of
 from fsimformer.model_file import Model
 from fsimformer.readings import Design, Store, read, read_at
 from fsimformer.schema import Schema
@@ -118,7 +118,8 @@ def numbers(model: Model, batch: TokenBatch) -> tuple[Array, Array, Array]:
     value, is_reading, order = batch.value.double().numpy(), ~batch.of_arrays()[0], in_order(batch)
     n_folds = min(_FOLDS, len(order))
     size = min(_FOLD, len(order) // n_folds)
-    folds = staggered(batch.variable[0], _spread_out(order, n_folds * size), n_folds)
+    chosen = _spread_out(order, n_folds * size)
+    folds = chosen[fold_of(batch.variable[0], chosen, n_folds).argsort(stable=True)].view(n_folds, size)
     mean, sd = held_out(model, batch, folds)
     z = (value[:, folds.numpy()].transpose(1, 0, 2) - mean) / (sd := np.maximum(sd, _SMALLEST_SD))
     log_density, apart = (-0.5 * z**2 - np.log(sd)).mean((0, 2)), list[Array]()
@@ -129,17 +130,6 @@ def numbers(model: Model, batch: TokenBatch) -> tuple[Array, Array, Array]:
         mean, sd = expected(model, batch, ~own, asked, spread=True)
         apart.append(((value[:, asked.numpy()] - mean) / np.maximum(sd, _SMALLEST_SD)) ** 2)
     return log_density, np.concatenate(apart, axis=1).mean(1), implied_parameters(model, batch)
-
-
-def staggered(ids: Tensor, order: Tensor, n_folds: int) -> Tensor:
-    """Positions in `order` (by id and place) as folds (n_folds, ·): neighbours in place are apart, and ids as well.
-
-    The k-th reading of the c-th id belongs to fold k + c, so that series read at the same places are not held out of
-    one another's help wherever their lengths are multiples of `n_folds`, and a layout has no numbers of its own.
-    """
-    _, channel, n = torch.unique_consecutive(ids[order], return_inverse=True, return_counts=True)
-    rank = torch.cat([torch.arange(k) for k in n.tolist()])
-    return order[((rank + channel) % n_folds).argsort(stable=True)].view(n_folds, -1)
 
 
 def layout_of(schema: Schema, tokens: TokenSet) -> Array:

@@ -18,6 +18,7 @@ import fsimformer as fsf
 from fsimformer import unusual
 from fsimformer.convert import ObservationWarning, is_residual, observed_tokens, read
 from fsimformer.doubts import chance_of, warn_of
+from fsimformer.evidence import fold_of
 from fsimformer.joint import Joint
 from fsimformer.kernels import Kernel
 from fsimformer.seeds import generator_at
@@ -25,7 +26,7 @@ from fsimformer.simulators import FunctionSimulator
 from fsimformer.tokens import TokenBatch, take
 from fsimformer.trials import Fresh, design_of, fresh
 from fsimformer.typical import NEAREST, Typical, n_implied, n_layout
-from fsimformer.unusual import layout_of, numbers, p_value, staggered, typical_of
+from fsimformer.unusual import layout_of, numbers, p_value, typical_of
 
 
 def told(joint: Joint, n: int = 512) -> Joint:
@@ -150,15 +151,17 @@ def test_numbers_of_an_exact_network_are_those_of_the_normal_law() -> None:
 
 def test_folds_hold_out_readings_that_are_far_apart_whatever_their_numbers() -> None:
     """Of three series read at the same times at most one reading of each time, never two neighbours of one series."""
-    for n in (4, 5, 12, 13):
-        ids = torch.arange(3).repeat_interleave(n)
-        order = torch.arange(3 * n)[: 3 * n // 4 * 4]
-        folds = staggered(ids, order, 4)
-        assert folds.sort(1).values.flatten().sort().values.equal(order) and folds.shape == (4, len(order) // 4)
-        if n % 4 == 0:
-            assert all(len(set((fold % n).tolist())) == len(fold) for fold in folds)
-        for fold in folds:
-            assert bool((fold.sort().values.diff() > 1).all())
+    for n in (1, 4, 5, 12, 13, 16):
+        ids, times = torch.arange(3).repeat_interleave(n), torch.arange(n).repeat(3)
+        for n_folds in (4, 16):
+            folds = fold_of(ids, torch.arange(3 * n), n_folds)
+            assert len(folds) == 3 * n and int(folds.min()) >= 0 and int(folds.max()) < n_folds
+            for k in folds.unique().tolist():
+                mine = folds == k
+                assert len(times[mine].unique()) == int(mine.sum())
+                assert all(
+                    int(times[mine & (ids == c)].diff().min()) > 1 for c in range(3) if (mine & (ids == c)).sum() > 1
+                )
 
 
 def test_the_layout_tells_numbers_and_places() -> None:
