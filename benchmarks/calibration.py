@@ -1,14 +1,17 @@
 """Calibration of the shipped models, and the false alarms of the misspecification check.
 
 `check MODEL`: `joint.check` on fresh data sets read as in training: coverage of highest-density regions at .5, .8, .9
-and .95, the p-values of every test, Holm-corrected. `surprise MODEL`: observations of the simulator itself, 12 readings
-a series at random times, each laid beside 99 other simulations: the share of alarms at .01, .05, .1 and .2 should be
-these numbers; and the share of alarms at .05 once the noise of the first series is fourfold, its units are hundredths,
-or its first two series are swapped. `typical MODEL`: the same of the p-value that `condition` gives, which knows
-simulations with about as many readings, not at the same places; all data sets are ranked among the same 199, whose own
-share of alarms is Beta about the level, which the standard error takes in.
+and .95, the p-values of every test, Holm-corrected; with `--knots` functions are looked at at the knots of their
+reference sets, which spares what lies between them. `surprise MODEL`:
+observations of the simulator itself, 12 readings a series at random times, each laid beside 99 other simulations: the
+share of alarms at .01, .05, .1 and .2 should be these numbers; and the share of alarms at .05 once the noise of the
+first series is fourfold, its units are hundredths, or its first two series are swapped. `typical MODEL`: the same of
+the p-value that `condition` gives, which knows simulations with about as many readings, not at the same places; all
+data sets are ranked among the same 199, whose own share of alarms is Beta about the level, which the standard error
+takes in.
 
     python benchmarks/calibration.py check sird --n 500
+    python benchmarks/calibration.py check lotka_volterra --n 500 --knots
     python benchmarks/calibration.py surprise sird --n 400
     python benchmarks/calibration.py typical sird --n 2000
 """
@@ -35,12 +38,24 @@ LEVELS, READINGS, SIMULATIONS = (0.01, 0.05, 0.1, 0.2), 12, 99
 MODELS = ("sird", "lotka_volterra", "hare_lynx")
 
 
-def checked(joint: fsf.Joint, simulator: Any, n: int, n_draws: int, quality: str, seed: int) -> dict[str, Any]:
-    tree = joint.check(simulator, n, n_draws, quality=quality, seed=seed)
+def knots(joint: fsf.Joint) -> dict[str, np.ndarray]:
+    """Where the reference set of each function of one index lies."""
+    out = {}
+    for v in (v for v in joint.schema.variables if v.role == "parameter" and len(v.reference or ()) == 1):
+        index = joint.schema.dim(joint.schema.index_dims(v.name)[0])
+        out[v.name] = np.linspace(index.lower, index.upper, v.reference[0])
+    return out
+
+
+def checked(
+    joint: fsf.Joint, simulator: Any, n: int, n_draws: int, quality: str, seed: int, at: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    tree = joint.check(simulator, n, n_draws, at=at, quality=quality, seed=seed)
     tests, coverage = tree["tests"].to_dataset(), tree["coverage"].to_dataset()
     columns = ("effect", "p_value", "p_adjusted", "rejected")
     return {
-        "n": n, "draws": n_draws, "quality": quality, "verdict": tree.attrs["verdict"],
+        "n": n, "draws": n_draws, "quality": quality, "points": {k: len(v) for k, v in at.items()},
+        "verdict": tree.attrs["verdict"],
         "coverage": {
             str(p): {"coverage": float(c), "standard_error": float(e)}
             for p, c, e in zip(*(coverage[k].to_numpy() for k in ("nominal", "share", "standard_error")))
@@ -109,6 +124,7 @@ def main() -> None:
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--knots", action="store_true")
     parser.add_argument("--quality", default="sde")
     parser.add_argument("--seed", type=int, default=20261126)
     args = parser.parse_args()
@@ -117,7 +133,8 @@ def main() -> None:
     joint, start = fsf.load(args.model), time.process_time()
     simulator = simulator_of(joint.schema, joint.provenance, args.model)
     if args.what == "check":
-        results = checked(joint, simulator, args.n, args.draws, args.quality, args.seed)
+        at = knots(joint) if args.knots else {}
+        results = checked(joint, simulator, args.n, args.draws, args.quality, args.seed, at)
     else:
         how = by_simulations if args.what == "surprise" else by_table
         results = surprised(joint, simulator, args.n, args.seed, how)
