@@ -183,6 +183,40 @@ def once(option: str, given: Sequence[tuple[str, str, T]]) -> dict[str, T]:
     return {key: value for _, key, value in given}
 
 
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """The options that say what columns of a file mean; see `renamed`."""
+    parser.add_argument(
+        "--rename",
+        action="append",
+        default=[],
+        metavar="COLUMN=NAME",
+        help="what a column, variable or dim of the file is called in the model. May be given several times",
+    )
+    parser.add_argument(
+        "--drop",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="leave this column or variable of the file out, such as remarks. May be given several times",
+    )
+
+
+def renamed(args: argparse.Namespace) -> dict[str, str]:
+    """What `--rename` says: names of the file -> names of the model.
+
+    Raises:
+        ValueError: no pair; a name that comes twice, here or there.
+    """
+    pairs = []
+    for text in args.rename:
+        old, _, new = text.partition("=")
+        if not old or not new:
+            raise ValueError(f"--rename {text}: expected COLUMN=NAME.")
+        pairs.append((text, old, new))
+    once("--rename", [(text, new, old) for text, old, new in pairs])
+    return once("--rename", pairs)
+
+
 def check_folder(path: Path | None) -> None:
     """Before the work, not after it."""
     if path is not None and not path.absolute().parent.is_dir():

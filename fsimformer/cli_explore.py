@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fsimformer.cli_command import add_command
+from fsimformer.cli_command import add_columns, add_command, renamed
 from fsimformer.files import ENDINGS, read_observations
 
 
@@ -25,6 +25,7 @@ def add_explore(commands: Any) -> None:
     explore.add_argument(
         "--quality", choices=("sde", "fast", "exact", "few"), default="sde", help="default: %(default)s"
     )
+    add_columns(explore)
     explore.add_argument("--origin", help="ISO date that index 0 stands for, where the file holds dates")
     explore.add_argument("--seed", type=int, default=0)
     explore.add_argument("--port", type=int, default=0, help="of 127.0.0.1 (default: any that is free)")
@@ -34,6 +35,7 @@ def add_explore(commands: Any) -> None:
 def _explore(args: argparse.Namespace) -> None:
     if args.draws < 2 or args.draws % 2 or args.points < 2:
         raise ValueError(f"expected an even number of draws and 2 points or more, got {args.draws} and {args.points}.")
+    names = renamed(args)
     from fsimformer.explorer.server import Served  # before the work: without Bokeh there is no page
     from fsimformer.model_file import find_model, read_card
 
@@ -48,7 +50,7 @@ def _explore(args: argparse.Namespace) -> None:
     observed = None
     if args.observations is not None:
         indexes = [index.name for index in joint.schema.indexes]
-        observed = read_observations(args.observations, indexes, scalars=joint.schema.scalars)
+        observed = read_observations(args.observations, indexes, None, names, joint.schema.scalars, args.drop)
     board = Board.of(joint.schema, observed, args.origin)
     board.condition(joint)  # a file that cannot be observed is refused here, not on the page
     settings = Settings(args.model, args.draws, args.points, args.seed, args.quality, args.origin)

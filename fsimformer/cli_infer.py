@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsimformer.beside import replaced
-from fsimformer.cli_command import add_command, check_folder, check_picture, once, progress_bar
+from fsimformer.cli_command import add_columns, add_command, check_folder, check_picture, once, progress_bar, renamed
 from fsimformer.files import ENDINGS, ZARR, read_observations, require_netcdf, require_zarr
 from fsimformer.groups import GROUPS
 
@@ -58,20 +58,7 @@ def add_infer(commands: Any) -> None:
     infer.add_argument(
         "--batch", metavar="DIM", help="the file's dim or column, such as region, that tells data sets apart"
     )
-    infer.add_argument(
-        "--rename",
-        action="append",
-        default=[],
-        metavar="COLUMN=NAME",
-        help="what a column, variable or dim of the file is called in the model. May be given several times",
-    )
-    infer.add_argument(
-        "--drop",
-        action="append",
-        default=[],
-        metavar="COLUMN",
-        help="leave this column or variable of the file out, such as remarks. May be given several times",
-    )
+    add_columns(infer)
     infer.add_argument(
         "--origin",
         metavar="DATE",
@@ -103,8 +90,7 @@ def _infer(args: argparse.Namespace) -> None:
     elif args.out is not None:
         require_netcdf(args.out)
     at = once("--at", [(text, *parse_at(text)) for text in args.at]) or None
-    renamed = once("--rename", [(text, *_pair(text)) for text in args.rename])
-    once("--rename", [(text, new, old) for text, (old, new) in zip(args.rename, renamed.items(), strict=True)])
+    names = renamed(args)
     with progress_bar(4, "stage") as show:
         show(0, "loading")
         from fsimformer.joint import load
@@ -119,8 +105,8 @@ def _infer(args: argparse.Namespace) -> None:
         joint = load(args.model)
         show(1, "reading")
         indexes = [index.name for index in joint.schema.indexes]
-        names = indexes, args.batch, renamed, joint.schema.scalars, args.drop
-        observed = read_observations(args.observations, *names)
+        scalars = joint.schema.scalars
+        observed = read_observations(args.observations, indexes, args.batch, names, scalars, args.drop)
         if args.batch is None:
             _require_one(joint.schema, observed)
         conditional = joint.condition(observed, origin=args.origin, batch_dim=args.batch)
@@ -170,8 +156,9 @@ def _require_one(schema: Schema, observed: Any) -> None:
         strange = [c for c in map(str, observed.columns) if c not in {"variable", "value", *known}]
     if strange:
         raise ValueError(
-            f"The model has no {strange[0]!r}. Where it tells data sets apart: --batch {strange[0]}; where it goes by "
-            f"another name in the model: --rename {strange[0]}=NAME, of {list(schema.names)}."
+            f"The model has no {strange[0]!r}. Where it tells data sets apart: --batch {strange[0]}; where it says "
+            f"nothing of them: --drop {strange[0]}; where it goes by another name in the model: --rename "
+            f"{strange[0]}=NAME, of {list(schema.names)}."
         )
 
 
@@ -310,13 +297,6 @@ def parse_at(text: str) -> tuple[str, np.ndarray | slice | None]:
         raise ValueError(
             f"--at {text}: expected START:STOP:COUNT, A,B,C or FROM:TO, numbers or ISO dates; times of day as A,B,C."
         ) from None
-
-
-def _pair(text: str) -> tuple[str, str]:
-    old, _, new = text.partition("=")
-    if not old or not new:
-        raise ValueError(f"--rename {text}: expected COLUMN=NAME.")
-    return old, new
 
 
 def _numbers_or_dates(texts: Sequence[str]) -> np.ndarray:

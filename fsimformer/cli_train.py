@@ -119,6 +119,10 @@ def _train(args: argparse.Namespace) -> None:
     from fsimformer.train_config import TrainConfig
 
     require_free(args.out)  # not after hours of training
+    if args.checkpoint is not None and args.out.resolve() in args.checkpoint.resolve().parents:
+        raise ValueError(
+            f"--checkpoint {args.checkpoint}: lies in the model's directory {args.out}; choose a path beside."
+        )
     if args.out.exists() and any(args.out.iterdir()) and not args.replace:
         raise FileExistsError(f"{args.out} holds a model; choose another path, or --replace it.")
     if args.online is not None and args.archive is None:

@@ -133,7 +133,7 @@ def _warn_counts(schema: Schema, tables: Mapping[str, Table]) -> None:
         if n := _never_falling(schema, name, table):
             text = (
                 f"{name!r} never falls over {n} readings. Are these totals so far? Expected counts, new ones a "
-                f"reading: {name}.diff() of totals."
+                "reading: the steps of totals, of each data set by itself."
             )
             warnings.warn(text, ObservationWarning, 4)
 

@@ -159,19 +159,28 @@ def _read_table(
         if ";" in str(header.iloc[0, 0]):
             raise ValueError(
                 "its fields are separated by semicolons; write it anew with commas, in Python: "
-                "pandas.read_csv(FILE, sep=';', decimal=',').to_csv(FILE, index=False)"
+                "pandas.read_csv(FILE, sep=';', decimal=',').to_csv('NEW.csv', index=False)"
             )
+        if sep == "," and header.shape[1] == 1 and "\t" in str(header.iloc[0, 0]):
+            raise ValueError(f"its fields are separated by tabs; call it {path.stem}.tsv")
         try:
             frame = pd.read_csv(path, **like, **exact)
         except pd.errors.ParserWarning:
             raise ValueError("its rows have more fields than its header") from None
+    frame = frame.dropna(how="all")  # spreadsheets end in rows of commas
     names = header.iloc[0].dropna().tolist()
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}: expected each column once, {twice} come twice in {names}.")
     for name in (*renamed, *dropped):
         if name not in frame.columns:
             raise KeyError(_no_column(path, name, frame.columns))
-    frame = frame.drop(columns=list(dropped)).rename(columns=dict(renamed))
+    frame = frame.drop(columns=list(dropped))
+    for old, new in renamed.items():
+        if new != old and new in frame.columns and new not in renamed:
+            raise ValueError(
+                f"{path}: --rename {old}={new}: it has a column {new!r} already; leave it out: --drop {new}."
+            )
+    frame = frame.rename(columns=dict(renamed))
     if batch is not None and batch not in frame.columns:
         raise KeyError(_no_column(path, batch, frame.columns))
     found = [name for name in indexes if name in frame.columns]
@@ -225,7 +234,7 @@ def _require_utf8(path: Path) -> None:
         encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
         raise ValueError(
             f"it is not written in UTF-8; if it is {encoding}, write it anew, in Python: "
-            f"pandas.read_csv(FILE, encoding={encoding!r}).to_csv(FILE, index=False)"
+            f"pathlib.Path('NEW.csv').write_text(pathlib.Path(FILE).read_text({encoding!r}), 'utf-8')"
         ) from None
 
 

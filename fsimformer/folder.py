@@ -34,8 +34,12 @@ def require_free(path: Path) -> None:
     Raises:
         FileExistsError: a file, or a directory that holds something else.
     """
-    if path.exists() and (path.is_file() or not {p.name for p in path.iterdir()} <= {CARD, WEIGHTS}):
-        raise FileExistsError(f"{path} exists and is no model directory ({CARD}, {WEIGHTS}); choose another path.")
+    others = sorted({p.name for p in path.iterdir()} - {CARD, WEIGHTS}) if path.is_dir() else []
+    if others or path.is_file():
+        held = f"holds {', '.join(others[:3])}" if others else "is a file"
+        raise FileExistsError(
+            f"{path} exists and is no model directory ({CARD}, {WEIGHTS}): it {held}; choose another path."
+        )
 
 
 def write_folder(path: Path, card: Mapping[str, Any], module: nn.Module) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 _NEARLY = (  # text that nearly is a number -> what to write in its place
+    (re.compile(r"[-+]?\d+,\d+"), "Write a decimal comma as a point, and numbers without separators of thousands."),
     (re.compile(r"[-+]?\d{1,3}([,.'’\s]\d{3})+([.,]\d+)?"), "Write numbers without separators of thousands."),
-    (re.compile(r"[-+]?\d+,\d+"), "Write a decimal comma as a point."),
     (re.compile(r"[-–—.?*/]+"), "Leave missing values blank."),
     (re.compile(r"[<>≤≥~].*"), "A bound is no value: leave it blank, or write the number that you take it for."),
 )

@@ -266,6 +266,8 @@ ours = fsf.simulators.FunctionSimulator(fsf.Schema((a, fsf.Variable("x", "data")
     joint = fsimformer.load(tmp_path / "m")
     assert joint.schema.names == ("a", "x")
     assert (joint.provenance["seed"], joint.provenance["simulations"], joint.provenance["steps"]) == (5, 200, 3)
+    assert main([*arguments, "--checkpoint", str(tmp_path / "m" / "run.safetensors")]) == 2
+    assert "lies in the model's directory" in capsys.readouterr().err
     assert main(arguments) == 2
     assert "m holds a model; choose another path, or --replace it." in capsys.readouterr().err
     assert main([*arguments, "--steps", "2", "--replace"]) == 0
@@ -295,8 +297,13 @@ ours = fsf.simulators.FunctionSimulator(fsf.Schema((a, fsf.Variable("x", "data")
         ("time,y\n1,2\n", ["--out", "a.zarr"], "--out a.zarr: a .zarr is for many data sets, --batch DIM"),
         ("time,y\n1,-2\n", [], "'y': 1 of 1 values lie outside its support (0, inf)"),
         ("time,y\n1,two\n", [], "'y': expected numbers"),
-        ('time,y\n1,"2,300"\n', [], "such as '2,300'. Write numbers without separators of thousands."),
-        ('time,y\n1,"2,3"\n', [], "such as '2,3'. Write a decimal comma as a point."),
+        ('time,y\n1,"2,300,000"\n', [], "such as '2,300,000'. Write numbers without separators of thousands."),
+        ('time,y\n1,"0,013"\n', [], "such as '0,013'. Write a decimal comma as a point, and numbers without sep"),
+        (
+            "time,y,z\n1,2,3\n",
+            ["--rename", "z=y"],
+            "--rename z=y: it has a column 'y' already; leave it out: --drop y.",
+        ),
         ("time,y\n1,-\n2,3\n", [], "such as '-'. Leave missing values blank."),
         ("time,y\n1,<5\n", [], "such as '<5'. A bound is no value: leave it blank, or write the number"),
         ("time,y\n1,2\n", ["--draws", "3"], "expected an even number of draws"),
