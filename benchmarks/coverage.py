@@ -1,12 +1,14 @@
 """Coverage of a shipped model: is the truth inside the 0.9 highest-density region nine times in ten?
 
 Fresh simulations (a seed that training never used), read as training reads them, functions at the knots of their
-reference sets. Posterior: all data observed. Random conditionals: every token observed with the row's own probability,
-latents thinned to as many as `sample` draws jointly.
-The density rank uses log densities by the probability-flow ODE with one Hutchinson probe a data set, for truth and
-draws alike: whatever noise it adds is the same for both, so that a calibrated model still has uniform ranks.
+reference sets; with `--scalars` without functions, where these follow from the scalars. Posterior: all data observed.
+Random conditionals: every token observed with the row's own probability, latents thinned to as many as `sample` draws
+jointly. The density rank uses log densities by the probability-flow ODE with one Hutchinson probe a data set, for
+truth and draws alike: whatever noise it adds is the same for both, so that a calibrated model still has uniform
+ranks.
 
     python benchmarks/coverage.py sird --data-sets 500
+    python benchmarks/coverage.py lotka_volterra --data-sets 500 --scalars
 """
 
 from __future__ import annotations
@@ -36,14 +38,17 @@ from fsimformer.trials import design_of
 N_STEPS = 8  # midpoint steps of the flow ODE, the same for truth and draws
 
 
-def rows(joint: fsf.Joint, model: str, n: int, seed: int) -> TokenBatch:
-    """n new data sets, each with the knots of every function that has some, and nothing else of it."""
+def rows(joint: fsf.Joint, model: str, n: int, seed: int, scalars: bool) -> TokenBatch:
+    """n new data sets, each with the knots of every function that has some, and nothing else of it, or without any."""
     simulator = simulator_of(joint.schema, joint.provenance, model)
     drawn = simulate(simulator, n, generator_at(seed, 7))
     spread = joint.model.spread or None
     store = build_store(joint.schema, joint.model.whitening, drawn.values, natural_functions(simulator), spread)
     design = replace(design_of(joint.model), reference=1.0, beside=0, residuals=0)
-    return read(store, torch.arange(n), design, generator_at(seed, 8))
+    batch, schema = read(store, torch.arange(n), design, generator_at(seed, 8)), joint.schema
+    functions = [v.name for v in schema.variables if v.role == "parameter" and schema.is_function(v.name)]
+    left_out = torch.tensor([i for name in functions if scalars for i in schema.ids(name)], dtype=torch.long)
+    return batch.replace(valid=batch.valid & ~torch.isin(batch.variable, left_out))
 
 
 def levels(joint: fsf.Joint, batch: TokenBatch, n_draws: int, quality: str, seed: int) -> np.ndarray:
@@ -71,14 +76,16 @@ def main() -> None:
     parser.add_argument("model", choices=("sird", "lotka_volterra", "hare_lynx", "epidemic"))
     parser.add_argument("--data-sets", type=int, default=500)
     parser.add_argument("--draws", type=int, default=39)
+    parser.add_argument("--scalars", action="store_true")
     parser.add_argument("--quality", default=DEFAULT_QUALITY)
     parser.add_argument("--seed", type=int, default=20261126)
     args = parser.parse_args()
     torch.set_num_threads(1)
     joint, start = fsf.load(args.model), time.process_time()
-    batch = rows(joint, args.model, args.data_sets, args.seed)
+    batch = rows(joint, args.model, args.data_sets, args.seed, args.scalars)
     results: dict[str, object] = {
         "model": args.model, "n": args.data_sets, "draws": args.draws, "quality": args.quality,
+        "scalars": args.scalars,
         "monte_carlo_floor": "the standard errors",
     }  # fmt: skip
     for name, kind in (("posterior", "posterior"), ("random_conditionals", "token")):

@@ -44,7 +44,7 @@ def calibration(records: list[dict[str, Any]]) -> list[str]:
 def coverage(records: list[dict[str, Any]]) -> list[str]:
     """Coverage at knots, posterior and random conditionals."""
     rows = [
-        (r["model"], r["n"], kind.replace("_", " "), *(f"{x['coverage']:.3f} ± {x['standard_error']:.3f}" for x in
+        (r["model"] + (", without functions" if r.get("scalars") else ""), r["n"], kind.replace("_", " "), *(f"{x['coverage']:.3f} ± {x['standard_error']:.3f}" for x in
          r[kind].values()))
         for r in records for kind in ("posterior", "random_conditionals")
     ]  # fmt: skip
