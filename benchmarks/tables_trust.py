@@ -43,11 +43,12 @@ def calibration(records: list[dict[str, Any]]) -> list[str]:
 
 def coverage(records: list[dict[str, Any]]) -> list[str]:
     """Coverage at knots, posterior and random conditionals."""
-    rows = [
-        (r["model"] + (", without functions" if r.get("scalars") else ""), r["n"], kind.replace("_", " "), *(f"{x['coverage']:.3f} ± {x['standard_error']:.3f}" for x in
-         r[kind].values()))
-        for r in records for kind in ("posterior", "random_conditionals")
-    ]  # fmt: skip
+    rows = []
+    for r in records:
+        model = r["model"] + (", without functions" if r.get("scalars") else "")
+        for kind in ("posterior", "random_conditionals"):
+            shares = (f"{x['coverage']:.3f} ± {x['standard_error']:.3f}" for x in r[kind].values())
+            rows.append((model, r["n"], kind.replace("_", " "), *shares))
     return ["Goal: nominal ± .02.\n", *table(["model", "data sets", "conditional", ".5", ".8", ".9", ".95"], rows)]
 
 
