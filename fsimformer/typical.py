@@ -66,8 +66,8 @@ class Typical:
             sound = False
         if not sound:
             raise ValueError(
-                f"typical: expected {', '.join(_KEYS)} of more than {NEAREST} data sets. Without this table, which may be "
-                "an older version's, the model works and judges no observation: leave its key out."
+                f"typical: expected {', '.join(_KEYS)} of more than {NEAREST} data sets. Without this table, which may "
+                "be an older version's, the model works and judges no observation: leave its key out."
             )
         return cls(layout, log_density, apart, implied)
 
