@@ -6,9 +6,9 @@ reference sets, which spares what lies between them. `surprise MODEL`:
 observations of the simulator itself, 12 readings a series at random times, each laid beside 99 other simulations: the
 share of alarms at .01, .05, .1 and .2 should be these numbers; and the share of alarms at .05 once the noise of the
 first series is fourfold, its units are hundredths, or its first two series are swapped. `typical MODEL`: the same of
-the p-value that `condition` gives, which knows simulations with about as many readings, not at the same places; all
-data sets are ranked among the same 199, whose own share of alarms is Beta about the level, which the standard error
-takes in.
+the p-value that `condition` gives, which knows simulations with about as many readings in about the same places. Data
+sets are ranked among mostly the same 199; if all were, their own share of alarms would be Beta about the level, which
+the standard error takes in: it is an upper bound.
 
     python benchmarks/calibration.py check sird --n 500
     python benchmarks/calibration.py check lotka_volterra --n 500 --knots
@@ -140,7 +140,8 @@ def main() -> None:
         results = surprised(joint, simulator, args.n, args.seed, how)
     results |= {"what": args.what, "model": args.model}
     results["cpu_seconds"] = time.process_time() - start
-    print(save(f"calibration_{args.what}_{args.model}", args.seed, results))
+    name = f"calibration_{args.what}_{args.model}" + ("_knots" if args.knots else "")
+    print(save(name, args.seed, results))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def main() -> None:
         results[name] = {p: {"coverage": c, "standard_error": se} for p, (c, se) in table.items()}
         print(name, results[name], flush=True)
     results["cpu_seconds"] = time.process_time() - start
-    print(save(f"coverage_{args.model}", args.seed, results))
+    print(save(f"coverage_{args.model}" + ("_scalars" if args.scalars else ""), args.seed, results))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ def calibration(records: list[dict[str, Any]]) -> list[str]:
         rejected = [name for name, t in r["tests"].items() if t["rejected"]]
         out += [
             f"`{r['model']}`: {len(rejected)} of {len(r['tests'])} tests rejected after Holm's correction"
-            f"{': ' + ', '.join(rejected) if rejected else ''}; {r['cpu_seconds']:.0f} CPU s.",
+            f"{': ' + ', '.join(rejected) if rejected else ''}; {r['draws']} draws, functions at "
+            f"{max(r.get('points', {}).values(), default=25)} points; {r['cpu_seconds']:.0f} CPU s.",
             "",
         ]
     alarms = [r for r in records if r["what"] != "check"]

@@ -41,7 +41,7 @@ NETWORK = NetworkConfig(width=64, depth=5, n_heads=4)
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training; later ones go on from it at lower rates, on noise levels near the posteriors."""
+    """One training; later ones go on from it, as a rule at lower rates and on noise levels near the posteriors."""
 
     simulator: Simulator
     simulations: int
@@ -104,6 +104,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     "influenza": (whole(Influenza(), 100_000, 8_000, WIDE, MORE_POSTERIORS),),
     "hodgkin_huxley": (
         whole(HodgkinHuxley(), 100_000, 9_000, NoiseLevels()),
+        # at full rates: the loss fell as fast as ever when the first cooled down
         whole(HodgkinHuxley(), 100_000, 14_000, NoiseLevels(), MORE_POSTERIORS),
     ),
     "sird": (whole(SIRD(), 150_000, 16_000, WIDE),),

@@ -7,7 +7,7 @@ and a variable that is absent, is no token (design.md §1).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +38,7 @@ from fsimformer.units import read_date
 from fsimformer.whiten import Whitening
 
 _RISES = 10  # without a fall: of 3,000 simulations of `epidemic` at most 1 in 100, however many days are known
+_CHANCE = 0.05  # of many data sets so large a share is told; single ones among them may grow
 
 __all__ = [
     "Observation",
@@ -83,7 +84,7 @@ def read(schema: Schema, observed: Any, *, origin: Any = None) -> Observation:
     (out,) = _cut(schema, tables, held, 1, origin)
     if observed is not None and out.n_observed == 0:
         warnings.warn("The observation holds no finite value: what follows is the prior.", ObservationWarning, 3)
-    _warn_counts(schema, tables)
+    _warn_counts(schema, tables, [""])
     return out
 
 
@@ -113,11 +114,11 @@ def read_many(
             f"{len(empty)} of {len(out)} data sets hold no finite value ({batch_dim}: {some}): the prior follows there."
         )
         warnings.warn(text, ObservationWarning, 3)
-    _warn_counts(schema, tables)
+    _warn_counts(schema, tables, [str(label) for label in labels.values])
     return labels, out
 
 
-def _warn_counts(schema: Schema, tables: Mapping[str, Table]) -> None:
+def _warn_counts(schema: Schema, tables: Mapping[str, Table], labels: Sequence[str]) -> None:
     """Rates, or sums that somebody has spread over days, read as counts tell more than they know; totals less."""
     for name, table in tables.items():
         noise, x = schema[name].noise, table.value[np.isfinite(table.value)]
@@ -130,28 +131,31 @@ def _warn_counts(schema: Schema, tables: Mapping[str, Table]) -> None:
                 "a reading, not rates, averages or shares."
             )
             warnings.warn(text, ObservationWarning, 4)
-        if n := _never_falling(schema, name, table):
+        rising = _never_falling(schema, name, table)
+        if len(rising) > _CHANCE * len(labels):
+            some = ", ".join(labels[r] for r in rising[:5]) + (", …" if len(rising) > 5 else "")
+            where = f" in {len(rising)} of {len(labels)} data sets ({some})" if len(labels) > 1 else ""
             text = (
-                f"{name!r} never falls over {n} readings. Are these totals so far? Expected counts, new ones a "
-                "reading: the steps of totals, of each data set by itself."
+                f"{name!r} never falls{where}. Are these totals so far? Expected counts, new ones a reading: the steps "
+                "of totals, of each data set by itself."
             )
             warnings.warn(text, ObservationWarning, 4)
 
 
-def _never_falling(schema: Schema, name: str, table: Table) -> int:
-    """The most readings over which a series of counts rises `_RISES` times and never falls; 0 where none does."""
+def _never_falling(schema: Schema, name: str, table: Table) -> list[int]:
+    """Data sets in which a series of counts rises `_RISES` times and never falls."""
     if len(dims := schema.index_dims(name)) != 1:
-        return 0
+        return []
     known = np.isfinite(table.value)
     row, component, value = table.row[known], table.component[known], table.value[known]
     order = np.lexsort((table.labels[dims[0]][known], component, row))
     row, component, value = row[order], component[order], value[order]
-    longest = 0
-    for part in np.split(value, np.flatnonzero(np.diff(row) | np.diff(component)) + 1):
+    out, ends = dict[int, None](), np.flatnonzero(np.diff(row) | np.diff(component)) + 1
+    for rows, part in zip(np.split(row, ends), np.split(value, ends), strict=True):
         steps = np.diff(part)
         if int((steps > 0).sum()) >= _RISES and not bool((steps < 0).any()):
-            longest = max(longest, len(part))
-    return longest
+            out[int(rows[0])] = None
+    return list(out)
 
 
 def _cut(

@@ -61,7 +61,7 @@ class Evidence:
         ids, value = batch.variable[0], batch.value.double().numpy()
         scored, variable, order = ~batch.of_arrays()[0], variables_of(model, ids), in_order(batch)
         others, sd = np.zeros_like(value), np.ones_like(value)
-        folds = fold_of(ids, order, min(_FOLDS, len(order)))
+        folds = fold_of(batch, order, min(_FOLDS, len(order)))
         for k in folds.unique().tolist():
             fold = order[folds == k]
             kept = torch.ones_like(scored)
@@ -92,18 +92,28 @@ def in_order(batch: TokenBatch) -> Tensor:
     return positions[np.lexsort((*batch.index[0, positions].double().numpy().T[::-1], ids[positions].numpy()))]
 
 
-def fold_of(ids: Tensor, order: Tensor, n_folds: int) -> Tensor:
+def fold_of(batch: TokenBatch, order: Tensor, n_folds: int) -> Tensor:
     """Numbers of the folds, 0 to n_folds − 1, in which readings `order` (by id and place) are held out together.
 
-    Each alone where there are folds enough, else the k-th reading of the c-th id in fold k + c: neighbours are apart,
-    and series that are read at the same places help each other whatever their lengths. Every n_folds-th of all readings
-    in turn would hold out all series of a place at once where a length is a multiple of n_folds, else one of them.
+    Each alone where there are folds enough. Else each series goes through the folds in turn, so that neighbours along
+    its index are apart, from the fold at which it meets the fewest readings of other series at the same places: what is
+    held out of one series others may help to tell, whatever their numbers and gaps.
     """
     if len(order) <= n_folds:
         return torch.arange(len(order))
-    _, channel, n = torch.unique_consecutive(ids[order], return_inverse=True, return_counts=True)
-    rank = torch.cat([torch.arange(k) for k in n.tolist()])
-    return (rank + channel) % n_folds
+    n = torch.unique_consecutive(batch.variable[0, order], return_counts=True)[1].tolist()
+    place = np.unique(batch.index[0, order].double().numpy(), axis=0, return_inverse=True)[1].reshape(-1)
+    held, folds, start = np.zeros((int(place.max()) + 1, n_folds), dtype=int), np.zeros(len(order), dtype=int), 0
+    for size in n:
+        own, turns = place[start : start + size], np.arange(start, start + size)
+        meets = [int(held[own, (turns + first) % n_folds].sum()) for first in range(n_folds)]
+        mine = (turns + int(np.argmin(meets))) % n_folds
+        np.add.at(held, (own, mine), 1)
+        folds[start : start + size] = mine
+        start += size
+    if len(np.unique(folds)) < n_folds:  # few readings, and some fold has none
+        folds = np.arange(len(order)) % n_folds
+    return torch.from_numpy(folds)
 
 
 def plausible(model: Model, batch: TokenBatch) -> Tensor:

@@ -167,7 +167,10 @@ def _read_table(
             frame = pd.read_csv(path, **like, **exact)
         except pd.errors.ParserWarning:
             raise ValueError("its rows have more fields than its header") from None
-    frame = frame.dropna(how="all")  # spreadsheets end in rows of commas
+    blank = frame.isna().all(axis=1).to_numpy()  # spreadsheets end in rows of commas
+    if blank.any():  # read anew: whole numbers beside a blank are floats
+        last = int((~blank).nonzero()[0].max(initial=-1)) + 1
+        frame = pd.read_csv(path, nrows=last, **like, **exact).dropna(how="all")
     names = header.iloc[0].dropna().tolist()
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}: expected each column once, {twice} come twice in {names}.")
@@ -231,7 +234,9 @@ def _require_utf8(path: Path) -> None:
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
-        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
+        if data[:2] == b"PK":
+            raise ValueError("it is a spreadsheet or another archive; save it as CSV in UTF-8") from None
+        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "cp1252"
         raise ValueError(
             f"it is not written in UTF-8; if it is {encoding}, write it anew, in Python: "
             f"pathlib.Path('NEW.csv').write_text(pathlib.Path(FILE).read_text({encoding!r}), 'utf-8')"

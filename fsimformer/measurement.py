@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,5 +21,5 @@ def noisy(noise: Noise, f: Tensor, sd: Tensor, generator: torch.Generator) -> Te
     """Readings about clean values f (n, …), sd broadcast against them; the first rows do not depend on n."""
     if noise.kind == "negbinomial":
         return draw_counts(f, sd, generator)
-    shift = sd * normals(len(f), f[0].numel(), generator).view(f.shape).to(f.dtype)
+    shift = sd * normals(len(f), math.prod(f.shape[1:]), generator).view(f.shape).to(f.dtype)
     return f + shift if noise.kind == "normal" else f * shift.exp()

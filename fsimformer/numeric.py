@@ -16,9 +16,15 @@ import pandas as pd
 
 _NEARLY = (  # text that nearly is a number -> what to write in its place
     (re.compile(r"[-+]?\d+,\d+"), "Write a decimal comma as a point, and numbers without separators of thousands."),
-    (re.compile(r"[-+]?\d{1,3}([,.'’\s]\d{3})+([.,]\d+)?"), "Write numbers without separators of thousands."),
+    (
+        re.compile(r"[-+]?[1-9]\d{0,2}([,.'’\s])\d{3}(\1\d{3})*([.,]\d+)?"),
+        "Write numbers without separators of thousands.",
+    ),
     (re.compile(r"[-–—.?*/]+"), "Leave missing values blank."),
-    (re.compile(r"[<>≤≥~].*"), "A bound is no value: leave it blank, or write the number that you take it for."),
+    (
+        re.compile(r"[<>≤≥~]=?\s*[-+]?\d.*"),
+        "A bound is no value: leave it blank, or write the number that you take it for.",
+    ),
 )
 
 
@@ -106,6 +112,8 @@ def _reads_as_number(x: Any) -> bool:
 
 def _remedy(x: Any) -> str:
     text = x.strip() if isinstance(x, str) else ""
+    if text and _reads_as_number(text):
+        return " These are numbers as text: .astype(float)."
     return next((f" {remedy}" for like, remedy in _NEARLY if like.fullmatch(text)), "")
 
 

@@ -29,7 +29,8 @@ Where a simulator says which readings are plausible, its law is meant given that
 left aside, and an observation with others gets the smallest p.
 
 Asked for: it needs the simulator and some seconds. What `condition` says unasked (unusual.py) rests on a table that the
-model keeps and that knows nothing of the places of these readings, so that its p is near its level and not exact.
+model keeps and that knows of the places of these readings their mean and spread alone, so that its p is near its level
+and not exact.
 """
 
 from __future__ import annotations

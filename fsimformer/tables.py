@@ -318,10 +318,8 @@ def _from_frame(
     if batch_dim is not None:
         row, unique = pd.factorize(frame[batch_dim])
         if (row < 0).any():
-            raise ValueError(
-                f"Frame: column {batch_dim!r} has gaps, the first in row {int(np.argmax(row < 0))}; expected a label "
-                "in every row. A label such as NA reads as missing: write it otherwise."
-            )
+            at = f"the first in row {int(np.argmax(row < 0))}; expected a label in every row, and none that reads as NA"
+            raise ValueError(f"Frame: column {batch_dim!r} has gaps, {at}.")
         labels = xr.DataArray(np.asarray(unique), dims=batch_dim, coords={batch_dim: np.asarray(unique)})
     if frame["variable"].isna().any():
         raise ValueError("Frame: column 'variable' has gaps.")

@@ -65,10 +65,7 @@ class Typical:
         except (KeyError, TypeError, ValueError, AttributeError):
             sound = False
         if not sound:
-            raise ValueError(
-                f"typical: expected {', '.join(_KEYS)} of more than {NEAREST} data sets. Without this table, which may "
-                "be an older version's, the model works and judges no observation: leave its key out."
-            )
+            raise ValueError(f"typical: expected {', '.join(_KEYS)} of more than {NEAREST} data sets.")
         return cls(layout, log_density, apart, implied)
 
 

@@ -165,13 +165,14 @@ def test_totals_in_the_place_of_counts_are_told() -> None:
     """Ten rises without a fall, in the order of time, in any of the data sets."""
     times, daily = np.arange(15) / 2, np.array([0, 2, 1, 3, 2, 4, 1, 5, 2, 3, 0, 2, 1, 4, 3.0])
     total = daily.cumsum()
-    told = pytest.warns(ObservationWarning, match="'cases' never falls over 14 readings. Are these totals so far")
-    with told:
-        held = np.where(times == 5, np.nan, total)
+    held = np.where(times == 5, np.nan, total)
+    with pytest.warns(ObservationWarning, match="'cases' never falls. Are these totals so far"):
         read(law(), xr.Dataset({"cases": ("time", held[::-1])}, {"time": times[::-1]}))
-    with told:
-        both = np.stack([daily, np.where(times == 5, np.nan, total)])
-        read_many(law(), xr.Dataset({"cases": (("region", "time"), both)}, {"time": times, "region": [0, 1]}), "region")
+    both = {"cases": (("region", "time"), np.stack([daily, held]))}
+    with pytest.warns(ObservationWarning, match=r"'cases' never falls in 1 of 2 data sets \(south\)"):
+        read_many(law(), xr.Dataset(both, {"time": times, "region": ["north", "south"]}), "region")
+    many = {"cases": (("region", "time"), np.stack([*[daily] * 19, held]))}
+    read_many(law(), xr.Dataset(many, {"time": times, "region": range(20)}), "region")  # one of twenty may grow
     read(law(), xr.Dataset({"cases": ("time", daily)}, {"time": times}))  # warnings are errors
     read(law(), xr.Dataset({"cases": ("time", total[:10])}, {"time": times[:10]}))  # nine steps: may be a growth
     read(law(), xr.Dataset({"cases": ("time", np.repeat([0.0, 3.0, 4.0], 5))}, {"time": times}))  # two rises

@@ -26,7 +26,7 @@ from fsimformer.simulators import FunctionSimulator
 from fsimformer.tokens import TokenBatch, take
 from fsimformer.trials import Fresh, design_of, fresh
 from fsimformer.typical import NEAREST, Typical, n_implied, n_layout
-from fsimformer.unusual import layout_of, numbers, p_value, typical_of
+from fsimformer.unusual import _folds, layout_of, numbers, p_value, typical_of
 
 
 def told(joint: Joint, n: int = 512) -> Joint:
@@ -149,19 +149,39 @@ def test_numbers_of_an_exact_network_are_those_of_the_normal_law() -> None:
     assert abs(found[2][0, 0] - float(to_a @ precision @ value)) < 0.02
 
 
-def test_folds_hold_out_readings_that_are_far_apart_whatever_their_numbers() -> None:
-    """Of three series read at the same times at most one reading of each time, never two neighbours of one series."""
-    for n in (1, 4, 5, 12, 13, 16):
-        ids, times = torch.arange(3).repeat_interleave(n), torch.arange(n).repeat(3)
-        for n_folds in (4, 16):
-            folds = fold_of(ids, torch.arange(3 * n), n_folds)
-            assert len(folds) == 3 * n and int(folds.min()) >= 0 and int(folds.max()) < n_folds
-            for k in folds.unique().tolist():
-                mine = folds == k
-                assert len(times[mine].unique()) == int(mine.sum())
-                assert all(
-                    int(times[mine & (ids == c)].diff().min()) > 1 for c in range(3) if (mine & (ids == c)).sum() > 1
-                )
+HOLES = [list(range(30)), [0, 3, 4, 9, 17, 20, 29], list(range(5, 30))]
+
+
+@pytest.mark.parametrize(
+    ("times", "together"),
+    [
+        *(([list(range(n))] * 3, 0) for n in (2, 5, 6, 12, 13, 23, 24, 40, 60)),
+        ([list(range(21)), list(range(1, 21))], 0),
+        ([[0]] * 4, 0),
+        (HOLES, 2),  # no turn of the second series misses both others everywhere; 32 pairs, of which chance has 8
+    ],
+)
+def test_readings_held_out_together_are_neither_neighbours_nor_of_one_place(
+    times: list[list[int]], together: int
+) -> None:
+    """Of series of any lengths, with any gaps; and every fold of the table's numbers has some."""
+    ids = torch.tensor([c for c, own in enumerate(times) for _ in own])
+    t = torch.tensor([x for own in times for x in own])
+    seen = torch.ones(1, len(t), dtype=torch.bool)
+    batch = TokenBatch(ids[None], (t / 60.0)[None, :, None], torch.zeros(1, len(t)), seen, seen)
+    order = torch.arange(len(t))
+    for n_folds in (4, 16):
+        folds = fold_of(batch, order, n_folds)
+        assert len(folds) == len(t) and 0 <= int(folds.min()) <= int(folds.max()) < n_folds
+        pairs = 0
+        for k in folds.unique().tolist():
+            mine = order[folds == k]
+            pairs += len(mine) - len(t[mine].unique())
+            for c in ids[mine].unique().tolist():
+                assert bool((mine[ids[mine] == c].diff() > 1).all())
+        assert pairs <= together
+    asked = _folds(batch, order)
+    assert len(asked) == min(4, len(t)) and asked.numel() == len(asked.unique()) and asked.shape[1] >= 1
 
 
 def test_the_layout_tells_numbers_and_places() -> None:
@@ -202,6 +222,11 @@ def test_the_table_is_kept_with_the_model_and_a_damaged_one_is_refused(tmp_path:
         path.write_text(json.dumps(card | {"typical": wrong}))
         with pytest.raises(ValueError, match="typical"):
             fsf.load(tmp_path / "model")
+    path.write_text(json.dumps(card | {"typical": {"counts": [[1]], "log_density": [0.1]}}))
+    with pytest.warns(
+        UserWarning, match="its table of typical data is an older version's; observations are not judged"
+    ):
+        assert fsf.load(tmp_path / "model").model.typical is None
 
 
 def test_training_makes_the_table_of_simulations_it_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
