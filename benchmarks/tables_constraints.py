@@ -77,7 +77,7 @@ def hodgkin_huxley(records: list[dict[str, Any]]) -> list[str]:
 def hare_lynx_interval(r: dict[str, Any]) -> list[str]:
     """The figures of `hare_lynx_interval.py`."""
     head = [
-        *("known besides", "method", "P", "P of NUTS", "effective", "RF C2ST", "n", "floor"),
+        *("known besides", "method", "P", "P of NUTS", "distinct", "RF C2ST", "without intervals", "n", "floor"),
         *("mean apart (sd), largest", "sd ratio", "violations", "CPU s"),
     ]
     rows = []
@@ -86,8 +86,8 @@ def hare_lynx_interval(r: dict[str, Any]) -> list[str]:
         ratios = [p["sd_ratio"] for p in x["parameters"].values()]
         rows.append([
             *(x["known"], x["method"] or "–", f"{x['probability']:.3f}"),
-            *(f"{x['reference']:.3f} ± {x['reference_standard_error']:.3f}", f"{x['effective']:.0f}"),
-            *(f"{x['c2st_rf']:.3f}", x["n"], f"{x['floor']:.3f}", f"{max(apart):.2f}"),
+            *(f"{x['reference']:.3f} ± {x['reference_standard_error']:.3f}", x["distinct"]),
+            *(f"{x['c2st_rf']:.3f}", f"{x['c2st_rf_free']:.3f}", x["n"], f"{x['floor']:.3f}", f"{max(apart):.2f}"),
             *(f"{min(ratios):.2f}–{max(ratios):.2f}", x["violations"], f"{x['cpu_seconds']:.0f}"),
         ])  # fmt: skip
     return [f"n = {r['n']} draws.\n", *table(head, rows)]
