@@ -59,7 +59,7 @@ def test_simulate_resume_and_train(tmp_path: Path, capsys: pytest.CaptureFixture
 
     known, model = written(tmp_path / "known.py", KNOWN), tmp_path / "model"
     for name in ("ours", "schema"):  # who has a black box alone states its schema
-        train = ["train", f"{known}:{name}", "--archive", str(out), "--steps", "2", "--out", str(model)]
+        train = ["train", f"{known}:{name}", "--archive", str(out), "--steps", "2", "--out", str(model), "--replace"]
         assert main(train) == 0
         assert fsimformer.load(model).provenance["simulations"] == 150 - n_bad
     assert main([*train, "--online", "150"]) == 0
