@@ -2,13 +2,13 @@
 
 `check MODEL`: `joint.check` on fresh data sets read as in training: coverage of highest-density regions at .5, .8, .9
 and .95, the p-values of every test, Holm-corrected; with `--knots` functions are looked at at the knots of their
-reference sets, which spares what lies between them. `surprise MODEL`:
-observations of the simulator itself, 12 readings a series at random times, each laid beside 99 other simulations: the
-share of alarms at .01, .05, .1 and .2 should be these numbers; and the share of alarms at .05 once the noise of the
-first series is fourfold, its units are hundredths, or its first two series are swapped. `typical MODEL`: the same of
-the p-value that `condition` gives, which knows simulations with about as many readings in about the same places. Data
-sets are ranked among mostly the same 199; if all were, their own share of alarms would be Beta about the level, which
-the standard error takes in: it is an upper bound.
+reference sets, which spares what lies between them. `surprise MODEL`: observations of the simulator itself, 12
+readings a series at random times, each laid beside 99 other simulations: the share of alarms at .01, .05, .1 and .2
+should be these numbers; and the share of alarms at .05 once the noise of the first series is fourfold, its units are
+hundredths, or its first two series are swapped. `typical MODEL`: the same of the p-value that `condition` gives,
+which knows simulations with about as many readings in about the same places. Data sets are ranked among mostly the
+same 199; if all were, their own share of alarms would be Beta about the level, which the standard error takes in: it
+is an upper bound.
 
     python benchmarks/calibration.py check sird --n 500
     python benchmarks/calibration.py check lotka_volterra --n 500 --knots

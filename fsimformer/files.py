@@ -96,11 +96,17 @@ def read_tree(path: Path) -> xr.DataTree:
         require_zarr()
         require_no_pickle(path)
         with damage_named(path, "Zarr"):
-            return xr.open_datatree(path, engine="zarr", consolidated=False, chunks=None)
+            tree = xr.open_datatree(path, engine="zarr", consolidated=False, chunks=None)
+            return xr.DataTree.from_dict({n.path: _by_name(n.to_dataset(inherit=False)) for n in tree.subtree})
     _require_ending(path, ARRAYS)
     require_netcdf(path)
     with damage_named(path, "netCDF 4"), xr.open_datatree(path, engine="h5netcdf") as tree:
         return tree.load()
+
+
+def _by_name(data: xr.Dataset) -> xr.Dataset:
+    """Variables in the order of their names: a Zarr store lists them as its disk does."""
+    return data.drop_vars(list(data.data_vars)).assign({k: data[k] for k in sorted(data.data_vars, key=str)})
 
 
 def _require_ending(path: Path, choices: Sequence[str]) -> None:
@@ -154,19 +160,20 @@ def _read_table(
     exact: Any = {"float_precision": "round_trip"} if before else {}
     with damage_named(path, "a table"), warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        _require_utf8(path)
-        header = pd.read_csv(path, header=None, nrows=1, dtype=str, **like)
-        if ";" in str(header.iloc[0, 0]):
-            raise ValueError(
-                "its fields are separated by semicolons; write it anew with commas, in Python: "
-                "pandas.read_csv(FILE, sep=';', decimal=',').to_csv('NEW.csv', index=False)"
-            )
-        if sep == "," and header.shape[1] == 1 and "\t" in str(header.iloc[0, 0]):
-            raise ValueError(f"its fields are separated by tabs; call it {path.stem}.tsv")
         try:
+            header = pd.read_csv(path, header=None, nrows=1, dtype=str, **like)
+            if ";" in str(header.iloc[0, 0]):
+                raise ValueError(
+                    "its fields are separated by semicolons; write it anew with commas, in Python: "
+                    "pandas.read_csv(FILE, sep=';', decimal=',').to_csv('NEW.csv', index=False)"
+                )
+            if sep == "," and header.shape[1] == 1 and "\t" in str(header.iloc[0, 0]):
+                raise ValueError(f"its fields are separated by tabs; call it {path.stem}.tsv")
             frame = pd.read_csv(path, **like, **exact)
         except pd.errors.ParserWarning:
             raise ValueError("its rows have more fields than its header") from None
+        except UnicodeDecodeError:
+            raise ValueError(_not_utf8(path)) from None
     blank = frame.isna().all(axis=1).to_numpy()  # spreadsheets end in rows of commas
     if blank.any():  # read anew: whole numbers beside a blank are floats
         last = int((~blank).nonzero()[0].max(initial=-1)) + 1
@@ -228,19 +235,17 @@ def _read_table(
     return xr.Dataset(series, {found[0]: frame[found[0]].to_numpy()})
 
 
-def _require_utf8(path: Path) -> None:
-    """Other encodings are common: what spreadsheets call CSV or Unicode text."""
-    data = path.read_bytes()
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        if data[:2] == b"PK":
-            raise ValueError("it is a spreadsheet or another archive; save it as CSV in UTF-8") from None
-        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "cp1252"
-        raise ValueError(
-            f"it is not written in UTF-8; if it is {encoding}, write it anew, in Python: "
-            f"pathlib.Path('NEW.csv').write_text(pathlib.Path(FILE).read_text({encoding!r}), 'utf-8')"
-        ) from None
+def _not_utf8(path: Path) -> str:
+    """What such a file is, and what to do: spreadsheets write other encodings as CSV or Unicode text."""
+    with open(path, "rb") as file:
+        first = file.read(2)
+    if first == b"PK":
+        return "it is a spreadsheet or another archive; save it as CSV in UTF-8"
+    encoding = "utf-16" if first in (b"\xff\xfe", b"\xfe\xff") else "cp1252"
+    return (
+        f"it is not written in UTF-8; if it is {encoding}, write it anew, in Python: "
+        f"pathlib.Path('NEW.csv').write_text(pathlib.Path(FILE).read_text({encoding!r}), 'utf-8')"
+    )
 
 
 def _is_compact(column: pd.Series[Any]) -> bool:

@@ -131,9 +131,9 @@ def numbers(model: Model, batch: TokenBatch) -> tuple[Array, Array, Array]:
 
 def _folds(batch: TokenBatch, order: Tensor) -> Tensor:
     """Positions of the readings that are asked for, (folds, ·): those of a fold are held out together."""
-    of, n_folds = fold_of(batch, order, min(_FOLDS, len(order))), min(_FOLDS, len(order))
-    size = min(_FOLD, int(torch.bincount(of, minlength=n_folds).min()))
-    return torch.stack([_spread_out(order[of == k], size) for k in range(n_folds)])
+    of = fold_of(batch, order, min(_FOLDS, len(order)))
+    size = min(_FOLD, int(torch.bincount(of).min()))  # no fold is without readings
+    return torch.stack([_spread_out(order[of == k], size) for k in range(int(of.max()) + 1)])
 
 
 def layout_of(schema: Schema, tokens: TokenSet) -> Array:

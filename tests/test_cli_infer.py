@@ -189,7 +189,7 @@ def test_many_data_sets_into_zarr_and_a_picture_of_one(
         assert main(command) == 0, capsys.readouterr().err
         assert picture.read_bytes().startswith(b"\x89PNG")
     for options, message in (
-        ([], "): no panel shows that. Of several data sets, or of a "),  # of the variable that the store lists first
+        ([], "has the dims ('chain', 'draw', 'region', 'time'): no panel shows that. Of several data sets, or of a "),
         (["--sel", "region=west"], "--sel region=west: no such label. Labels: ['north', 'south']"),
         (["--sel", "area=1"], "--sel area=1: expected DIM=LABEL, DIM of ["),
         (["--sel", "region=south", "--variables", "b"], "--variables: no draws of ['b']. Variables: ["),

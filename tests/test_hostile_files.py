@@ -198,8 +198,14 @@ def test_weights_that_are_no_numbers(saved: Path) -> None:
 TABLES = [
     (b"", "cannot be read as a table: No columns"),
     (bytes(range(11, 256)), "cannot be read as a table"),
-    ("time,y\n0,1\n".encode("utf-16"), r"not written in UTF-8; if it is utf-16, .*read_text\('utf-16'\), 'utf-8'\)"),
-    ("Tag,Fälle\n0,1\n".encode("latin-1"), "not written in UTF-8; if it is cp1252, write it anew, in Python: "),
+    (
+        "time,y\n0,1\n".encode("utf-16"),
+        r"cannot be read as a table: it is not written in UTF-8; if it is utf-16, .*read_text\('utf-16'\), 'utf-8'\)",
+    ),
+    (
+        "Tag,Fälle\n0,1\n".encode("latin-1"),
+        "cannot be read as a table: it is not written in UTF-8; if it is cp1252, write it anew, in Python: ",
+    ),
     (b"PK\x03\x04\xff\xfe", "it is a spreadsheet or another archive; save it as CSV in UTF-8"),
     (b"time\ty\n0\t1\n", "its fields are separated by tabs; call it a.tsv"),
     (b"time;y\n0;1\n", "its fields are separated by semicolons; write it anew with commas, in Python: pandas.read_csv"),

@@ -65,12 +65,12 @@ def test_a_joint_is_copied_and_the_flow_map_with_it() -> None:
 
 
 def test_training_in_bfloat16_learns_the_same_and_gives_a_float32_joint() -> None:
-    """Equal rows, masks and noise: after 25 steps validation losses agree to a hundredth, weights not to a bit."""
-    config = fsf.TrainConfig(steps=25, batch_size=32, n_validation=100, validate_every=25, warmup=5)
-    options = {"simulations": 1_000, "config": config, "network": fsf.NetworkConfig(width=32, depth=2, n_heads=2)}
+    """Equal rows, masks and noise: after 60 steps validation losses agree to a hundredth, weights not to a bit."""
+    config = fsf.TrainConfig(steps=60, batch_size=64, n_validation=200, validate_every=60, warmup=10)
+    options = {"simulations": 2_000, "config": config, "network": fsf.NetworkConfig(width=32, depth=2, n_heads=2)}
     exact, lower = (fsf.train(two_moons(), precision=p, **options) for p in ("float32", "bfloat16"))  # type: ignore[arg-type]
     a, b = (j.provenance["best_validation_loss"] for j in (exact, lower))
-    assert a < 0.98 and b == pytest.approx(a, abs=0.01) and a != b
+    assert a < 0.95 and b == pytest.approx(a, abs=0.01) and a != b
     assert (exact.provenance.get("precision"), lower.provenance["precision"]) == (None, "bfloat16")
     assert not lower.model.denoiser.lower
     assert all(p.dtype == torch.float32 for p in lower.model.denoiser.parameters())
