@@ -293,7 +293,7 @@ class Denoiser(nn.Module):
         return self.baseline.given(streams, None if shared is None else shared.told)
 
     def raw(self, value: Tensor, log_ratio: Tensor, encoded: Encoded, log_target: Tensor | None = None) -> Tensor:
-        """F above. value (B, R, n_a): scaled at latents, clean at observed tokens; log_ratio, log_target (B, R)."""
+        """F above. value (B, R, n_a): scaled at latents, clean at observed tokens; both log λ (B, R or 1)."""
         a, told, linear, start = encoded.active, None, None, None
         ratio = log_ratio.exp()
         norm = (1 + ratio**2).rsqrt()[..., None]
@@ -335,7 +335,7 @@ class Denoiser(nn.Module):
         return self.at_ratio(y, ratio, encoded)
 
     def at_ratio(self, y: Tensor, ratio: Tensor, encoded: Encoded, target: Tensor | None = None) -> Tensor:
-        """x̂ from y = x_t/α_t (B, R, n_a) and λ (B, R); of a flow map g, with the λ (B, R) that it leads to."""
+        """x̂ from y = x_t/α_t (B, R, n_a) and λ (B, R or 1); of a flow map g, with the λ that it leads to."""
         given = encoded.active.value[:, None]
         observed = encoded.active.condition_mask[:, None]
         norm = (1 + ratio**2).rsqrt()[..., None]

@@ -49,7 +49,7 @@ def require_levels(found: Any, where: str) -> None:
 
 
 def jump(denoiser: Denoiser, y: Tensor, ratio: Tensor, target: Tensor, encoded: Encoded) -> Tensor:
-    """y_μ (B, R, n_a) from y_λ (B, R, n_a), λ = `ratio` and μ = `target` (B, R)."""
+    """y_μ (B, R, n_a) from y_λ (B, R, n_a), λ = `ratio` and μ = `target` (B, R or 1)."""
     left = (target / ratio)[..., None]
     return left * y + (1 - left) * denoiser.at_ratio(y, ratio, encoded, target)
 
@@ -59,5 +59,5 @@ def jumped(denoiser: Denoiser, encoded: Encoded, epsilon: Tensor, n_jumps: int) 
     levels = log_ratios(n_jumps).exp().to(epsilon)
     y = epsilon * (1 + levels[0] ** 2).sqrt()
     for ratio, target in itertools.pairwise(levels):
-        y = jump(denoiser, y, ratio.expand(y.shape[:2]), target.expand(y.shape[:2]), encoded)
+        y = jump(denoiser, y, ratio.expand(len(y), 1), target.expand(len(y), 1), encoded)
     return y

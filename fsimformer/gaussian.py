@@ -173,7 +173,7 @@ class FactorModel(nn.Module):
 
     @staticmethod
     def denoise(y: Tensor, ratio: Tensor, given: Given) -> tuple[Tensor, Tensor]:
-        """x̂ and its mean square error, both (B, R, n_a) in the dtype of y, from y (B, R, n_a) and λ (B, R)."""
+        """x̂ and its mean square error, both (B, R, n_a) in the dtype of y, from y (B, R, n_a) and λ (B, R or 1)."""
         b, r, n = y.shape
         like, y, ratio = y, y.to(given.mean.device).double(), ratio.to(given.mean.device).double()
         one = r > 1 and bool((ratio == ratio[:, :1]).all())  # all draws stand at one level: one system serves them

@@ -132,6 +132,10 @@ class Rotary(nn.Module):
         """(B, n) ids and (B, n, D) index -> cosine and sine, (B, n, 1, H, pairs, 2)."""
         return self.turned(index, self.uses_index[variable]) if self.active else None
 
+    def idle(self, variable: Tensor) -> bool:
+        """Whether all angles of these ids are 0; not asked but on the CPU, where it costs no wait."""
+        return self.anchored and variable.device.type == "cpu" and not bool(self.uses_index[variable].any())
+
     def turned(self, index: Tensor, uses: Tensor) -> Tensor | None:
         """As `phases`, of tokens that have the dims `uses` (B, n, D) bool."""
         if not self.active:
@@ -342,13 +346,13 @@ class Network(nn.Module):
 
         Args:
             variable, observed: (B, n_a); index: (B, n_a, D): shared by the replicates.
-            value: (B, R, n_a), c_noise: (B, R): one noise level a replicate.
+            value: (B, R, n_a), c_noise: (B, R or 1): one noise level a replicate, or one of all.
             attend: bool (B, n_a) or (B, n_a, n_a), active to active; of a context with K tokens `beside` these first,
                 (B, K + n_a) or (B, n_a, K + n_a).
             attend_context: bool (B, n_f) or (B, n_a, n_f), active to frozen.
             content: (B, n_a, W), as in `encode`, of active tokens that are observed.
             estimate: (B, R, n_a, W), what is known of a latent token besides its noisy value.
-            c_target: (B, R), the noise level that is led to; of a network with `jumps`.
+            c_target: as c_noise, the noise level that is led to; of a network with `jumps`.
         """
         static = self.embedding.static(variable, index, observed)
         static = static if content is None else static + content
@@ -362,7 +366,7 @@ class Network(nn.Module):
         m = (modulation + self.is_scale).chunk(4 * self.config.depth + 2, dim=-1)
         places = None if self.decay is None else self.decay.places(variable, index)
         bias = self._biases(attend, attend_context, h, places, context.places)
-        phases = self.rotary.phases(variable, index)
+        phases = None if self.rotary.idle(variable) else self.rotary.phases(variable, index)
         phases = None if phases is None else phases[:, None]
         with products(h.device, self.precision):
             for i, layer in enumerate(self.layers):

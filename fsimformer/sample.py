@@ -294,7 +294,7 @@ def denoise_on_path(denoiser: Denoiser, encoded: Encoded) -> Denoise:
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = path.alpha(t), path.sigma(t)
-        ratio = (sigma / alpha).to(x).expand(x.shape[:2])  # no longer a number: x's device, too
+        ratio = (sigma / alpha).to(x).expand(len(x), 1)  # one level for all draws; no longer a number: x's device, too
         return denoiser.at_ratio(x / alpha.to(x.dtype), ratio, encoded)
 
     return denoise

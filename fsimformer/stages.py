@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fsimformer.allocator import keep_freed
 from fsimformer.denoise import Denoiser, Shared
 from fsimformer.noise import WhiteNoise
 from fsimformer.sample import SamplerConfig, drawing, sample_active
@@ -139,6 +140,7 @@ def draw(
         first: what draws stage 1 of a single data set; None = the sampler of `config`, as everywhere else.
         number: of the first data set among all that are asked for.
     """
+    keep_freed()
     denoiser = drawing(denoiser, config)
     own = [None] * len(queries) if edges is None else edges
     kept = None if first is None else first.kept

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fsimformer.allocator import keep_freed
 from fsimformer.batches import Rows, deal, micro_batches, observed_rows
 from fsimformer.checkpoint import Run, Stateful, load_checkpoint, save_checkpoint
 from fsimformer.denoise import NoiseLevels
@@ -96,6 +97,7 @@ def fit(
         "network": network,
     }
     settings = json.loads(json.dumps(settings))  # what is no JSON fails here, not at the first checkpoint
+    keep_freed()
     run = Run(ema={k: p.detach().clone() for k, p in parameters.items()})
     if checkpoint is not None and checkpoint.exists():
         load_checkpoint(checkpoint, run, parameters, optimizers, settings, state)

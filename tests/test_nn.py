@@ -243,6 +243,22 @@ def test_replicates_do_not_see_each_other(net: Network, streams: Streams) -> Non
     assert (changed[:, 1:] - out[:, 1:])[streams.active.valid[:, None].expand(-1, R - 1, -1)].abs().min() > 0
 
 
+def test_one_noise_level_may_stand_for_those_of_all_replicates(net: Network, streams: Streams) -> None:
+    value, c_noise = inputs(streams)
+    each, _ = run(net, streams, value, c_noise[:, :1].expand(-1, R))
+    torch.testing.assert_close(run(net, streams, value, c_noise[:, :1])[0], each, rtol=0, atol=1e-12)
+
+
+def test_scalars_are_idle_where_angles_are_zero() -> None:
+    rotary = network().rotary
+    scalars = torch.tensor([[i for i, uses in enumerate(USES) if not any(uses)]])
+    assert rotary.idle(scalars) and not rotary.idle(torch.arange(len(USES))[None])
+    x = torch.randn(1, scalars.shape[1], 1, rotary.turns.shape[0], 2 * rotary.turns.shape[1], generator=seeded(0))
+    phases = rotary.phases(scalars, torch.rand(*scalars.shape, len(USES[0])))
+    assert phases is not None
+    torch.testing.assert_close(nn.turned(x, phases), x, rtol=0, atol=0)
+
+
 def test_everything_a_token_carries_matters(net: Network) -> None:
     """Id, index, value, state and noise level of an active token; id, index and value of a frozen one."""
     s = streams_of([4], [3])
