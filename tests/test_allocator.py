@@ -34,4 +34,4 @@ def test_blocks_of_activations_are_not_asked_of_the_kernel_again() -> None:
     found = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, check=True)
     first, later = map(int, found.stdout.split())
     assert first > 1_000  # what is counted: x and three more, touched for the first time
-    assert later < 100
+    assert later < 5_000  # where the heap lies badly a block or two come late; one a round would be 97,600
