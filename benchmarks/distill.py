@@ -2,7 +2,8 @@
 
 The teacher is the network of `sbibm.py` of that task and budget. C2ST (random forest, n = 1,000) against the reference
 draws, and against exact draws of the teacher, which is what distilling lost; the variance error is the mean over
-parameters and observations of |variance/variance of the teacher's exact draws − 1|, all from the same noise. Beside
+parameters and observations of |variance/variance of the teacher's exact draws − 1|, all from the same noise but the
+SDE's, which draws more of its own; its floor, from other noise, is what the SDE's can be read against. Beside
 them: solvers of the teacher with as few evaluations. Floors: reference against other reference draws, and the teacher's
 draws against others of its own.
 
@@ -76,6 +77,7 @@ def main() -> None:
             "variance_error": float(np.mean(errors)), "cpu_seconds": seconds,
         })  # fmt: skip
         print(rows[-1], flush=True)
+    null = [variance_error(other, e) for other, e in zip(others, exact, strict=True)]
     card = joint.provenance
     results = {
         "task": args.task, "simulations": args.budget, "n": N, "n_observations": len(problems), "rows": rows,
@@ -83,6 +85,7 @@ def main() -> None:
         "floor_teacher": float(np.mean([c2st(o, e) for o, e in zip(others, exact, strict=True)])),
         "steps": card["flow_map"]["steps"], "distill_cpu_seconds": card["flow_map"]["cpu_seconds"],
         "train_cpu_seconds": card["cpu_seconds"],
+        "variance_error_floor": float(np.mean(null)),
     }  # fmt: skip
     print(save(f"distill_{args.task}_{args.budget}_{args.seed}", args.seed, results))
 

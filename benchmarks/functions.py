@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import resource
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from record import save
+from record import peak_mib, save
 from resolution import PROBE, STEPS, Given, N, data_sets, trained
 from scipy.spatial.distance import cdist
 from scipy.stats import kstest
@@ -137,8 +136,7 @@ def cost(joint: fsf.Joint, observed: xr.Dataset) -> Iterator[dict[str, float]]:
         start = time.process_time()
         at_points(joint, observed, np.linspace(0, 1, size), 0)
         seconds = time.process_time() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of the process so far; KiB on Linux
-        yield {"points": size, "cpu_seconds": seconds, "peak_gib": peak}
+        yield {"points": size, "cpu_seconds": seconds, "peak_gib": peak_mib() / 1024}
 
 
 def main() -> None:

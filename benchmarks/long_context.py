@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import subprocess
 import sys
 import time
@@ -38,7 +37,7 @@ import numpy as np
 import torch
 import xarray as xr
 from networks import kept, only
-from record import ROOT, budget, save
+from record import ROOT, budget, peak_mib, save
 from torch import Tensor
 
 import fsimformer as fsf
@@ -272,10 +271,10 @@ def cost(task: str, folder: Path, n: int, compressed: bool) -> dict[str, float]:
         network = joint.model.denoiser.network
         network.config = replace(network.config, compress_above=10 * COUNTS[-1])
     draws_of(joint, t[:64], y[:64], 0)  # whatever is loaded at first use
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    before, start = peak_mib(), time.process_time()
     draws_of(joint, t, y, 0)
-    seconds, after = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"cpu_seconds": seconds, "added_gib": (after - before) / 2**20, "peak_gib": after / 2**20}
+    seconds, after = time.process_time() - start, peak_mib()
+    return {"cpu_seconds": seconds, "added_gib": (after - before) / 1024, "peak_gib": after / 1024}
 
 
 def cost_elsewhere(task: str, folder: Path, n: int, compressed: bool) -> dict[str, float]:

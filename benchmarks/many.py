@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from record import save
+from record import peak_mib, save
 
 import fsimformer as fsf
 
@@ -53,11 +52,6 @@ def observations(n: int, seed: int) -> xr.Dataset:
     return xr.Dataset({"y": (("set", "reading"), y)}, {"time": (("set", "reading"), times), "set": np.arange(n)})
 
 
-def peak() -> float:
-    """Peak resident memory of this process so far, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def measure(n: int, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     simulator = fsf.simulators.FunctionSimulator(SCHEMA, lines, {"time": GRID})
@@ -68,11 +62,13 @@ def measure(n: int, seed: int) -> dict[str, Any]:
     before: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         path, wall, cpu = Path(folder) / "draws.zarr", time.monotonic(), time.process_time()
-        c.sample_to(path, N_DRAWS, at={}, seed=seed, quality="fast", callback=lambda done, of: before.append(peak()))
+        c.sample_to(
+            path, N_DRAWS, at={}, seed=seed, quality="fast", callback=lambda done, of: before.append(peak_mib())
+        )
         wall, cpu = time.monotonic() - wall, time.process_time() - cpu
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return {
-        "data_sets": n, "draws": N_DRAWS, "wall_seconds": wall, "cpu_seconds": cpu, "peak_mib": peak(),
+        "data_sets": n, "draws": N_DRAWS, "wall_seconds": wall, "cpu_seconds": cpu, "peak_mib": peak_mib(),
         "peak_before_mib": before[0], "disk_mib": size / 2**20,
     }  # fmt: skip
 

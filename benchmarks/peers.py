@@ -1,9 +1,10 @@
 """Peers side by side: sbi's methods, GenSBI and ours, on the same simulations, observations and single core.
 
-Each method runs from its own package with that package's defaults, nothing tuned on the metric. Simulations are drawn
-once a task, budget and seed; ABC draws the budget's number anew for each observation, since its simulations follow the
-observation. Reported: C2ST (RF and sbibm's MLP, n = 1,000) over sbibm's ten observations, and CPU seconds on one thread
-for training and for 10 × 1,000 draws. A method that fails or passes the limit has a row that says so.
+Each peer runs from its own package with that package's defaults; ours is the configuration of sbibm.py, one for all
+tasks, which is told the simulator's graph. Nothing is tuned on the metric. Simulations are drawn once a task, budget
+and seed; ABC draws the budget's number anew for each observation, since its simulations follow the observation.
+Reported: C2ST (RF and sbibm's MLP, n = 1,000) over sbibm's ten observations, and CPU seconds on one thread for training
+and for 10 × 1,000 draws. A method that fails or passes the limit has a row that says so.
 
     python benchmarks/peers.py npe two_moons 1000 --seed 0      # one cell
     python benchmarks/peers.py --all                            # every missing cell; failed ones are kept as they are

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import resource
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -32,6 +33,15 @@ def budget(card: dict[str, Any]) -> dict[str, Any]:
     while at is not None:
         steps, seconds, at = steps + at["steps"], seconds + at["cpu_seconds"], at.get("initial")
     return {"simulations": card["simulations"], "steps": steps, "train_cpu_seconds": round(seconds, 1)}
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process so far, MiB; on Linux not by getrusage, which begins at its parent's."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:  # macOS counts bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def commit() -> str:

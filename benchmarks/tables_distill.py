@@ -24,8 +24,10 @@ def distill(records: Sequence[dict[str, Any]]) -> list[str]:
         head = ["sampler", "evaluations", "RF C2ST", "se", "RF C2ST, teacher", "variance error", "CPU s, 1,000 draws"]
         out += [
             f"`{r['task']}`, {r['simulations']} simulations, {r['n_observations']} observations, n = {r['n']}; floors "
-            f"{r['floor']:.3f} and {r['floor_teacher']:.3f}. Trained for {r['train_cpu_seconds']:.0f} CPU s, distilled "
-            f"in {r['steps']} steps, {r['distill_cpu_seconds']:.0f} CPU s.\n",
+            f"{r['floor']:.3f} and {r['floor_teacher']:.3f}, of the variance error {r['variance_error_floor']:.3f} (of "
+            f"samplers with noise of their own; the others share that of `exact`). Trained for "
+            f"{r['train_cpu_seconds']:.0f} CPU s, distilled in {r['steps']} steps, "
+            f"{r['distill_cpu_seconds']:.0f} CPU s.\n",
             *table(head, [[row[k] for k in keys] for row in r["rows"]]),
         ]
     return out

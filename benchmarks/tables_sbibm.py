@@ -97,7 +97,10 @@ def sbibm(records: list[dict[str, Any]]) -> list[str]:
                     if not any(found.values()):
                         continue
                     floor = [x["floor"] for xs in found.values() for x in xs]
-                    seconds = [[r["train_cpu_seconds"] for r in by_budget.get(b, [])] for b in BUDGETS]
+                    seconds = [
+                        [r["train_cpu_seconds"] for r in by_budget.get(b, []) if key in r.get(kind, {})]
+                        for b in BUDGETS
+                    ]
                     cost = " / ".join(f"{np.mean(s):.0f}" if s else "–" for s in seconds)
                     values = [over_seeds([x["mean"] for x in found[b]]) for b in BUDGETS]
                     rows.append([f"ours, {variant}", classifier.upper(), *values, f"{np.mean(floor):.3f}", cost])

@@ -35,7 +35,10 @@ def online(r: dict[str, Any]) -> list[str]:
 def padding(r: dict[str, Any]) -> list[str]:
     """Empty slots of training batches, task by task."""
     rows = [(x["task"], f"{x['trained']:.3f}", f"{x['unsorted']:.3f}") for x in r["rows"]]
-    return [f"{r['n']} pools a task. Goal: .10.\n", *table(["task", "empty slots, as trained", "unsorted"], rows)]
+    return [
+        f"{r['n']} pools a task. Goal: .10.\n",
+        *table(["task", "empty slots, rows of 16 steps sorted by length (the default)", "unsorted"], rows),
+    ]
 
 
 def solvers(r: dict[str, Any]) -> list[str]:
@@ -138,7 +141,7 @@ def gpu(r: dict[str, Any]) -> list[str]:
          *(f"{x[k]:.{n}f}" for k, n in (("milliseconds", 1), ("tflops", 1), ("share_of_peak", 2))))
         for x in r["training"]
     ]  # fmt: skip
-    out += table(["width", "precision", "tokens", "ms a step", "TFLOP/s", "share of the peak"], rows)
+    out += table(["width", "precision", "tokens", "ms, forward and backward", "TFLOP/s", "share of the peak"], rows)
     out += table(["precision", "draws", "a second"], [(x["precision"], x["draws"], f"{x['draws_a_second']:,.0f}")
                                                       for x in r["draws"]])  # fmt: skip
     return out + table(["simulator", "at a time", "a second"], [

@@ -13,7 +13,7 @@ _BLOCK = 31 * 2**20  # bytes; with its header below the 32 MiB from which on a f
 
 
 def keep_freed() -> None:
-    """Blocks of up to 31 MiB that this process frees are its own to use again; up to 62 MiB stay with it.
+    """Blocks of up to 31 MiB that this process frees are its own to use again, 62 MiB at the end of its heap.
 
     A block is asked for and freed, never touched: that costs microseconds. With other allocators nothing changes.
     """

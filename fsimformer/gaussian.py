@@ -176,7 +176,9 @@ class FactorModel(nn.Module):
         """x̂ and its mean square error, both (B, R, n_a) in the dtype of y, from y (B, R, n_a) and λ (B, R or 1)."""
         b, r, n = y.shape
         like, y, ratio = y, y.to(given.mean.device).double(), ratio.to(given.mean.device).double()
-        one = r > 1 and bool((ratio == ratio[:, :1]).all())  # all draws stand at one level: one system serves them
+        one = r > 1 and (
+            ratio.shape[1] == 1 or bool((ratio == ratio[:, :1]).all())
+        )  # all draws stand at one level: one system serves them
         level = (ratio[:, :1] if one else ratio) ** 2
         own, loading = given.own[:, None], given.loading
         weight = 1 / (own + level[..., None])  # (B, R or 1, n_a)

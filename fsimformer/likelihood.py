@@ -51,7 +51,7 @@ def log_prob(
 
     def flow(x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = path.alpha(t), path.sigma(t)
-        x_hat = denoiser.at_ratio(x_t / alpha, (sigma / alpha).expand(x_t.shape[:2]), encoded)
+        x_hat = denoiser.at_ratio(x_t / alpha, (sigma / alpha).expand(len(x_t), 1), encoded)
         return velocity(path, x_t, x_hat, t) * latent
 
     def field(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

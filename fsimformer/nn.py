@@ -226,7 +226,7 @@ class Layer(nn.Module):
         phases: Tensor | None,
         beside: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """h (B, R, n_a, W); modulation four of (B, R, 1, W), scales as 1 + a; keys, values (B, H, n_f, d); phases
+        """h (B, R, n_a, W); modulation four of (B, R or 1, 1, W), scales as 1 + a; keys, values (B, H, n_f, d); phases
         (B, 1, n_a, 1, H, ·, 2); beside two of (B, H, R, K, d)."""
         scale_1, shift_1, scale_2, shift_2 = modulation
         q, k, v = _queries_keys_values(self.qkv(self._norm(h, scale_1, shift_1)), self.n_heads, phases)
@@ -362,7 +362,7 @@ class Network(nn.Module):
         if c_target is not None:
             assert self.target is not None
             level = level + self.target(self._level(c_target))
-        modulation = self.modulation(silu(level))[:, :, None]  # (B, R, 1, ·)
+        modulation = self.modulation(silu(level))[:, :, None]  # (B, R or 1, 1, ·)
         m = (modulation + self.is_scale).chunk(4 * self.config.depth + 2, dim=-1)
         places = None if self.decay is None else self.decay.places(variable, index)
         bias = self._biases(attend, attend_context, h, places, context.places)

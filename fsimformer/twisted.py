@@ -210,8 +210,8 @@ class _Solver:
             y = y.detach().requires_grad_(bool(self.twist.terms))
             active = torch.zeros(1, len(y), len(self.latent), device=device)
             active[0, :, self.latent] = y
-            levels = torch.full(active.shape[:2], ratio, device=device)
-            x_hat = self.denoiser.at_ratio(active, levels, self.encoded)[0][:, self.latent]
+            level = torch.full((1, 1), ratio, device=device)
+            x_hat = self.denoiser.at_ratio(active, level, self.encoded)[0][:, self.latent]
             log_psi = self.twist.log_psi(x_hat.cpu().double(), ratio)
             bend = torch.autograd.grad(log_psi.sum(), y)[0] if self.twist.terms else torch.zeros_like(y)
         x_hat, log_psi, bend = x_hat.detach().cpu(), log_psi.detach(), bend.cpu()

@@ -52,7 +52,8 @@ def test_few_evaluations_stand_beside_their_floors(monkeypatch):
 
     row = {"sampler": "flow map, 2", "evaluations": 2, "c2st_rf": 0.6, "standard_error": 0.01, "c2st_rf_teacher": 0.51}
     record = {"task": "slcp", "simulations": 9, "n": 4, "n_observations": 3, "floor": 0.5, "floor_teacher": 0.49}
-    record |= {"steps": 7, "distill_cpu_seconds": 12.3, "train_cpu_seconds": 45.6}
+    record |= {"steps": 7, "distill_cpu_seconds": 12.3, "train_cpu_seconds": 45.6, "variance_error_floor": 0.05}
     text = "\n".join(distill([record | {"rows": [row | {"variance_error": 0.02, "cpu_seconds": 0.1}]}]))
-    assert "floors 0.500 and 0.490. Trained for 46 CPU s, distilled in 7 steps, 12 CPU s." in text
+    assert "floors 0.500 and 0.490, of the variance error 0.050" in text
+    assert "Trained for 46 CPU s, distilled in 7 steps, 12 CPU s." in text
     assert "| flow map, 2 | 2 | 0.600 | 0.010 | 0.510 | 0.020 | 0.100 |" in text
