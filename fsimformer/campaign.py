@@ -35,10 +35,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, is_dataclass
-from numbers import Integral
+from functools import partial
+from hashlib import sha256
+from numbers import Integral, Real
 from os import cpu_count
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fsimformer.archive import Archive, Failure
 from fsimformer.child import Child, Field, SimulationError, decode
@@ -97,7 +101,9 @@ def simulate_to(
         n: how many the archive shall hold.
         seed: the archive's; each simulation's follows from it.
         chunk: simulations that are written together; what a chunk lacks when the process is killed is run again.
-        limit: seconds a simulation may take before it is killed; None = any time.
+        limit: seconds a simulation may take before it is killed; None = any time. The first one of every process, and
+            the first after a kill, pays for what the simulator loads or compiles then: leave room for it. What failed
+            is not tried again, under whatever limit.
         workers: how many run at a time on this machine; None = one a CPU.
         client: of a dask cluster to run on instead.
         callback: called with a `Tally` once before any simulation, and after every one.
@@ -136,6 +142,12 @@ def simulate_to(
         held, given = getattr(archive, what), getattr(asked, what)
         if held != given:
             raise ValueError(f"{path} was begun with the {what} {held!r}, not {given!r}; choose another path.")
+    if len(archive) and archive.missing(n) and schema is None and not _is_told_apart(simulator):
+        text = (
+            f"{path} is gone on with {name}, of which there may be several: whether it is the one that began it cannot "
+        )
+        text += "be told. Give it a name of its own: a function, functools.partial of one, or a dataclass."
+        warnings.warn(text, SimulationWarning, stacklevel=2)
     with archive.writing() as writer:
         todo, failed = archive.missing(n), sum(f.number < n for f in archive.failures)
         done = n - sum(map(len, todo))
@@ -278,12 +290,38 @@ def _room(client: Client) -> int:
 
 
 def _name(simulator: Any) -> str:
-    """What an archive calls a simulator: the same in every process."""
+    """What an archive calls a simulator: the same in every process, of a `partial` with what it binds."""
+    if isinstance(simulator, partial):
+        given = [*map(_stated, simulator.args), *(f"{k}={_stated(x)}" for k, x in simulator.keywords.items())]
+        return f"{_name(simulator.func)}({', '.join(given)})"
     if is_dataclass(simulator) and " at 0x" not in (text := repr(simulator)) and "tensor(" not in text:
         return f"{type(simulator).__module__}.{text}"
     named = simulator if hasattr(simulator, "__qualname__") else type(simulator)
     module = getattr(named, "__module__", None)  # a method that is written in C has none
     return named.__qualname__ if module is None else f"{module}.{named.__qualname__}"
+
+
+def _stated(value: Any) -> str:
+    """A bound argument in a name: arrays by a digest of all their numbers, which their repr leaves out."""
+    if callable(value):
+        return _name(value)
+    if hasattr(value, "__array__"):
+        array = np.ascontiguousarray(value)
+        return f"{array.dtype}{list(array.shape)} {sha256(array.tobytes()).hexdigest()[:16]}"
+    text = repr(value)
+    return f"{type(value).__module__}.{type(value).__qualname__}" if " at 0x" in text else text
+
+
+def _is_told_apart(simulator: Any) -> bool:
+    """Whether another simulator of the same name would be another: not so of lambdas, closures and objects."""
+    if isinstance(simulator, partial):
+        return all(
+            map(_is_told_apart, filter(callable, [simulator.func, *simulator.args, *simulator.keywords.values()]))
+        )
+    named = hasattr(simulator, "__qualname__") and not getattr(simulator, "__closure__", None)
+    return "<lambda>" not in _name(simulator) and (
+        named or is_dataclass(simulator) or not getattr(simulator, "__dict__", {})
+    )
 
 
 def _require_integers(**numbers: object) -> None:
@@ -297,11 +335,17 @@ def _require(n: int, limit: float | None, workers: int | None, client: Client | 
     """Arguments of a campaign that make sense."""
     if n < 1:
         raise ValueError(f"n: expected at least 1 simulation, got {n}.")
+    if isinstance(limit, bool) or not isinstance(limit, Real | None):
+        raise ValueError(f"limit: expected seconds as a number, or None, got {limit!r}.")
     if limit is not None and not limit > 0:
         raise ValueError(f"limit: expected seconds above 0, or None, got {limit}.")
     if workers is not None and workers < 1:
         raise ValueError(f"workers: expected at least 1, got {workers}.")
     if client is not None and workers is not None:
         raise ValueError("workers: a client brings its own workers; give one or the other.")
+    if client is not None and not hasattr(client, "asynchronous"):
+        raise TypeError(
+            f"client: expected a dask.distributed.Client, got {client!r}; a scheduler's address: Client(address)."
+        )
     if client is not None and client.asynchronous:
         raise ValueError("client: expected a synchronous dask client.")

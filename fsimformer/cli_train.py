@@ -238,7 +238,8 @@ def find_simulator(name: str) -> Simulator:
 
     own = _find(name)
     if not isinstance(own, simulators.Simulator):
-        raise ValueError(f"{name} is a {type(own).__name__}; a Simulator has `schema`, `grid` and `simulate`.")
+        hint = ". A function of a seed fills an archive: simulate --out FILE.zarr" if callable(own) else ""
+        raise ValueError(f"{name} is a {type(own).__name__}; a Simulator has `schema`, `grid` and `simulate`{hint}.")
     return own
 
 

@@ -158,6 +158,8 @@ def _read_table(
     like: Any = {"sep": sep, "skipinitialspace": True, "index_col": False}
     before = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)  # whose default is off by one in the last bit
     exact: Any = {"float_precision": "round_trip"} if before else {}
+    if batch is not None:
+        exact["dtype"] = {next((old for old, new in renamed.items() if new == batch), batch): str}
     with damage_named(path, "a table"), warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
@@ -193,6 +195,8 @@ def _read_table(
     frame = frame.rename(columns=dict(renamed))
     if batch is not None and batch not in frame.columns:
         raise KeyError(_no_column(path, batch, frame.columns))
+    if batch is not None:
+        frame[batch] = _labels(frame[batch])
     found = [name for name in indexes if name in frame.columns]
     if indexes and not found:
         raise ValueError(
@@ -233,6 +237,11 @@ def _read_table(
     series: dict[str, Any] = {name: (found[0], frame[name].to_numpy()) for name in rest}
     series |= {str(name): ((), x.iloc[0]) for name, x in held.items()}
     return xr.Dataset(series, {found[0]: frame[found[0]].to_numpy()})
+
+
+def _labels(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Whole numbers as such where every digit of every label is kept, else text: 01 is not 1, nor 1.10 1.1."""
+    return column.astype("int64") if bool(column.str.fullmatch(r"0|-?[1-9]\d{0,17}", na=False).all()) else column
 
 
 def _not_utf8(path: Path) -> str:

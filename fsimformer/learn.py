@@ -148,6 +148,8 @@ def train(
         FloatingPointError: the loss is not finite. TimeoutError: simulations stopped arriving.
         ConnectionError: another process of the group ended.
     """
+    if not isinstance(config, TrainConfig | None):
+        raise TypeError(f"train: expected config=fsimformer.TrainConfig(...) or None, got a {type(config).__name__}.")
     config, started, group = config or TrainConfig(), time.process_time(), group or Group()
     arriving = simulations if isinstance(simulations, Arriving) else None
     n_given = _require_source(simulations, simulator, initial, device)

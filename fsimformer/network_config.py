@@ -49,6 +49,9 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "uses_index", tuple(tuple(bool(x) for x in row) for row in self.uses_index))
         sizes = ("width", "depth", "n_heads", "mlp_ratio", "value_features", "noise_width")
+        whole = (*sizes, "index_features", "inducing", "compress_above", "most_readings")
+        if broken := {k: x for k in whole if not isinstance(x := getattr(self, k), int) or isinstance(x, bool)}:
+            raise TypeError(f"NetworkConfig: expected whole numbers, got {broken}.")
         if small := [name for name in sizes if getattr(self, name) < 1]:
             raise ValueError(f"NetworkConfig: expected {small} >= 1, got {self}.")
         if self.width % self.n_heads:

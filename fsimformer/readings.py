@@ -11,7 +11,7 @@ interval, x + U(−½, ½). On the atoms 0, 1, 2, … a density would have no bo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -88,6 +88,10 @@ class Design:
     residuals: int = 8
 
     def __post_init__(self) -> None:
+        if not isinstance(self.n_max, Iterable):
+            raise TypeError(
+                f"Design: expected n_max as a tuple, a count for each series, got {self.n_max!r}: ({self.n_max},)?"
+            )
         object.__setattr__(self, "n_max", tuple(self.n_max))
         if min(self.n_max, default=0) < 0 or self.skew < 0:
             raise ValueError(f"Design: expected counts n_max >= 0 and skew >= 0, got {self}.")

@@ -76,6 +76,7 @@ class Recorded:
         found = Simulations({k: x[order] for k, x in kept.items()}, n_dropped, grid)
         if not len(found):
             raise ValueError(f"None of the {n_dropped} simulations is finite and inside the supports of its variables.")
+        _warn_not_finite(values)
         return cls(schema, grid, found)
 
     @classmethod
@@ -95,7 +96,13 @@ class Recorded:
             return replace(read, natural=natural, plausible=getattr(known, "plausible", {}))
         path, schema = Path(path), known
         if is_archive(path):
-            return cls.of(Archive.open(path).read([k for k in schema.names if k not in schema.paths]), schema)
+            archive = Archive.open(path)
+            if (failed := archive.failures) and len(failed) == len(archive):
+                first = failed[0]
+                raise ValueError(
+                    f"{path}: all {len(failed)} simulations failed, the first: {first.error}: {first.message}"
+                )
+            return cls.of(archive.read([k for k in schema.names if k not in schema.paths]), schema)
         return cls.of(read_dataset(path), schema)
 
     def simulate(self, n: int, generator: torch.Generator, /) -> dict[str, Tensor]:
@@ -173,11 +180,26 @@ def _warn_outside(schema: Schema, values: Mapping[str, Tensor]) -> None:
             )
 
 
+def _warn_not_finite(values: Mapping[str, Tensor]) -> None:
+    """Says how many simulations will be left out for a number that is not finite, and of what."""
+    bad = {k: ~torch.isfinite(x.reshape(len(x), -1)).all(1) for k, x in values.items()}
+    rows = torch.stack(list(bad.values())).any(0)
+    if n := int(rows.sum()):
+        counts = {k: int(b.sum()) for k, b in bad.items() if b.any()}
+        warnings.warn(
+            f"{n} of {len(rows)} simulations are left out, the first of them row {int(rows.int().argmax())}: they have "
+            f"numbers that are not finite, {counts}. What is learnt is the joint of the others: where failing hangs on "
+            "the parameters, the prior is not theirs any more.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
 def tensors_of(data: xr.Dataset, schema: Schema, dim: str) -> dict[str, Tensor]:
     """The schema's variables, `dim` first; float32 stays float32, all else becomes float64.
 
     Raises:
-        KeyError: a variable is missing. ValueError: other dims than the schema's.
+        KeyError: a variable is missing. ValueError: other dims than the schema's, no real numbers.
     """
     returned = [name for name in schema.names if name not in schema.paths]
     if absent := [name for name in returned if name not in data]:
@@ -188,6 +210,11 @@ def tensors_of(data: xr.Dataset, schema: Schema, dim: str) -> dict[str, Tensor]:
         if set(x.dims) != set(dims):
             raise ValueError(f"{name!r}: expected the dims {dims}, got {tuple(map(str, x.dims))}.")
         array = x.transpose(*dims).to_numpy()
+        if array.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{name!r}: expected real numbers, got dtype {array.dtype}. Durations and dates come as numbers, in "
+                "the unit of the schema's prior or support."
+            )
         array = np.array(array, np.float32 if array.dtype == np.float32 else np.float64)  # torch wants its own
         values[name] = torch.from_numpy(array)
     return values

@@ -302,13 +302,14 @@ def _from_frame(
     if indexed:
         frame = frame.reset_index()
     known = {"variable", "value", *(d.name for d in schema.dims)} | ({batch_dim} if batch_dim else set())
-    columns, names = list(map(str, frame.columns)), [d.name for d in schema.dims if d.name in frame.columns]
+    columns, dims = list(map(str, frame.columns)), [batch_dim, *(d.name for d in schema.dims)]
+    names = [d for d in dims if d in columns]
     for column in ("variable", "value", *([batch_dim] if batch_dim else [])):
         if column not in columns:
             raise ValueError(
                 f"Frame: expected columns 'variable', 'value' and one a dim (long form), got {columns}: no {column!r}. "
-                f"A wide frame, one column a variable, becomes a Dataset by {'' if indexed else f'.set_index({names})'}"
-                ".to_xarray()."
+                f"A wide frame, a column a variable, becomes a Dataset by "
+                f"{'' if indexed else f'.set_index({names})'}.to_xarray()."
             )
     if extra := [c for c in columns if c not in known]:
         raise ValueError(f"Frame: unknown columns {extra}. Known: {sorted(known)}. For many data sets pass batch_dim=.")

@@ -10,6 +10,7 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -102,6 +103,11 @@ def deaf(seed: int) -> dict[str, object]:
     Path(os.environ["BLACK_BOX_PIDS"], str(os.getpid())).touch()
     ctypes.PyDLL(None).sleep(1_000)
     return {}
+
+
+def scaled(seed: int, factor: float, steps: np.ndarray) -> dict[str, Any]:
+    """One number, the same for every seed."""
+    return {"y": factor * steps.sum()}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,27 @@ def test_a_simulator_with_a_schema_is_drawn_one_by_one(tmp_path: Path) -> None:
     assert data["infected"].attrs["comment"] == "clean path; a reading has lognormal noise of sd 0.05"
 
 
+def test_what_a_partial_binds_is_part_of_its_name(tmp_path: Path) -> None:
+    path, steps = tmp_path / "a.zarr", np.arange(2_000.0)
+    simulate_to(path, partial(black_boxes.scaled, factor=2.0, steps=steps), 4, chunk=2, workers=1)
+    again = simulate_to(path, partial(black_boxes.scaled, factor=2.0, steps=steps.copy()), 6, chunk=2, workers=1)
+    assert again.read()["y"].values.tolist() == [2.0 * steps.sum()] * 6
+    other = steps.copy()
+    other[1_000] += 1  # repr leaves it out
+    for factor, bound in ((3.0, steps), (2.0, other)):
+        changed = partial(black_boxes.scaled, factor=factor, steps=bound)
+        with pytest.raises(ValueError, match="was begun with the simulator .*scaled"):
+            simulate_to(path, changed, 8, chunk=2, workers=1)
+
+
+def test_a_simulator_that_cannot_be_told_from_another_goes_on_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    simulate_to(path, lambda seed: {"y": 1.0}, 2, chunk=2, workers=1)
+    with pytest.warns(SimulationWarning, match="lambda.* of which there may be several"):
+        simulate_to(path, lambda seed: {"y": 2.0}, 4, chunk=2, workers=1)
+    simulate_to(path, lambda seed: {"y": 3.0}, 4, chunk=2, workers=1)  # nothing left to run
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -222,6 +244,9 @@ def test_a_simulator_with_a_schema_is_drawn_one_by_one(tmp_path: Path) -> None:
         ({"n": True}, ValueError, "n: expected an integer, got True, a bool"),
         ({"workers": 1.5}, ValueError, "workers: expected an integer, got 1.5"),
         ({"n": 0}, ValueError, "n: expected at least 1 simulation, got 0"),
+        ({"limit": "60s"}, ValueError, "limit: expected seconds as a number, or None, got '60s'"),
+        ({"limit": True}, ValueError, "limit: expected seconds as a number"),
+        ({"client": "tcp://x"}, TypeError, "expected a dask.distributed.Client, got 'tcp://x'; a scheduler's address"),
         ({"limit": 0.0}, ValueError, "limit: expected seconds above 0"),
         ({"workers": 0}, ValueError, "workers: expected at least 1"),
         ({"seed": -1}, ValueError, "seed: expected integers from 0"),

@@ -135,6 +135,27 @@ def test_a_table_of_scalars_has_a_row_each(tmp_path: Path) -> None:
     xr.testing.assert_identical(data, expected)
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["01", "1"], ["01", "1"]),
+        (["1.10", "1.1"], ["1.10", "1.1"]),
+        (["007", "010"], ["007", "010"]),
+        (["2", "10"], [2, 10]),
+        (["12345678901234567890", "1"], ["12345678901234567890", "1"]),
+        (["north", "1"], ["north", "1"]),
+    ],
+)
+@pytest.mark.parametrize("column", ["region", "code"])
+def test_labels_of_data_sets_keep_every_digit(
+    labels: list[str], expected: list[str | int], column: str, tmp_path: Path
+) -> None:
+    text = f"time,{column},y\n0,{labels[0]},1.5\n1,{labels[1]},2\n"
+    renamed = {} if column == "region" else {column: "region"}
+    frame = read_observations(written(tmp_path / "a.csv", text), ["time"], "region", renamed)
+    assert frame["region"].tolist() == expected
+
+
 def test_a_scalar_s_column_is_one_value_a_data_set(model: Path, tmp_path: Path) -> None:
     """A column that repeats a region's value says what a row of its own says in the long form."""
     wide = "date,region,y,a\n2020-01-01,north,1.5,\n2020-01-03,north,,1\n2020-01-02,south,0.5,-0.5\n"

@@ -212,6 +212,7 @@ BOTH = {**P, "grid": {"time": HOURS}}
         (lambda rate: {"x": 1 / 0}, P, ValueError, "none of 20 simulations from the priors"),
         (lambda rate, time: {"x": rate * time}, {**P, "grid": {"time": [0, 1, 3]}}, ValueError, "evenly spac"),
         (lambda rate, time: {"x": rate * time}, {**P, "grid": {"time": [1]}}, ValueError, "at least two"),
+        (lambda rate, time: {"x": rate * time[1:]}, BOTH, ValueError, r"nothing that .* lies on \{'time': \d+\}"),
         (lambda rate: {"x": 1.0}, {**P, "batched": True}, ValueError, r"shape \(\) for 3 simulations"),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 import fsimformer as fsf
-from fsimformer.archive import Archive
+from fsimformer.archive import Archive, Failure
 from fsimformer.child import fields_of
 from fsimformer.recorded import OneDraw, Recorded, draw
 from fsimformer.seeds import seed_at
@@ -88,7 +88,10 @@ def test_a_file_made_elsewhere(tmp_path: Path, ending: str) -> None:
     data["level"][3, 7], data["rate"][8] = np.nan, -1.0  # both are no draws
     path = tmp_path / f"runs{ending}"
     data.to_netcdf(path, engine="h5netcdf") if ending == ".nc" else data.to_zarr(path, consolidated=False)
-    with pytest.warns(UserWarning, match="1 of 120 simulations are left out: 'rate' leaves its support"):
+    with (
+        pytest.warns(UserWarning, match="1 of 120 simulations are left out: 'rate' leaves its support"),
+        pytest.warns(UserWarning, match="1 of 120 simulations are left out, the first of them row 7"),
+    ):
         runs = Recorded.read(path, SCHEMA)
     assert runs.simulations.n_dropped == 2 and len(runs.simulations) == 118
     lost = draw(SIMULATOR, 120, seed=5)["rate"].to_numpy()[[7, 8]]
@@ -171,6 +174,13 @@ def test_what_does_not_fit_the_schema_is_named() -> None:
         (ragged, ValueError, r"expected one grid for all simulations, .* got the dims \('simulation', 'time'\)"),
         (data.assign(rate=data["level"]), ValueError, r"'rate': expected the dims \('simulation',\), got"),
         (data * np.nan, ValueError, "None of the 5 simulations is finite"),
+        (
+            data.assign(rate=data["rate"].astype("timedelta64[s]")),
+            ValueError,
+            "'rate': expected real numbers, got dtype tim",
+        ),
+        (data.assign(rate=data["rate"].astype(str)), ValueError, "'rate': expected real numbers, got dtype <U"),
+        (data.assign(rate=data["rate"] + 1j), ValueError, "'rate': expected real numbers, got dtype complex128"),
     ]
     for bad, error, message in cases:
         with pytest.raises(error, match=message):
@@ -198,13 +208,27 @@ def test_one_draw_is_a_row_or_an_error() -> None:
 
 
 def test_simulations_off_their_support_are_left_out_aloud() -> None:
-    """A level of 0 is none of a positive series; one that could not be computed is left out in silence."""
+    """A level of 0 is none of a positive series; nor is a number that could not be computed."""
     drawn = SIMULATOR.simulate(40, torch.Generator().manual_seed(0))
     level, rate = drawn["level"].numpy().copy(), drawn["rate"].numpy()
     failed = np.isnan(level).any(1)
     whole = np.flatnonzero(~failed)
     level[whole[:3], -1] = 0.0
     data = xr.Dataset({"rate": ("simulation", rate), "level": (("simulation", "time"), level)}, {"time": HOURS.numpy()})
-    with pytest.warns(UserWarning, match=r"3 of 40 simulations are left out: 'level' leaves its support .* value 0\."):
+    n, first = int(failed.sum()), int(failed.argmax())
+    assert n
+    message = rf"{n} of 40 simulations are left out, the first of them row {first}: .* not finite, \{{'level': {n}\}}"
+    with (
+        pytest.warns(UserWarning, match=r"3 of 40 simulations are left out: 'level' leaves its support .* value 0\."),
+        pytest.warns(UserWarning, match=message),
+    ):
         recorded = Recorded.of(data, SCHEMA)
     assert len(recorded.simulations) == 40 - int(failed.sum()) - 3
+
+
+def test_an_archive_in_which_all_failed_says_of_what(tmp_path: Path) -> None:
+    archive = Archive.create(tmp_path / "a.zarr", 0, 2, "f", None)
+    with archive.writing() as writer:
+        writer.write({i: Failure(i, 7, "TypeError", "f() takes no arguments") for i in range(2)})
+    with pytest.raises(ValueError, match=r"all 2 simulations failed, the first: TypeError: f\(\) takes no arguments"):
+        Recorded.read(archive.path, SCHEMA)
