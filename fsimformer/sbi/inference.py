@@ -116,6 +116,7 @@ class JointInference:
             condition_mask_generator: a callable rows (n, variables, features) -> (n, variables); a collection of masks
                 (variables,), drawn uniformly; one mask; None = Bernoulli(½), never all observed. Another row takes the
                 place of one of which all that is there comes out observed. No iterator: wrap it in a callable.
+                Conditionals that these masks never ask for are not learned, and answers to them mean nothing.
 
         Raises:
             TypeError, ValueError: no source of masks; once there are simulations, masks that do not fit them.
