@@ -71,16 +71,24 @@ def distill() -> None:
     page, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for colour, path in enumerate(paths):
         r = json.loads(path.read_text())["results"]
-        for prefix, line in (("flow map", "-"), ("ab2", ":")):
-            mine = [row for row in r["rows"] if row["sampler"].startswith(prefix)]
+        for name, samplers, line in (
+            ("flow map", ("flow map, 1", "flow map, 2", "flow map, 4"), "-"),
+            ("its teacher", ("ab2, 2", "ab2, 4", "ab2, 8", "fast"), ":"),
+        ):
+            mine = [row for row in r["rows"] if row["sampler"] in samplers]
             for ax, key in zip(axes, ("c2st_rf", "variance_error"), strict=True):
                 size, value = ([row[k] for row in mine] for k in ("evaluations", key))
-                label = f"{r['task']}, {prefix}"
+                label = f"{r['task']}, {name}"
                 ax.plot(size, value, line, marker="o", markersize=3, color=f"C{colour}", label=label)
         axes[0].axhline(r["floor"], color="0.6")
     axes[0].legend(fontsize=8)
-    axes[0].set(xscale="log", xlabel="evaluations", title="RF C2ST")
-    axes[1].set(xscale="log", yscale="log", xlabel="evaluations", title="variance error")
+    ticks = [1, 2, 4, 8, 20]
+    axes[0].set_title("RF C2ST")
+    axes[1].set(yscale="log", title="variance error")
+    for ax in axes:
+        ax.set(xscale="log", xlabel="evaluations")
+        ax.set_xticks(ticks, [str(n) for n in ticks])
+        ax.minorticks_off()
     page.savefig(DOCS / "distill.png", dpi=110)
 
 

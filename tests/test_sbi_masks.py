@@ -152,6 +152,18 @@ def test_a_fixed_mask_is_the_only_one_that_is_trained(monkeypatch: pytest.Monkey
         assert part.edges is not None and torch.equal(part.edges[7, ::2, 1::2], expected)
 
 
+def test_a_conditional_that_no_listed_mask_asked_for_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [[0, 1, 0], [1, 0, 1]]
+    simformer = Simformer().set_condition_masks_generator(listed)
+    trained_rows(monkeypatch, simformer, ROWS)
+    simformer.build_conditional([False, True, False])
+    simformer.set_condition_masks_generator(None)  # what counts is what the network was trained with
+    with pytest.warns(UserWarning, match=r"\[1, 0, 0\] is none of the 2 that training drew from"):
+        simformer.build_conditional([True, False, False])
+    trained_rows(monkeypatch, simformer, ROWS)
+    simformer.build_conditional([True, False, False])
+
+
 def test_rows_get_their_own_masks_and_gaps_are_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = ROWS.clone()
     inputs[inputs[:, 2, 0] < 0.5, 2, 1] = torch.nan

@@ -28,9 +28,10 @@ from fsimformer.sbi.mask_laws import (
     condition_law,
     edge_law,
     edges_of_ids,
-    read_masks,
+    listed,
     require_source,
     rows_with_latents,
+    warn_of_untrained,
 )
 from fsimformer.sbi.rows import read_rows
 from fsimformer.seeds import generator_at
@@ -67,6 +68,7 @@ class JointInference:
         self._condition_source: MaskSource | None = None
         self._edge_source: MaskSource | None = None
         self._estimator: Estimator | None = None
+        self._trained: Tensor | None = None
         self._summary: dict[str, list[float]] = {}
 
     @property
@@ -116,7 +118,7 @@ class JointInference:
             condition_mask_generator: a callable rows (n, variables, features) -> (n, variables); a collection of masks
                 (variables,), drawn uniformly; one mask; None = Bernoulli(½), never all observed. Another row takes the
                 place of one of which all that is there comes out observed. No iterator: wrap it in a callable.
-                Conditionals that these masks never ask for are not learned, and answers to them mean nothing.
+                Conditionals that these masks never ask for are not learned.
 
         Raises:
             TypeError, ValueError: no source of masks; once there are simulations, masks that do not fit them.
@@ -248,6 +250,7 @@ class JointInference:
             "best_validation_loss": [run.best_loss],
         }
         self._estimator = Estimator(denoiser.eval(), self._schedule, columns, self._fixed_edges(t))
+        self._trained = listed(CONDITION, self._condition_source, (t,))
         return self._estimator
 
     def build_conditional(
@@ -262,7 +265,7 @@ class JointInference:
         """p(latent variables | observed variables).
 
         Args:
-            condition_mask: (variables,), True = observed.
+            condition_mask: (variables,), True = observed; one that none of the masks listed for training is, warns.
             edge_mask: (variables, variables), [query, key], True = may attend; a variable always sees itself. None: the
                 mask of training where that was one fixed mask, else full attention.
             mvf_estimator: what `train` returned; by default what it returned last.
@@ -274,7 +277,11 @@ class JointInference:
             TypeError: `mvf_estimator` is no Estimator.
         """
         refuse("build_conditional", self.build_conditional, of_sbi, OF_BUILD)
-        return FlatConditional(self._estimator_or_last(mvf_estimator), condition_mask, edge_mask, sample_with)
+        estimator = self._estimator_or_last(mvf_estimator)
+        conditional = FlatConditional(estimator, condition_mask, edge_mask, sample_with)
+        if estimator is self._estimator:  # of others nobody knows how they were trained
+            warn_of_untrained(self._trained, conditional.condition_mask)
+        return conditional
 
     def build_posterior(
         self,
@@ -316,10 +323,8 @@ class JointInference:
         self._indexes = indexes
 
     def _fixed_edges(self, t: int) -> Tensor | None:
-        if self._edge_source is None or callable(self._edge_source):
-            return None
-        masks = read_masks(EDGE, self._edge_source, (t, t))
-        return masks[0] if len(masks) == 1 else None
+        masks = listed(EDGE, self._edge_source, (t, t))
+        return masks[0] if masks is not None and len(masks) == 1 else None
 
     def _fresh(self, n_ids: int) -> Denoiser:
         config = replace(self._network, uses_index=((),) * n_ids)

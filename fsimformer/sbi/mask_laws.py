@@ -9,6 +9,7 @@ all that is there of a row, another row takes its place.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -98,6 +99,23 @@ def read_masks(where: str, source: Tensor | Iterable[Any], shape: tuple[int, ...
         source = torch.stack(parts)
     many = source.dim() == len(shape) + 1 and tuple(source.shape[1:]) == shape
     return read_mask(where, source, (len(source), *shape) if many else shape, expected).view(-1, *shape)
+
+
+def listed(where: str, source: MaskSource | None, shape: tuple[int, ...]) -> Tensor | None:
+    """All masks (K, *shape) that this source can give; None where nobody can list them."""
+    return None if source is None or callable(source) else read_masks(where, source, shape)
+
+
+def warn_of_untrained(trained: Tensor | None, condition_mask: Tensor) -> None:
+    """Of a conditional that none of the masks of training (K, T) asks for; a network answers it all the same."""
+    if trained is not None and not bool((trained == condition_mask).all(1).any()):
+        warnings.warn(
+            f"condition_mask {condition_mask.int().tolist()} is none of the {len(trained)} that training drew from: "
+            "the network has not learned this conditional. Train with masks that ask for it, or without "
+            "set_condition_masks_generator.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _answered(where: str, mask: Any, n: int, shape: tuple[int, ...]) -> Tensor:
