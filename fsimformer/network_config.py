@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,10 @@ class NetworkConfig:
         object.__setattr__(self, "uses_index", tuple(tuple(bool(x) for x in row) for row in self.uses_index))
         sizes = ("width", "depth", "n_heads", "mlp_ratio", "value_features", "noise_width")
         whole = (*sizes, "index_features", "inducing", "compress_above", "most_readings")
-        if broken := {k: x for k in whole if not isinstance(x := getattr(self, k), int) or isinstance(x, bool)}:
+        if broken := {k: x for k in whole if not isinstance(x := getattr(self, k), Integral) or isinstance(x, bool)}:
             raise TypeError(f"NetworkConfig: expected whole numbers, got {broken}.")
+        for name in whole:  # numpy's, too, which JSON does not know
+            object.__setattr__(self, name, int(getattr(self, name)))
         if small := [name for name in sizes if getattr(self, name) < 1]:
             raise ValueError(f"NetworkConfig: expected {small} >= 1, got {self}.")
         if self.width % self.n_heads:

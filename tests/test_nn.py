@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from einops import rearrange, repeat
@@ -307,4 +308,8 @@ def test_a_fresh_network_answers_zero_and_a_config_is_checked() -> None:
     assert not run(net, s, *inputs(s))[0].any()
     with pytest.raises(ValueError, match="width 16 is not a multiple of n_heads 3. Pass n_heads=2"):
         NetworkConfig(USES, width=16, n_heads=3)
+    for wrong, said in ({"width": 24.0}, "'width': 24.0"), ({"inducing": 8.5}, "'inducing': 8.5"):
+        with pytest.raises(TypeError, match=f"expected whole numbers, got .*{said}"):
+            NetworkConfig(USES, **wrong)  # type: ignore[arg-type]
+    assert type(NetworkConfig(USES, width=np.int64(96)).width) is int  # type: ignore[arg-type]
     assert 0.25e6 < Network(NetworkConfig(USES)).n_parameters < 0.4e6

@@ -248,3 +248,8 @@ def test_held_out_simulations_are_never_trained_on(monkeypatch: pytest.MonkeyPat
     train, held_out = seen
     assert not train & held_out
     assert len(held_out) == 30 and math.isclose(len(train), 270, abs_tol=2)
+
+
+def test_a_count_that_is_no_tuple_is_named() -> None:
+    with pytest.raises(TypeError, match=r"expected n_max as a tuple, a count for each series, got 256: \(256,\)\?"):
+        Design(n_max=256)  # type: ignore[arg-type]
