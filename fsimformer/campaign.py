@@ -34,12 +34,13 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from hashlib import sha256
 from numbers import Integral, Real
 from os import cpu_count
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ Result = dict[str, Field] | Failure
 
 
 class SimulationWarning(UserWarning):
-    """Some simulations failed; the others are what was asked for."""
+    """Some simulations failed, the others are what was asked for; or whose an archive is cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,9 @@ def simulate_to(
 ) -> Archive:
     """Simulations 0 to n − 1 in an archive: whatever it lacks of them is run.
 
-    The same call resumes what was interrupted, and one with a larger n extends it. That the simulator is still the same
-    is known by its module and name only (of a dataclass, its fields too). Simulations that failed are not run again:
-    delete their chunk's directory for that.
+    The same call resumes what was interrupted, and one with a larger n extends it. That the simulator is still the
+    same is known by its module and name (of a dataclass its fields too, of a partial what it binds). Simulations
+    that failed are not run again: delete their chunk's directory for that.
 
     Args:
         path: the archive's directory, made if it is not there.
@@ -119,14 +120,14 @@ def simulate_to(
         BlockingIOError: another process writes to the archive.
 
     Warns:
-        SimulationWarning: how many failed, and of what.
+        SimulationWarning: how many failed, and of what; an archive continued with what may be another simulator.
     """
     _require_integers(n=n, seed=seed, chunk=chunk, workers=workers)
     n, seed, chunk = int(n), int(seed), int(chunk)  # numpy's too, which JSON does not know
     _require(n, limit, workers, client)
     seed_at(seed, _PURPOSE, n - 1)  # says what is wrong with a seed
     schema = None
-    name = _name(simulator)
+    name, known = _name(simulator), _stated(simulator)[1]
     if isinstance(simulator, Simulator):
         schema, simulator = simulator.schema, OneDraw(simulator)
     if not callable(simulator):
@@ -142,11 +143,9 @@ def simulate_to(
         held, given = getattr(archive, what), getattr(asked, what)
         if held != given:
             raise ValueError(f"{path} was begun with the {what} {held!r}, not {given!r}; choose another path.")
-    if len(archive) and archive.missing(n) and schema is None and not _is_told_apart(simulator):
-        text = (
-            f"{path} is gone on with {name}, of which there may be several: whether it is the one that began it cannot "
-        )
-        text += "be told. Give it a name of its own: a function, functools.partial of one, or a dataclass."
+    if len(archive) and archive.missing(n) and schema is None and not known:
+        text = f"{path} is continued with {name}, which may not be the simulator that began it: lambdas, closures, "
+        text += "methods and objects cannot be told apart. Pass a function, functools.partial of one, or a dataclass."
         warnings.warn(text, SimulationWarning, stacklevel=2)
     with archive.writing() as writer:
         todo, failed = archive.missing(n), sum(f.number < n for f in archive.failures)
@@ -291,37 +290,36 @@ def _room(client: Client) -> int:
 
 def _name(simulator: Any) -> str:
     """What an archive calls a simulator: the same in every process, of a `partial` with what it binds."""
-    if isinstance(simulator, partial):
-        given = [*map(_stated, simulator.args), *(f"{k}={_stated(x)}" for k, x in simulator.keywords.items())]
-        return f"{_name(simulator.func)}({', '.join(given)})"
     if is_dataclass(simulator) and " at 0x" not in (text := repr(simulator)) and "tensor(" not in text:
         return f"{type(simulator).__module__}.{text}"
-    named = simulator if hasattr(simulator, "__qualname__") else type(simulator)
-    module = getattr(named, "__module__", None)  # a method that is written in C has none
-    return named.__qualname__ if module is None else f"{module}.{named.__qualname__}"
+    return _stated(simulator)[0]
 
 
-def _stated(value: Any) -> str:
-    """A bound argument in a name: arrays by a digest of all their numbers, which their repr leaves out."""
-    if callable(value):
-        return _name(value)
-    if hasattr(value, "__array__"):
-        array = np.ascontiguousarray(value)
-        return f"{array.dtype}{list(array.shape)} {sha256(array.tobytes()).hexdigest()[:16]}"
-    text = repr(value)
-    return f"{type(value).__module__}.{type(value).__qualname__}" if " at 0x" in text else text
-
-
-def _is_told_apart(simulator: Any) -> bool:
-    """Whether another simulator of the same name would be another: not so of lambdas, closures and objects."""
-    if isinstance(simulator, partial):
-        return all(
-            map(_is_told_apart, filter(callable, [simulator.func, *simulator.args, *simulator.keywords.values()]))
-        )
-    named = hasattr(simulator, "__qualname__") and not getattr(simulator, "__closure__", None)
-    return "<lambda>" not in _name(simulator) and (
-        named or is_dataclass(simulator) or not getattr(simulator, "__dict__", {})
-    )
+def _stated(value: Any) -> tuple[str, bool]:
+    """A name for a simulator or for what a partial binds, and whether it could be that of nothing else."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return repr(value), True
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufcSUmM":  # their repr leaves numbers out
+        digest = sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:16]
+        return f"{value.dtype}{list(value.shape)} {digest}", True
+    if isinstance(value, list | tuple | dict):
+        parts = [_stated(x) for x in (sorted(value.items(), key=repr) if isinstance(value, dict) else value)]
+        return f"[{', '.join(text for text, _ in parts)}]", all(sure for _, sure in parts)
+    if isinstance(value, partial):
+        named = [(text, sure, k) for k, (text, sure) in sorted((k, _stated(x)) for k, x in value.keywords.items())]
+        bound = [(text, sure, "") for text, sure in map(_stated, value.args)] + named
+        f, known = _stated(value.func)
+        texts = [f"{k}={text}" if k else text for text, _, k in bound]
+        return f"{f}({', '.join(texts)})", known and all(sure for _, sure, _ in bound)
+    own = value if hasattr(value, "__qualname__") else type(value)
+    module = getattr(own, "__module__", None)  # a method that is written in C has none
+    text = own.__qualname__ if module is None else f"{module}.{own.__qualname__}"
+    if own is not value:  # an object: its class does not tell its state
+        parts = [_stated(getattr(value, f.name)) for f in fields(value)] if is_dataclass(value) else []
+        return text, bool(parts) and all(sure for _, sure in parts)
+    holder = getattr(value, "__self__", None)
+    free = holder is None or isinstance(holder, type | ModuleType)
+    return text, free and "<lambda>" not in text and not ("<locals>" in text and getattr(value, "__closure__", None))
 
 
 def _require_integers(**numbers: object) -> None:

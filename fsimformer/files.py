@@ -241,7 +241,9 @@ def _read_table(
 
 def _labels(column: pd.Series[Any]) -> pd.Series[Any]:
     """Whole numbers as such where every digit of every label is kept, else text: 01 is not 1, nor 1.10 1.1."""
-    return column.astype("int64") if bool(column.str.fullmatch(r"0|-?[1-9]\d{0,17}", na=False).all()) else column
+    column = column.str.strip()
+    whole = bool(column.str.fullmatch(r"0|-?[1-9]\d{0,17}", na=False).all())
+    return column.astype("int64") if whole else column
 
 
 def _not_utf8(path: Path) -> str:

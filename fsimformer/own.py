@@ -91,12 +91,13 @@ def simulator(
     takes = _arguments(f, say, coordinates)
     example, inputs = _example(f, say, coordinates, takes, batched)
     lying = {str(d) for x in example.data_vars.values() for d in x.dims}
-    if idle := [str(k) for k in coordinates.coords if str(k) not in lying]:
+    guessed = any(d not in coordinates.coords and d.endswith("_dim") for d in lying)  # `_dims` found no grid for a path
+    if guessed and (idle := [str(k) for k in coordinates.coords if str(k) not in lying]):
         sizes = {k: coordinates.sizes[k] for k in idle}
         raise ValueError(
             f"grid: nothing that the function returned lies on {sizes}; it returned the shapes "
-            f"{ {str(k): x.shape for k, x in example.data_vars.items()} }. Return a number a point, or "
-            "leave the grid out."
+            f"{ {str(k): x.shape for k, x in example.data_vars.items()} }. Return a number a "
+            "point, or, where these are no paths, say so: {name: (dims, values)}."
         )
     same = [k for k in say.priors if k in example]
     for name in same:  # a Dataset may hold what it was made with

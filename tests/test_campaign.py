@@ -7,19 +7,20 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import black_boxes
 import numpy as np
 import pytest
+import xarray as xr
 from distributed import Client, LocalCluster
 from test_archive import files
 from test_child import gone
 
 from fsimformer.archive import Archive, Failure
-from fsimformer.campaign import SimulationWarning, Tally, simulate_to
+from fsimformer.campaign import SimulationWarning, Tally, _name, _stated, simulate_to
 from fsimformer.child import fields_of
 from fsimformer.seeds import generator_at, seed_at
 from fsimformer.simulators import SIRD
@@ -219,10 +220,34 @@ def test_what_a_partial_binds_is_part_of_its_name(tmp_path: Path) -> None:
             simulate_to(path, changed, 8, chunk=2, workers=1)
 
 
+def test_what_is_told_apart() -> None:
+    @wraps(black_boxes.scaled)
+    def decorated(seed: int) -> dict[str, float]:
+        return {}
+
+    class Tank:
+        level = 1.0
+
+        def run(self, seed: int) -> dict[str, float]:
+            return {"y": self.level}
+
+    f, long = black_boxes.scaled, np.arange(2_000.0)
+    for sure in (f, decorated, partial(f, factor=1.0), partial(f, steps=[long, {"a": 1}]), np.sin):
+        assert _stated(sure)[1], sure
+    for unsure in (lambda seed: {}, Tank().run, Tank(), partial(f, factor=Tank()), partial(f, steps=xr.Dataset())):
+        assert not _stated(unsure)[1], unsure
+    assert _name(partial(f, factor=1.0, steps=2)) == _name(partial(f, steps=2, factor=1.0))
+    other = long.copy()
+    other[1_000] += 1
+    assert _name(partial(f, steps=[long])) != _name(partial(f, steps=[other]))
+
+
 def test_a_simulator_that_cannot_be_told_from_another_goes_on_with_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     simulate_to(path, lambda seed: {"y": 1.0}, 2, chunk=2, workers=1)
-    with pytest.warns(SimulationWarning, match="lambda.* of which there may be several"):
+    with pytest.warns(
+        SimulationWarning, match="continued with .*lambda.*, which may not be the simulator that began it"
+    ):
         simulate_to(path, lambda seed: {"y": 2.0}, 4, chunk=2, workers=1)
     simulate_to(path, lambda seed: {"y": 3.0}, 4, chunk=2, workers=1)  # nothing left to run
 
