@@ -316,7 +316,8 @@ def _stated(value: Any) -> tuple[str, bool]:
     text = own.__qualname__ if module is None else f"{module}.{own.__qualname__}"
     if own is not value:  # an object: its class does not tell its state
         parts = [_stated(getattr(value, f.name)) for f in fields(value)] if is_dataclass(value) else []
-        return text, bool(parts) and all(sure for _, sure in parts)
+        sure = bool(parts) and all(sure for _, sure in parts)
+        return (f"{text}({', '.join(part for part, _ in parts)})" if sure else text), sure
     holder = getattr(value, "__self__", None)
     free = holder is None or isinstance(holder, type | ModuleType)
     return text, free and "<lambda>" not in text and not ("<locals>" in text and getattr(value, "__closure__", None))

@@ -239,6 +239,7 @@ def test_what_is_told_apart() -> None:
     assert _name(partial(f, factor=1.0, steps=2)) == _name(partial(f, steps=2, factor=1.0))
     other = long.copy()
     other[1_000] += 1
+    assert _name(partial(f, factor=Tally(1, 0, 0))) != _name(partial(f, factor=Tally(2, 0, 0)))  # a dataclass
     assert _name(partial(f, steps=[long])) != _name(partial(f, steps=[other]))
 
 
