@@ -306,11 +306,10 @@ def _stated(value: Any) -> tuple[str, bool]:
         parts = [_stated(x) for x in (sorted(value.items(), key=repr) if isinstance(value, dict) else value)]
         return f"[{', '.join(text for text, _ in parts)}]", all(sure for _, sure in parts)
     if isinstance(value, partial):
-        named = [(text, sure, k) for k, (text, sure) in sorted((k, _stated(x)) for k, x in value.keywords.items())]
-        bound = [(text, sure, "") for text, sure in map(_stated, value.args)] + named
+        given = [("", x) for x in value.args] + [(f"{k}=", x) for k, x in sorted(value.keywords.items())]
+        bound = [(prefix, *_stated(x)) for prefix, x in given]
         f, known = _stated(value.func)
-        texts = [f"{k}={text}" if k else text for text, _, k in bound]
-        return f"{f}({', '.join(texts)})", known and all(sure for _, sure, _ in bound)
+        return f"{f}({', '.join(p + text for p, text, _ in bound)})", known and all(sure for _, _, sure in bound)
     own = value if hasattr(value, "__qualname__") else type(value)
     module = getattr(own, "__module__", None)  # a method that is written in C has none
     text = own.__qualname__ if module is None else f"{module}.{own.__qualname__}"
