@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 from record import measured, save
-from sbibm import SIMULATORS, VARIANTS, conditional_pairs, posterior_pairs, scores, settings
+from sbibm import SAMPLER, SIMULATORS, VARIANTS, conditional_pairs, posterior_pairs, scores, settings
 
 import fsimformer as fsf
+from fsimformer.sample import quality_named
 
 STEPS, N_PROBLEMS = 1_500, 20
 CELLS: tuple[tuple[str, tuple[int, ...], tuple[str, ...]], ...] = (
@@ -53,7 +54,7 @@ def cell(task: str, budget: int, variant: str, seed: int) -> None:
     results: dict[str, Any] = {
         "task": task, "simulations": budget, "variant": variant, "steps": card["steps"],
         "best_validation_loss": card["best_validation_loss"], "train_cpu_seconds": card["cpu_seconds"],
-        **scores(pairs, ("rf",)),
+        "sampler": quality_named(SAMPLER).method, **scores(pairs, ("rf",)),
     }  # fmt: skip
     print(save(name_of(task, budget, variant, seed), seed, results), flush=True)
 
