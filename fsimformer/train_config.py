@@ -129,5 +129,5 @@ class TrainConfig:
         """
         if turn is None or self.cooldown == 0:  # without a cool-down the turn is to the baseline, and no end
             return self.steps
-        best = max(0, turn - self.patience * self.validate_every)  # the run goes back to there, and no longer was useful
+        best = max(0, turn - self.patience * self.validate_every)  # it goes back to there
         return min(self.steps, turn + max(1, math.ceil(best * self.cooldown / (1 - self.cooldown))))
