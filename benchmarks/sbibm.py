@@ -138,13 +138,21 @@ def conditional_draws(
     return np.stack([transforms[i].inverse(out[:, k]).numpy() for k, i in enumerate(ids)], axis=1)
 
 
+def seed_of(seed: int, pair: int) -> int:
+    """Of the draws of one pair: with one seed for all pairs their errors had a part in common, which no mean takes."""
+    return 1_000 * seed + pair
+
+
 Pairs = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 """(reference, other reference, ours) draws, one an observation or a mask."""
 
 
 def posterior_pairs(joint: fsf.Joint, task: str, seed: int) -> Pairs:
     """Over sbibm's ten observations."""
-    return [(r[:N], r[N : 2 * N], posterior_draws(joint, x, N, seed)) for x, r in sbibm_observations(task)]
+    return [
+        (r[:N], r[N : 2 * N], posterior_draws(joint, x, N, seed_of(seed, i)))
+        for i, (x, r) in enumerate(sbibm_observations(task))
+    ]
 
 
 def conditional_pairs(joint: fsf.Joint, task: str, n_problems: int, seed: int) -> Pairs:
@@ -152,7 +160,8 @@ def conditional_pairs(joint: fsf.Joint, task: str, n_problems: int, seed: int) -
     pairs = []
     for i, problem in enumerate(draw_problems(task, n_problems, seed=0)):
         exact = conditional_reference(task, problem, 2 * N, seed=i)
-        pairs.append((exact[:N], exact[N:], conditional_draws(joint, problem.observed, problem.value, N, seed)))
+        ours = conditional_draws(joint, problem.observed, problem.value, N, seed_of(seed, i))
+        pairs.append((exact[:N], exact[N:], ours))
     return pairs
 
 
