@@ -167,8 +167,6 @@ def fit(
         to_be_told = generation == 0 and denoiser.baseline is not None
         if not config.late(run.step, run.turn) and (config.cooldown or to_be_told) and _out_of_patience(run, config):
             run.turn = run.step
-            if config.cooldown:
-                _go_back(run, parameters)
         if to_be_told and config.late(run.step, run.turn) and not config.late(run.step - 1, run.turn):
             run.gain_step = run.step  # what it is told now may gain: patience begins anew
         if _ended(run, config) or run.step % config.checkpoint_every == 0:
@@ -202,14 +200,6 @@ def build_optimizers(denoiser: Learner, config: TrainConfig) -> tuple[torch.opti
 
 def _ended(run: Run, config: TrainConfig) -> bool:
     return run.step >= config.end(run.turn) or (config.cooldown == 0 and _out_of_patience(run, config))
-
-
-def _go_back(run: Run, parameters: dict[str, torch.nn.Parameter]) -> None:
-    """To the best averaged weights: what came after them had begun to learn its simulations by heart."""
-    with torch.no_grad():
-        for k, p in parameters.items():
-            p.copy_(run.best[k])
-            run.ema[k].copy_(run.best[k])
 
 
 def _out_of_patience(run: Run, config: TrainConfig) -> bool:

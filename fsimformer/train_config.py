@@ -31,9 +31,9 @@ class TrainConfig:
             a summary is learned from many short rows and few long ones.
         cooldown: share of a run, its last, over which the rates fall linearly to 0 after having been constant (arXiv
             2405.18392); 0 = half a cosine over the whole run.
-        validate_every, patience: validation interval in steps; after `patience` validations without a gain a run goes
-            back to its best weights, cools down from there and ends, or, without a cool-down, ends at once; not before
-            it was told its linear baseline, if it has one: told early then, it has as many validations again.
+        validate_every, patience: validation interval in steps; after `patience` validations without a gain a run cools
+            down and ends, or, without a cool-down, ends at once; not before it was told its linear baseline, if it has
+            one: told early then, it has as many validations again.
         min_gain: share of the validation loss by which it must fall below that of the last gain to count as a gain.
         n_validation: held-out rows.
         checkpoint_every: steps between checkpoints.
@@ -123,11 +123,7 @@ class TrainConfig:
         return min(1.0, (end - step) / max(1, end - start))
 
     def end(self, turn: int | None = None) -> int:
-        """Steps of a run whose patience ran out at step `turn`; with a cool-down `rate_at` is 0 there.
-
-        The cool-down is as long as that of a run planned to end its constant rates at its last gain.
-        """
+        """Steps of a run whose patience ran out at step `turn`; with a cool-down `rate_at` is 0 there."""
         if turn is None or self.cooldown == 0:  # without a cool-down the turn is to the baseline, and no end
             return self.steps
-        best = max(0, turn - self.patience * self.validate_every)  # it goes back to there
-        return min(self.steps, turn + max(1, math.ceil(best * self.cooldown / (1 - self.cooldown))))
+        return min(self.steps, turn + math.ceil(turn * self.cooldown / (1 - self.cooldown)))
