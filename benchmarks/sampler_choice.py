@@ -5,7 +5,7 @@ and a reverse SDE forgets on the way what the network got wrong earlier. Network
 presets and the SDE of second order, 20 random conditionals a task that sbibm.py does not score (problems of another
 seed). RF C2ST at n = 1,000, and CPU seconds of the draws.
 
-    python benchmarks/sampler_choice.py --tasks tree two_moons --seed 0
+    python benchmarks/sampler_choice.py --tasks tree hmm --seed 1
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def main() -> None:
         floor = float(np.mean([c2st(x[:N], x[N:]) for x in exact]))
         for name, config in SAMPLERS.items():
             values, seconds = [], 0.0
-            for x, p in zip(exact, problems, strict=True):
+            for i, (x, p) in enumerate(zip(exact, problems, strict=True)):
                 start = time.process_time()
-                draws = conditional_draws(joint, p.observed, p.value, N, 0, config)
+                draws = conditional_draws(joint, p.observed, p.value, N, i, config)
                 seconds += time.process_time() - start
                 values.append(c2st(x[:N], draws))
             error = float(np.std(values, ddof=1) / len(values) ** 0.5)
