@@ -33,8 +33,8 @@ CELLS: tuple[tuple[str, tuple[int, ...], tuple[str, ...]], ...] = (
     ("adamw", (10_000,), ("two_moons", "slcp")),
     ("no_ema", (10_000,), ("two_moons", "slcp")),
     ("near_levels", (10_000,), ("two_moons", "slcp")),
-    ("width_96", (10_000,), ("two_moons", "slcp")),
-    ("posterior_only", (10_000,), ("two_moons", "slcp")),
+    ("width_96", (10_000,), ("two_moons",)),
+    ("posterior_only", (1_000, 10_000), ("two_moons", "slcp")),
     ("weight_decay", (1_000,), ("two_moons", "slcp")),
 )
 """Variants of sbibm.py, at which budgets, on which tasks; what decides most comes first."""
