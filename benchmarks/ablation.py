@@ -34,6 +34,7 @@ CELLS: tuple[tuple[str, tuple[int, ...], tuple[str, ...]], ...] = (
     ("no_ema", (10_000,), ("two_moons", "slcp")),
     ("near_levels", (10_000,), ("two_moons", "slcp")),
     ("width_96", (10_000,), ("two_moons",)),
+    ("width_32", (1_000,), ("two_moons", "slcp")),
     ("posterior_only", (1_000, 10_000), ("two_moons", "slcp")),
     ("weight_decay", (1_000,), ("two_moons", "slcp")),
 )

@@ -77,6 +77,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "weight_decay": {"train": {"weight_decay": 0.1}},
     "near_levels": {"levels": fsf.NoiseLevels(-3.0, 1.8)},
     "image_levels": {"levels": fsf.NoiseLevels(-1.2, 1.6)},
+    "width_32": {"network": fsf.NetworkConfig(width=32, depth=4, n_heads=2)},
     "width_96": {"network": fsf.NetworkConfig(width=96, depth=4, n_heads=6)},
     "baseline": {"baseline": True},
     "posterior_only": {"masks": fsf.MaskConfig(1, 0, 0, 0, 0, 0, 0, 0)},
