@@ -1,4 +1,4 @@
-"""The Simformer tutorial of the sbi package with one import changed, and the closed form beside what it finds.
+"""The Simformer tutorial of sbi's repository with one import changed, and the closed form beside what it finds.
 
 θ ~ U(−1, 1)³, x = θ + 1 + N(0, 0.1²): one variable θ and one variable x of three features each. Away from the prior's
 edges the posterior is N(x − 1, 0.1²), the likelihood N(θ + 1, 0.1²). One network, trained once, gives both. Fewer

@@ -202,7 +202,8 @@ class Conditional:
             n: number of draws, even: results have two chains of n/2.
             at: variable -> index points (numbers, dates, a slice of those held); scalars that were not observed come
                 along. None: everything that was not observed, at the index points that the data hold.
-            seed: equal seeds give equal draws; more draws change none of the first, nor do other data sets.
+            seed: equal seeds give equal draws; more draws change none of the first, nor do other data sets. Calls for
+                several data sets share their noise if they share their seed: pass another to each, or all at once.
             generator: takes the place of `seed`, which is drawn from it.
             quality: "sde" (32 evaluations; forgets errors that the network makes early), "fast" (an ODE, 20), "exact"
                 (an ODE, 48), "few" (4, of a Joint that `distill` has made), or a SamplerConfig.

@@ -43,7 +43,7 @@ def random_weights(n_variables: int = 3, n_features: int = 2) -> Estimator:
 @pytest.mark.parametrize("sample_with", ["ode", "sde"])
 def test_draws_have_the_law_of_the_exact_conditional(mask: list[bool], sample_with: str) -> None:
     n, x = 2_000, given(mask)
-    draws = built(mask, sample_with=sample_with).sample((n,), x=x).double()
+    draws = built(mask, sample_with=sample_with).sample((n,), x=x, seed=0).double()
     exact = JOINT.exact(mask, x)
     z = torch.linalg.solve_triangular(exact.scale_tril, (draws - exact.mean).T, upper=False)
     assert float(z.mean(1).abs().max()) < 4.5 / n**0.5
@@ -77,7 +77,7 @@ def test_columns_with_asinh_tails_have_densities_and_draws_on_their_own_scale() 
     dz_dy = 1 / (tails[0].scale * (1 + ((y - tails[0].loc) / (0.7 * tails[0].scale)) ** 2).sqrt())
     assert float((got - normal.log_prob(z) - dz_dy.log())[80:161].abs().max()) < 0.1  # within two s
     assert abs(float(torch.trapezoid(got.exp(), y)) - 1) < 0.03
-    draws = p.sample((2_000,), x=x).double()[:, 0].sort().values
+    draws = p.sample((2_000,), x=x, seed=0).double()[:, 0].sort().values
     u = normal.cdf(tails[0].forward(draws))
     assert float((u - (torch.arange(2_000) + 0.5) / 2_000).abs().max()) < 0.02 + 1.95 / 2_000**0.5  # Kolmogorov, 0.1 %
 
@@ -113,7 +113,9 @@ def test_missing_is_deleted_for_the_network_in_sampling_and_in_the_loss() -> Non
         "few",
         Budget(),
     )[0]
-    assert torch.allclose(p.sample((5,), x=x), columns.unwhiten(z.double(), torch.tensor([0, 1])).float(), atol=1e-6)
+    assert torch.allclose(
+        p.sample((5,), x=x, seed=0), columns.unwhiten(z.double(), torch.tensor([0, 1])).float(), atol=1e-6
+    )
 
     rows = JOINT.simulate(8).float()
     with_gap = rows.clone()
@@ -133,20 +135,26 @@ def test_missing_is_deleted_for_the_network_in_sampling_and_in_the_loss() -> Non
 
 def test_shapes_are_those_of_sbi() -> None:
     p, x = built([False, True, True]), given([False, True, True])
-    flat = p.sample((5,), x=x)
-    assert flat.shape == (5, 2) and p.sample((), x=x).shape == (2,) and p.sample((2, 3), x=x).shape == (2, 3, 2)
-    assert torch.equal(p.sample((2, 3), x=x).view(6, 2)[:5], flat)  # more draws change none of the first
+    flat = p.sample((5,), x=x, seed=0)
+    assert (
+        flat.shape == (5, 2)
+        and p.sample((), x=x, seed=0).shape == (2,)
+        and p.sample((2, 3), x=x, seed=0).shape == (2, 3, 2)
+    )
+    assert torch.equal(p.sample((2, 3), x=x, seed=0).view(6, 2)[:5], flat)  # more draws change none of the first
     for same in (x[None], x.view(2, 2), x.view(1, 2, 2), x.tolist(), x.double().numpy()):
-        assert torch.equal(p.sample((5,), x=same), flat)
-    assert torch.equal(p.set_default_x(x).sample((5,)), flat)
+        assert torch.equal(p.sample((5,), x=same, seed=0), flat)
+    assert torch.equal(p.set_default_x(x).sample((5,), seed=0), flat)
     assert p.default_x is not None and p.default_x.shape == (1, 4)
     assert not torch.equal(p.sample((5,), x=x, seed=1), flat)
 
     xs = torch.stack([x, x + 1, x - 1])
-    batched = p.sample_batched((5,), xs)
+    batched = p.sample_batched((5,), xs, seed=0)
     assert batched.shape == (5, 3, 2) and torch.allclose(batched[:, 0], flat, atol=1e-5)
-    assert torch.equal(p.sample_batched((5,), xs.view(3, 2, 2)), batched)
-    assert torch.allclose(p.sample_batched((5,), xs[:2]), batched[:, :2], atol=1e-4)  # no row minds its neighbours
+    assert torch.equal(p.sample_batched((5,), xs.view(3, 2, 2), seed=0), batched)
+    assert torch.allclose(
+        p.sample_batched((5,), xs[:2], seed=0), batched[:, :2], atol=1e-4
+    )  # no row minds its neighbours
 
     one = p.log_prob(flat[0], x=x)
     assert one.shape == (1,) and torch.allclose(p.log_prob(flat.view(5, 1, 2), x=x)[:1], one)
@@ -156,7 +164,7 @@ def test_shapes_are_those_of_sbi() -> None:
 
 def test_without_an_observed_variable_the_joint_is_sampled() -> None:
     joint = built([False, False, False])
-    draws = joint.sample((2_000,)).double()
+    draws = joint.sample((2_000,), seed=0).double()
     exact = JOINT.exact([False] * 3, torch.zeros(0))
     assert draws.shape == (2_000, 6)
     assert float(((draws.std(0) / exact.stddev) - 1).abs().max()) < 0.08
@@ -169,7 +177,7 @@ def test_indexes_are_masks() -> None:
     assert likelihood.condition_mask.tolist() == [True, False, True]
     inference.set_condition_indexes(new_posterior_latent_idx=torch.tensor([2]), new_posterior_observed_idx=[1, 0])
     posterior, x = inference.build_posterior(JOINT.estimator, sample_with="ode"), given([True, True, False])
-    assert torch.equal(posterior.sample((4,), x=x), built([1, 1, 0]).sample((4,), x=x))
+    assert torch.equal(posterior.sample((4,), x=x, seed=0), built([1, 1, 0]).sample((4,), x=x, seed=0))
 
 
 def test_indexes_are_checked_where_they_are_given() -> None:
@@ -214,13 +222,13 @@ def test_a_cut_variable_changes_nothing() -> None:
     other = x.clone()
     other[2:] += 3
     p = Simformer().build_conditional([False, True, True], cut, estimator)
-    assert torch.equal(p.sample((4,), x=x), p.sample((4,), x=other))
+    assert torch.equal(p.sample((4,), x=x, seed=0), p.sample((4,), x=other, seed=0))
     q = Simformer().build_conditional([False, True, True], None, estimator)
-    assert not torch.allclose(q.sample((4,), x=x), q.sample((4,), x=other))
+    assert not torch.allclose(q.sample((4,), x=x, seed=0), q.sample((4,), x=other, seed=0))
     directed = cut.clone()
     directed[1, 2] = 1  # variable 0 hears of variable 2 through variable 1
     r = Simformer().build_conditional([False, True, True], directed, estimator)
-    assert not torch.allclose(r.sample((4,), x=x), r.sample((4,), x=other))
+    assert not torch.allclose(r.sample((4,), x=x, seed=0), r.sample((4,), x=other, seed=0))
 
 
 def test_training_finds_the_posterior_and_repeats_itself() -> None:
@@ -239,7 +247,7 @@ def test_training_finds_the_posterior_and_repeats_itself() -> None:
         posterior = inference.build_posterior()
         for x in (0.0, 1.5):
             mean = variance * (2 / 9 + x / 3 / 0.25)
-            draws = posterior.sample((1_000,), x=[x])
+            draws = posterior.sample((1_000,), x=[x], seed=0)
             assert abs(float(draws.mean()) - mean) < 0.25 * variance**0.5
             assert abs(float(draws.std()) / variance**0.5 - 1) < 0.15
     again = Simformer(network=small).append_simulations(inputs)
@@ -263,7 +271,10 @@ def test_messages() -> None:
         (lambda: built([0, 1, 2]), "expected True/False or 1/0"),
         (lambda: built([0, 1, 1], torch.ones(2, 2)), r"edge_mask: expected shape \(3, 3\)"),
         (lambda: built([0, 1, 1], sample_with="mcmc"), r"sample_with: expected one of \['ode', 'sde'\]"),
-        (lambda: Simformer(sde_type="ve"), "expected 'trig' or 'vp'"),
+        (
+            lambda: Simformer(sde_type="vpsde"),
+            r"sde_type: expected one of \['subvp', 'trig', 've', 'vp'\], got 'vpsde'",
+        ),
         (lambda: Simformer(device="abacus"), "device"),
         (lambda: Simformer("vp", [0], [0]), "every variable from 0 on in one of the two"),
         (lambda: Simformer("vp", [0], [2]), r"got \[0\] and \[2\]"),
@@ -286,7 +297,7 @@ def test_simulations_are_checked_at_the_door() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             s.append_simulations(inputs)
-    with pytest.raises(TypeError, match="expected a tensor, got list"):
+    with pytest.raises(TypeError, match="expected a tensor or an array of real numbers, got list"):
         s.append_simulations(rows.tolist())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"expected \(N, 2, 3\) as before, got \(30, 3, 1\)"):
         s.append_simulations(rows).append_simulations(rows[:, 0])
@@ -307,4 +318,4 @@ def test_every_mask_of_three_variables_can_be_asked_for() -> None:
     for mask in itertools.product([False, True], repeat=3):
         if not all(mask):
             x = given(list(mask))
-            assert built(list(mask)).sample((2,), x=x if len(x) else None).shape == (2, 2 * mask.count(False))
+            assert built(list(mask)).sample((2,), x=x if len(x) else None, seed=0).shape == (2, 2 * mask.count(False))

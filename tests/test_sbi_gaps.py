@@ -80,20 +80,20 @@ def test_an_observation_with_a_gap_tells_of_what_lies_beyond_it() -> None:
 
     for x, mask in [([0.3, 1.0, -1.0], CHAIN), ([nan, 1.0, -1.0], joined((0, 2))), ([nan, nan, 2.0], joined((0, 3)))]:
         by_hand = Simformer().build_conditional([0, 1, 1, 1], mask, estimator)
-        draws = p.sample((4,), x=x)
-        assert torch.allclose(draws, by_hand.sample((4,), x=x), atol=1e-6)
+        draws = p.sample((4,), x=x, seed=0)
+        assert torch.allclose(draws, by_hand.sample((4,), x=x, seed=0), atol=1e-6)
         assert torch.allclose(p.log_prob(draws, x=x), by_hand.log_prob(draws, x=x), atol=1e-4)
-    assert not torch.allclose(p.sample((4,), x=[nan, 1.0, -1.0]), p.sample((4,), x=[nan, 3.0, -1.0]))
-    assert not torch.allclose(p.sample((4,), x=[nan, nan, -1.0]), p.sample((4,), x=[nan, nan, 2.0]))
+    assert not torch.allclose(p.sample((4,), x=[nan, 1.0, -1.0], seed=0), p.sample((4,), x=[nan, 3.0, -1.0], seed=0))
+    assert not torch.allclose(p.sample((4,), x=[nan, nan, -1.0], seed=0), p.sample((4,), x=[nan, nan, 2.0], seed=0))
 
 
 def test_every_observation_of_a_batch_has_its_own_gaps() -> None:
     p = Simformer().build_conditional([0, 1, 1, 1], CHAIN, random_weights())
     rows = torch.tensor([[0.3, 1.0, -1.0], [torch.nan, 1.0, -1.0], [0.3, torch.nan, 2.0]])
-    together = p.sample_batched((3,), rows)
+    together = p.sample_batched((3,), rows, seed=0)
     for b in range(3):
         before = [[0.0, 0.0, 0.0]] * b  # a row's noise depends on its number
-        alone = p.sample_batched((3,), torch.tensor([*before, rows[b].tolist()]))[:, b]
+        alone = p.sample_batched((3,), torch.tensor([*before, rows[b].tolist()]), seed=0)[:, b]
         assert torch.allclose(alone, together[:, b], atol=1e-5)
     theta = torch.zeros(2, 3, 1)
     each = [p.log_prob(theta[:, b], x=rows[b]) for b in range(3)]
@@ -121,8 +121,8 @@ def test_what_training_knows_little_of_draws_a_warning() -> None:
     fine = [0.1, 80.0]  # outside, by less than the width of 66
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        p.sample((2,), x=fine)
-        p.sample((2,), x=[torch.nan, 1.0])
+        p.sample((2,), x=fine, seed=0)
+        p.sample((2,), x=[torch.nan, 1.0], seed=0)
         p.log_prob([[0.0, 0.0]], x=fine)
     for x, message in [
         ([0.1, 120.0], r"1 of 2 values lie .* the first is 120 of \(variable, feature\) \(1, 1\), -3\d.* units"),
@@ -131,13 +131,13 @@ def test_what_training_knows_little_of_draws_a_warning() -> None:
         ([torch.nan, torch.nan], "1 of 1 observations have no finite value; what follows is the prior"),
     ]:
         with pytest.warns(ObservationWarning, match=message) as caught:
-            p.sample((2,), x=x)
+            p.sample((2,), x=x, seed=0)
         assert len(caught) == 1 and caught[0].filename == __file__
         with pytest.warns(ObservationWarning, match=message) as caught:
             p.log_prob([[0.0, 0.0]], x=x)
         assert caught[0].filename == __file__
         with pytest.warns(ObservationWarning, match="1 of 4 values|1 of 2 observations"):
-            p.sample_batched((2,), torch.tensor([fine, x]))
+            p.sample_batched((2,), torch.tensor([fine, x]), seed=0)
         with pytest.warns(ObservationWarning):
             p.log_prob_batched(torch.zeros(1, 2, 2), torch.tensor([fine, x]))
 
@@ -148,11 +148,11 @@ def test_a_gap_that_no_simulation_had_draws_a_warning_where_edges_are_cut() -> N
     estimator = replace(random_weights(), columns=Columns.fit(rows))
     p = Simformer().build_conditional([0, 1, 1, 1], CHAIN, estimator)
     with pytest.warns(ObservationWarning, match=r"no simulation lacked \(variable, feature\) \[\(1, 0\)\], "):
-        p.sample((2,), x=[torch.nan, torch.nan, 0.5])
+        p.sample((2,), x=[torch.nan, torch.nan, 0.5], seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        p.sample((2,), x=[0.5, torch.nan, 0.5])
-        Simformer().build_conditional([0, 1, 1, 1], None, estimator).sample((2,), x=[torch.nan, 0.5, 0.5])
+        p.sample((2,), x=[0.5, torch.nan, 0.5], seed=0)
+        Simformer().build_conditional([0, 1, 1, 1], None, estimator).sample((2,), x=[torch.nan, 0.5, 0.5], seed=0)
 
 
 def test_a_missing_feature_parts_nothing_either() -> None:

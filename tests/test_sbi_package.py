@@ -54,6 +54,6 @@ def test_tarp_accepts_the_exact_posterior() -> None:
 
 def test_draws_plot() -> None:
     limits = torch.stack([THETAS.amin(0), THETAS.amax(0)], 1).tolist()
-    figure, axes = pairplot(POSTERIOR.sample((100,), x=XS[0]), limits=limits, points=THETAS[0], figsize=(3, 3))
+    figure, axes = pairplot(POSTERIOR.sample((100,), x=XS[0], seed=0), limits=limits, points=THETAS[0], figsize=(3, 3))
     assert axes.shape == (3, 3)
     matplotlib.pyplot.close(figure)

@@ -19,6 +19,7 @@ OF_INIT = {
     "mvf_estimator": "network=NetworkConfig(width=…, depth=…, n_heads=…) sets the network; a trained estimator is for "
     "build_conditional(…, mvf_estimator=…)",
     "prior": _PRIOR,
+    "sde_type": "flow matching has one path, the straight one",
     "summary_writer": "train(callback=…) gets the losses, `summary` keeps them",
 }
 OF_APPEND = {

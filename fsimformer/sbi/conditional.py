@@ -56,6 +56,9 @@ class FlatConditional:
         self._edges = None if edges is None else edges_of_ids(edges, f)
         self._denoiser = estimator.denoiser.eval()
         self._latent, self._observed = columns.ids(~self.condition_mask), columns.ids(self.condition_mask)
+        self._varies = ~columns.constant[self._latent]  # of the others there is nothing to draw
+        if not self._varies.any():
+            raise ValueError("condition_mask: every latent feature was constant in the simulations; nothing to sample.")
         self._default_x: Tensor | None = None
 
     @property
@@ -73,7 +76,7 @@ class FlatConditional:
         sample_shape: torch.Size | tuple[int, ...] = (),
         x: Any = None,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         show_progress_bars: bool = False,
         max_sampling_batch_size: int | None = None,
         **of_sbi: Any,
@@ -82,7 +85,8 @@ class FlatConditional:
 
         Args:
             x: the observation, (d_x,), (1, d_x), or the same as (variables, F); by default `default_x`.
-            seed: equal seeds give equal draws; more draws change none of the first.
+            seed: equal seeds give equal draws; more draws change none of the first. None: fresh noise at every call,
+                seeded from torch's global generator as sbi's is: calls in a loop must not share theirs.
             show_progress_bars, max_sampling_batch_size: for sbi's callers; nothing is shown, and memory is bounded
                 without it.
             of_sbi: refused, with what to do instead.
@@ -93,14 +97,14 @@ class FlatConditional:
         refuse("sample", self.sample, of_sbi, OF_SAMPLE)
         observation = self._x_or_default(x)
         self._warn(observation)
-        return self._sample(sample_shape, observation, seed)[..., 0, :]
+        return self._sample("sample", sample_shape, observation, seed)[..., 0, :]
 
     def sample_batched(
         self,
         sample_shape: torch.Size | tuple[int, ...],
         x: Any,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         show_progress_bars: bool = False,
         max_sampling_batch_size: int | None = None,
         **of_sbi: Any,
@@ -113,7 +117,7 @@ class FlatConditional:
         refuse("sample_batched", self.sample_batched, of_sbi, OF_SAMPLE)
         observations = self._read_x(x, batched=True)
         self._warn(observations)
-        return self._sample(sample_shape, observations, seed)
+        return self._sample("sample_batched", sample_shape, observations, seed)
 
     def log_prob(self, theta: Any, x: Any = None, *, n_steps: int = 24, **of_sbi: Any) -> Tensor:
         """log p(theta | x) on the original scale, (n,).
@@ -143,7 +147,8 @@ class FlatConditional:
             raise ValueError(f"theta: expected (n, {len(observations)}, {d}), got shape {tuple(theta.shape)}.")
         self._warn(observations)
         each = zip(theta.unbind(1), observations, strict=True)
-        return torch.stack([self._log_prob(self._read_theta(y), row, n_steps) for y, row in each], dim=1)
+        densities = [self._log_prob(self._read_theta(y), row, n_steps) for y, row in each]
+        return torch.stack(densities, dim=1) if densities else torch.zeros(len(theta), 0)
 
     def map(self, x: Any = None, **of_sbi: Any) -> Tensor:
         """Not here: no density is climbed. The draw of highest density is near its mode where d is small.
@@ -156,9 +161,13 @@ class FlatConditional:
             "draws[p.log_prob(draws, x=x).argmax()]."
         )
 
-    def _sample(self, sample_shape: torch.Size | tuple[int, ...], x: Tensor, seed: int) -> Tensor:
-        shape, seed = require_shape(sample_shape), require_whole("sample", "seed", seed, 0)
-        ids = self._latent
+    def _sample(self, where: str, sample_shape: torch.Size | tuple[int, ...], x: Tensor, seed: int | None) -> Tensor:
+        shape, ids = require_shape(sample_shape), self._latent[self._varies]
+        if seed is None:
+            seed = int(torch.randint(2**31, (1,)))
+        seed = require_whole(where, "seed", seed, 0)
+        if not len(x):
+            return torch.zeros(*shape, 0, len(self._latent))
         draws = draw(
             self._denoiser,
             [self._columns.tokens(self._observed, row) for row in x],
@@ -171,16 +180,23 @@ class FlatConditional:
             Budget(n_joint=len(ids)),
             None if self._edges is None else [self._edges_given(self._edges, row) for row in x],
         )
-        y = self._columns.unwhiten(torch.stack(draws, dim=1).double(), ids)
-        return y.float().view(*shape, len(x), len(ids))
+        y = self._always.expand(math.prod(shape), len(x), -1).clone()
+        y[..., self._varies] = self._columns.unwhiten(torch.stack(draws, dim=1).double(), ids)
+        return y.float().view(*shape, len(x), len(self._latent))
+
+    @property
+    def _always(self) -> Tensor:
+        """(d,) the values of latent features that are constant, and the centres of the others."""
+        return torch.tensor([self._columns.standardise[i].loc for i in self._latent.tolist()], dtype=torch.float64)
 
     def _log_prob(self, theta: Tensor, x: Tensor, n_steps: int) -> Tensor:
-        ids, n_steps = self._latent, require_whole("log_prob", "n_steps", n_steps, 1)
-        z = self._columns.whiten(theta, ids)
+        ids, n_steps = self._latent[self._varies], require_whole("log_prob", "n_steps", n_steps, 1)
+        other = (theta.float() != self._always.float())[:, ~self._varies].any(1)  # than it always was
+        z = self._columns.whitened("theta", theta[:, self._varies], ids)
         observed, query = self._columns.tokens(self._observed, x), self._columns.tokens(ids, None)
         edges = None if self._edges is None else self._edges_given(self._edges, x)
         log_p = query_log_prob(self._denoiser, observed, query, z, _DIAL, n_steps=n_steps, edges=edges)
-        return (log_p - self._columns.log_det(z, ids)).float()
+        return (log_p - self._columns.log_det(z, ids)).masked_fill(other, -math.inf).float()
 
     def _warn(self, x: Tensor) -> None:
         for doubt in self._columns.doubts(self._observed, x, self._edges is not None):
@@ -188,8 +204,8 @@ class FlatConditional:
 
     def _edges_given(self, edges: Tensor, x: Tensor) -> Tensor:
         """The ids' edge mask for an observation (d_x,): without what is NaN there."""
-        missing = torch.zeros(len(edges), dtype=torch.bool)
-        missing[self._observed] = torch.isnan(x)
+        missing = self._columns.constant
+        missing[self._observed] |= torch.isnan(x)
         return eliminate(edges, missing)
 
     def _read_theta(self, theta: Any) -> Tensor:

@@ -11,6 +11,7 @@ On disk an estimator is a directory as in `model_file.py`, safetensors and JSON:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -33,12 +34,13 @@ from fsimformer.folder import (
     write_folder,
 )
 from fsimformer.nn import Network
-from fsimformer.sbi.mask_laws import eliminate, read_mask
+from fsimformer.sbi.mask_laws import eliminate, read_mask, read_masks
 from fsimformer.tokens import TokenBatch, TokenSet
 from fsimformer.typed import require_types
 from fsimformer.whiten import Standardise, fit_standardise, read_standardise
 
 FORMAT = "sbi 1"
+_FARTHEST = 1e6  # whitened: squares of more overflow what the network multiplies, and nothing was trained there
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Columns:
     Args:
         value_range: of each id the 0.0005 and 0.9995 quantile of the simulations; () = not known.
         gaps: of each id, did some simulation lack it? () = not known.
+        constants: of each id, had all simulations the same value? Such a feature is no token: there is nothing to learn
+            of it, and drawn it is what it always was. () = none.
     """
 
     n_variables: int
@@ -55,6 +59,7 @@ class Columns:
     standardise: tuple[Standardise, ...]
     value_range: tuple[tuple[float, float], ...] = ()
     gaps: tuple[bool, ...] = ()
+    constants: tuple[bool, ...] = ()
 
     @classmethod
     def fit(cls, inputs: Tensor) -> Columns:
@@ -62,6 +67,9 @@ class Columns:
 
         Raises:
             ValueError: a feature without a single value.
+
+        Warns:
+            UserWarning: features that vary by less than a thousand steps of single precision about their mean.
         """
         _, t, f = inputs.shape
         absent = ~torch.isfinite(inputs).any(0)
@@ -74,7 +82,35 @@ class Columns:
         few = max(1, len(inputs) // 1_000_000)  # torch.nanquantile is limited to 16 M entries
         ranges = [torch.nanquantile(column[::few].double(), ends).tolist() for column in columns]
         gaps = torch.isnan(inputs).any(0).flatten().tolist()
-        return cls(t, f, tuple(map(fit_standardise, columns)), tuple((low, high) for low, high in ranges), tuple(gaps))
+        held = [column[torch.isfinite(column)] for column in columns]
+        constants = tuple(bool((x == x[0]).all()) for x in held)
+        standardise = tuple(
+            Standardise(float(x[0]), 1.0) if constant else fit_standardise(column)
+            for column, x, constant in zip(columns, held, constants, strict=True)
+        )
+        out = cls(t, f, standardise, tuple((low, high) for low, high in ranges), tuple(gaps), constants)
+        for i, s in enumerate(standardise):
+            if not constants[i] and s.scale < 1_000 * torch.finfo(torch.float32).eps * abs(s.loc):
+                warnings.warn(
+                    f"(variable, feature) {out.name(i)} varies by {s.scale:.3g} about {s.loc:.9g}: draws come back in "
+                    "single precision, which tells few values apart there; subtract an offset first.",
+                    UserWarning,
+                    stacklevel=3,
+                )
+        return out
+
+    def name(self, i: int) -> tuple[int, int]:
+        """(variable, feature) of an id."""
+        return divmod(i, self.n_features)
+
+    @property
+    def constant(self) -> Tensor:
+        """(ids,) bool: `constants`."""
+        return torch.tensor(self.constants or (False,) * len(self.standardise))
+
+    def varying(self, inputs: Tensor) -> Tensor:
+        """Simulations (N, T, F) without their constant features: NaN."""
+        return inputs.masked_fill(self.constant.view(self.n_variables, self.n_features), torch.nan)
 
     def doubts(self, ids: Tensor, x: Tensor, with_edges: bool) -> list[str]:
         """What training knows little of in observations (B, k) of these ids, in words.
@@ -83,13 +119,14 @@ class Columns:
         simulation had: what joins the neighbours of these was never trained.
         """
         out, there = [], torch.isfinite(x)
-        names = [divmod(i, self.n_features) for i in ids.tolist()]
+        names = [self.name(i) for i in ids.tolist()]
         if len(ids) and (n := int((~there).all(1).sum())):
             out.append(f"x: {n} of {len(x)} observations have no finite value; what follows is the prior.")
         if len(ids) and self.value_range:
             low, high = torch.tensor(self.value_range, dtype=torch.float64)[ids].unbind(1)
-            y = x.float().double()  # as simulations are
-            far = there & ((y < low - (high - low)) | (y > high + (high - low)))
+            # what comes in single precision may be a step beside a simulation in double, above all a constant
+            step = 2 * torch.finfo(torch.float32).eps * torch.maximum(low.abs(), high.abs())
+            far = there & ((x < low - (high - low) - step) | (x > high + (high - low) + step))
             for row, k in far.nonzero()[:1].tolist():
                 out.append(
                     f"x: {int(far.sum())} of {int(there.sum())} values lie outside what training saw, by more than the "
@@ -112,6 +149,21 @@ class Columns:
     def whiten(self, y: Tensor, ids: Tensor) -> Tensor:
         """Values (…, k) of these ids (k,) -> z."""
         return self._each(y, ids, Standardise.forward)
+
+    def whitened(self, where: str, y: Tensor, ids: Tensor) -> Tensor:
+        """As `whiten`.
+
+        Raises:
+            ValueError: a value so far from the simulations that a network in single precision cannot take it.
+        """
+        z = self.whiten(y.double(), ids)
+        for at in (z.abs() > _FARTHEST).nonzero()[:1].tolist():
+            raise ValueError(
+                f"{where}: {float(y[tuple(at)]):.6g} of (variable, feature) {self.name(int(ids[at[-1]]))} lies "
+                f"{float(z[tuple(at)].abs()):.2g} of its scales from the simulations; expected at most "
+                f"{_FARTHEST:g}. Are the units those of the simulations?"
+            )
+        return z
 
     def unwhiten(self, z: Tensor, ids: Tensor) -> Tensor:
         """z (…, k) of these ids (k,) -> values."""
@@ -149,19 +201,28 @@ class Columns:
         if values is None:
             z, observed = torch.zeros(len(ids)), False
         else:
-            there = torch.isfinite(values)
-            z, ids, observed = self.whiten(values.double(), ids)[there].float(), ids[there], True
+            there = torch.isfinite(values) & ~self.constant[ids]
+            ids, values, observed = ids[there], values[there], True
+            z = self.whitened("x", values, ids).float()
         return TokenSet(ids, torch.zeros(len(ids), 0), z, torch.full((len(ids),), observed))
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """A trained network with its columns; `edge_mask` (T, T) is that of training, if it was a fixed one."""
+    """A trained network with its columns.
+
+    Args:
+        edge_mask: (T, T), that of training, if it was a fixed one.
+        condition_masks, edge_masks: those of training, (K, T) and (K, T, T); of none, K = 0, where a callable made
+            them; None = the default.
+    """
 
     denoiser: Denoiser
     schedule: str
     columns: Columns
     edge_mask: Tensor | None = None
+    condition_masks: Tensor | None = None
+    edge_masks: Tensor | None = None
 
     def save(self, path: str | Path) -> None:
         """Write a directory that `load` reads; a model there is replaced.
@@ -175,10 +236,13 @@ class Estimator:
             "format": FORMAT,
             "schedule": self.schedule,
             "columns": asdict(self.columns),
-            "edge_mask": None if self.edge_mask is None else self.edge_mask.int().tolist(),
+            **{name: None if mask is None else mask.int().tolist() for name, mask in self._masks().items()},
             "network": asdict(self.denoiser.network.config),
         }
         write_folder(path, card, self.denoiser)
+
+    def _masks(self) -> dict[str, Tensor | None]:
+        return {"edge_mask": self.edge_mask, "condition_masks": self.condition_masks, "edge_masks": self.edge_masks}
 
 
 def load(path: str | Path) -> Estimator:
@@ -201,7 +265,10 @@ def load(path: str | Path) -> Estimator:
 
 
 def _read(card: dict[str, Any], weights: dict[str, Tensor], path: Path) -> Estimator:
-    require_keys(path, card, {"format", "schedule", "columns", "edge_mask", "network"})
+    card = {"condition_masks": None, "edge_masks": None, **card}  # younger than the format
+    require_keys(path, card, {"format", "schedule", "columns", "edge_mask", "condition_masks", "edge_masks", "network"})
+    if isinstance(card["columns"], dict):
+        card["columns"] = {"constants": [], **card["columns"]}
     require_keys(path, card["columns"], {f.name for f in fields(Columns)})
     for one in card["columns"]["standardise"]:
         require_keys(path, one, {f.name for f in fields(Standardise)})
@@ -209,11 +276,11 @@ def _read(card: dict[str, Any], weights: dict[str, Tensor], path: Path) -> Estim
     require_types(f"{path / CARD}: columns", Columns, held)
     held["standardise"] = tuple(read_standardise(f"column {i}", one) for i, one in enumerate(held["standardise"]))
     held["value_range"] = tuple((float(low), float(high)) for low, high in held["value_range"])
-    held["gaps"] = tuple(bool(gap) for gap in held["gaps"])
+    held |= {name: tuple(bool(x) for x in held[name]) for name in ("gaps", "constants")}
     columns, network = Columns(**held), read_network(card["network"], path)
     t, d = columns.n_variables, columns.n_variables * columns.n_features
     sizes = {"standardise": len(columns.standardise), "uses_index": len(network.uses_index)}
-    sizes |= {name: len(held[name]) for name in ("value_range", "gaps") if held[name]}
+    sizes |= {name: len(held[name]) for name in ("value_range", "gaps", "constants") if held[name]}
     if set(sizes.values()) != {d}:
         raise ValueError(f"{path / CARD}: expected {d} entries for {t} variables, got {sizes}.")
     require_size(network, weights, path)
@@ -222,7 +289,14 @@ def _read(card: dict[str, Any], weights: dict[str, Tensor], path: Path) -> Estim
     with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from the global generator
         denoiser = Denoiser(Network(network), card["schedule"])
     fill(denoiser, weights, path)
-    return Estimator(denoiser.eval(), card["schedule"], columns, edges)
+    where = f"{path / CARD}: "
+    trained = None if card["condition_masks"] is None else _read_list(where, card, "condition_masks", (t,))
+    graphs = None if card["edge_masks"] is None else _read_list(where, card, "edge_masks", (t, t))
+    return Estimator(denoiser.eval(), card["schedule"], columns, edges, trained, graphs)
+
+
+def _read_list(where: str, card: dict[str, Any], name: str, shape: tuple[int, ...]) -> Tensor:
+    return read_masks(where + name, card[name], shape) if card[name] else torch.zeros(0, *shape, dtype=torch.bool)
 
 
 def flat(where: str, given: object, n: int, n_variables: int, n_features: int, batched: bool) -> Tensor:

@@ -41,6 +41,7 @@ from fsimformer.train import Progress, TrainConfig, fit
 SMALL = NetworkConfig(width=48, depth=3, n_heads=4)
 """What inference trains by default: 0.08 M parameters, for some ten features; many variables deserve more."""
 
+_SCHEDULES = {"trig": "trig", "vp": "vp", "ve": "trig", "subvp": "trig"}
 _AS_THEY_COME = 16  # with as few tokens, sorting rows by length saves less than it costs
 
 
@@ -68,7 +69,6 @@ class JointInference:
         self._condition_source: MaskSource | None = None
         self._edge_source: MaskSource | None = None
         self._estimator: Estimator | None = None
-        self._trained: Tensor | None = None
         self._summary: dict[str, list[float]] = {}
 
     @property
@@ -102,8 +102,8 @@ class JointInference:
             of_sbi: refused, with what to do instead.
 
         Raises:
-            TypeError, ValueError: no tensor, another shape than before, infinite values, rows in which everything is
-                missing, other variables than those of posterior_latent_idx and posterior_observed_idx, a proposal.
+            TypeError, ValueError: no real numbers, another shape than before, infinite values, rows in which everything
+                is missing, other variables than those of posterior_latent_idx and posterior_observed_idx, a proposal.
         """
         refuse("append_simulations", self.append_simulations, of_sbi, OF_APPEND)
         x = read_rows(inputs, proposal, self._inputs[0] if self._inputs else None)
@@ -205,7 +205,7 @@ class JointInference:
         condition, edges = condition_law(self._condition_source, t), edge_law(self._edge_source, t)
         inputs = inputs[torch.randperm(n, generator=generator_at(self._seed, 2))]
         columns = Columns.fit(inputs[:n_train])
-        denoiser = self._fresh(t * f)
+        inputs, denoiser = columns.varying(inputs), self._fresh(t * f)
         epoch = max(1, n_train // training_batch_size)
         config = TrainConfig(
             steps=max_num_epochs * epoch,
@@ -249,8 +249,9 @@ class JointInference:
             "epochs_trained": [float(len(run.history))],
             "best_validation_loss": [run.best_loss],
         }
-        self._estimator = Estimator(denoiser.eval(), self._schedule, columns, self._fixed_edges(t))
-        self._trained = listed(CONDITION, self._condition_source, (t,))
+        trained, graphs = listed(CONDITION, self._condition_source, (t,)), listed(EDGE, self._edge_source, (t, t))
+        fixed = graphs[0] if graphs is not None and len(graphs) == 1 else None
+        self._estimator = Estimator(denoiser.eval(), self._schedule, columns, fixed, trained, graphs)
         return self._estimator
 
     def build_conditional(
@@ -267,7 +268,7 @@ class JointInference:
         Args:
             condition_mask: (variables,), True = observed; one that none of the masks listed for training is, warns.
             edge_mask: (variables, variables), [query, key], True = may attend; a variable always sees itself. None: the
-                mask of training where that was one fixed mask, else full attention.
+                mask of training where that was one fixed mask, else full attention; warns where training had others.
             mvf_estimator: what `train` returned; by default what it returned last.
             sample_with: "sde", or "ode": a third fewer evaluations, keeps early errors of the network.
             of_sbi: refused, with what to do instead.
@@ -279,8 +280,9 @@ class JointInference:
         refuse("build_conditional", self.build_conditional, of_sbi, OF_BUILD)
         estimator = self._estimator_or_last(mvf_estimator)
         conditional = FlatConditional(estimator, condition_mask, edge_mask, sample_with)
-        if estimator is self._estimator:  # of others nobody knows how they were trained
-            warn_of_untrained(self._trained, conditional.condition_mask)
+        warn_of_untrained(
+            estimator.condition_masks, estimator.edge_masks, conditional.condition_mask, conditional.edge_mask
+        )
         return conditional
 
     def build_posterior(
@@ -322,10 +324,6 @@ class JointInference:
         indexes.require(self._n_variables)
         self._indexes = indexes
 
-    def _fixed_edges(self, t: int) -> Tensor | None:
-        masks = listed(EDGE, self._edge_source, (t, t))
-        return masks[0] if masks is not None and len(masks) == 1 else None
-
     def _fresh(self, n_ids: int) -> Denoiser:
         config = replace(self._network, uses_index=((),) * n_ids)
         with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
@@ -337,7 +335,9 @@ class Simformer(JointInference):
     """The Simformer trained by score matching (arXiv 2404.09636).
 
     Args:
-        sde_type: "trig" or "vp"; see `noise.py`. Both preserve the variance, and the loss weighs them alike.
+        sde_type: "trig" or "vp"; see `noise.py`. Both preserve the variance, and the loss weighs them alike. A denoiser
+            of unit-scaled values depends on the ratio of noise to signal alone: sbi's "ve" and "subvp" would train
+            the network of "trig", and do.
         posterior_latent_idx, posterior_observed_idx: variables that are latent and observed in the posterior; or set
             them later with `set_condition_indexes`.
         network: sizes of the network.
@@ -367,15 +367,14 @@ class Simformer(JointInference):
     ) -> None:
         if not isinstance(sde_type, str):
             raise TypeError(
-                f"sde_type: expected 'trig' or 'vp', got {sde_type!r}; indexes are keyword arguments here: "
-                "posterior_latent_idx=…, posterior_observed_idx=…."
+                f"sde_type: expected one of {sorted(_SCHEDULES)}, got {sde_type!r}; indexes are keyword arguments "
+                "here, posterior_latent_idx=… and posterior_observed_idx=…, and simulations carry the prior."
             )
-        if sde_type not in ("trig", "vp"):
-            raise ValueError(
-                f"sde_type: expected 'trig' or 'vp', got {sde_type!r}; a denoiser of unit-scaled values depends on "
-                "the ratio of noise to signal alone, so 've' and 'subvp' would train the same network."
-            )
-        super().__init__(sde_type, posterior_latent_idx, posterior_observed_idx, network, levels, device, seed, of_sbi)
+        if sde_type not in _SCHEDULES:
+            raise ValueError(f"sde_type: expected one of {sorted(_SCHEDULES)}, got {sde_type!r}.")
+        super().__init__(
+            _SCHEDULES[sde_type], posterior_latent_idx, posterior_observed_idx, network, levels, device, seed, of_sbi
+        )
 
 
 class FlowMatchingSimformer(JointInference):

@@ -102,13 +102,29 @@ def read_masks(where: str, source: Tensor | Iterable[Any], shape: tuple[int, ...
 
 
 def listed(where: str, source: MaskSource | None, shape: tuple[int, ...]) -> Tensor | None:
-    """All masks (K, *shape) that this source can give; None where nobody can list them."""
-    return None if source is None or callable(source) else read_masks(where, source, shape)
+    """All masks (K, *shape) that this source can give; K = 0 where nobody can list them, None of no source."""
+    if source is None:
+        return None
+    return torch.zeros(0, *shape, dtype=torch.bool) if callable(source) else read_masks(where, source, shape)
 
 
-def warn_of_untrained(trained: Tensor | None, condition_mask: Tensor) -> None:
-    """Of a conditional that none of the masks of training (K, T) asks for; a network answers it all the same."""
-    if trained is not None and not bool((trained == condition_mask).all(1).any()):
+def warn_of_untrained(
+    trained: Tensor | None, graphs: Tensor | None, condition_mask: Tensor, edge_mask: Tensor | None
+) -> None:
+    """Of a conditional, or of edges, that none of the masks of training has; a network answers it all the same.
+
+    Args:
+        trained, graphs: condition masks (K, T) and edge masks (K, T, T), as `listed` has them.
+        condition_mask, edge_mask: (T,) and (T, T), those of the conditional; no edge mask is full attention.
+    """
+    if edge_mask is None and graphs is not None and not any(bool(graph.all()) for graph in graphs):
+        warnings.warn(
+            "edge_mask: training drew from masks that are not full attention, which this conditional uses for want of "
+            "one: the network has not learned it. Pass one of those masks as edge_mask=.",
+            UserWarning,
+            stacklevel=3,
+        )
+    if trained is not None and len(trained) and not any(torch.equal(condition_mask, mask) for mask in trained):
         warnings.warn(
             f"condition_mask {condition_mask.int().tolist()} is none of the {len(trained)} that training drew from: "
             "the network has not learned this conditional. Train with masks that ask for it, or without "

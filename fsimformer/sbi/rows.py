@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 def read_rows(inputs: Any, proposal: Any, before: Tensor | None) -> Tensor:
-    """A copy of simulations as (N, variables, features), float32, on the CPU.
+    """A copy of simulations as (N, variables, features), in double precision, on the CPU.
 
     Args:
         inputs, proposal: see `Simformer.append_simulations`.
@@ -19,7 +20,7 @@ def read_rows(inputs: Any, proposal: Any, before: Tensor | None) -> Tensor:
         TypeError, ValueError: see `Simformer.append_simulations`.
     """
     where = "append_simulations"
-    if isinstance(proposal, Tensor):
+    if isinstance(proposal, Tensor | np.ndarray):
         raise TypeError(
             f"{where}: expected one tensor, got two; stack theta and x as (N, variables, features): "
             "torch.stack([theta, x], dim=1) where they have as many features, else torch.cat([theta, x], dim=1), in "
@@ -27,9 +28,13 @@ def read_rows(inputs: Any, proposal: Any, before: Tensor | None) -> Tensor:
         )
     if proposal is not None:
         raise ValueError(f"{where}: rounds are not implemented; expected proposal=None.")
-    if not isinstance(inputs, Tensor):
-        raise TypeError(f"{where}: expected a tensor, got {type(inputs).__name__}.")
-    x = inputs.detach().to("cpu", torch.float32, copy=True)  # the caller's tensor stays the caller's
+    numbers = isinstance(inputs, Tensor) or (isinstance(inputs, np.ndarray) and inputs.dtype.kind in "fiub")
+    if not numbers or torch.as_tensor(inputs).is_complex():
+        kind = getattr(inputs, "dtype", None) or type(inputs).__name__
+        raise TypeError(f"{where}: expected a tensor or an array of real numbers, got {kind}.")
+    # the caller's tensor stays the caller's; in double precision until they are whitened, or what varies little about
+    # a large mean would be lost
+    x = torch.as_tensor(inputs).detach().to("cpu", torch.float64, copy=True)
     x = x[..., None] if x.dim() == 2 else x
     if x.dim() != 3 or 0 in x.shape:
         raise ValueError(f"{where}: expected (N, variables, features) or (N, variables), got {tuple(inputs.shape)}.")
