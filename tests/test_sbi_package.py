@@ -22,8 +22,17 @@ INPUTS = JOINT.simulate(200, seed=3).float()
 THETAS, XS = INPUTS[:, 0], INPUTS[:, 1]
 
 
-def test_sbc_accepts_the_exact_posterior_and_rejects_a_shifted_one() -> None:
-    ranks, dap = run_sbc(THETAS, XS, POSTERIOR, num_posterior_samples=100, show_progress_bar=False)
+@pytest.fixture(autouse=True)
+def seeded_as_sbi_is() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_sbc_accepts_the_exact_posterior_and_rejects_a_shifted_one(together: bool) -> None:
+    """Drawn in one batch, and data set by data set in a loop: calls in a loop do not share their noise."""
+    ranks, dap = run_sbc(
+        THETAS, XS, POSTERIOR, num_posterior_samples=100, show_progress_bar=False, use_batched_sampling=together
+    )
     stats = check_sbc(ranks, THETAS, dap, num_posterior_samples=100)
     assert ranks.shape == (200, 3) and float(stats["ks_pvals"].min()) > 0.01
     assert float((stats["c2st_dap"] - 0.5).abs().max()) < 0.1
