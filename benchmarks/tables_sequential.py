@@ -29,6 +29,6 @@ def sequential(records: Sequence[dict[str, Any]]) -> list[str]:
                 share = [f"{np.mean([x['share'] for x in xs]):.3f}" if xs else "" for xs in by_total]
                 rows.append(["", "", "prior inside", *share])
         floor = np.mean([f for r in mine for f in r["floor"].values()])
-        head = ["method", "runs", f"{floor:.3f} = floor", *(f"{t:,}" for t in totals)]
-        out += [f"`{task}`, against simulations\n", *table(head, rows)]
+        head = ["method", "runs", "", *(f"{t:,} simulations" for t in totals)]
+        out += [f"`{task}`; floor of RF C2ST {floor:.3f}, CPU seconds since the start\n", *table(head, rows)]
     return out
