@@ -29,7 +29,7 @@ CELLS: tuple[tuple[str, tuple[int, ...], tuple[str, ...]], ...] = (
     ("dense", (10_000,), ("slcp", "gaussian_linear", "hmm")),
     ("default", (1_000,), ("two_moons", "slcp", "gaussian_linear", "hmm")),
     ("dense", (1_000,), ("slcp", "gaussian_linear", "hmm")),
-    ("baseline", (10_000,), ("two_moons", "slcp", "gaussian_linear", "hmm")),
+    ("baseline", (1_000, 10_000), ("slcp", "gaussian_linear")),
     ("adamw", (10_000,), ("two_moons", "slcp")),
     ("no_ema", (10_000,), ("two_moons", "slcp")),
     ("near_levels", (10_000,), ("two_moons", "slcp")),

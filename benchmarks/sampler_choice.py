@@ -19,7 +19,7 @@ import torch
 from conditionals import draw_problems
 from conditionals import reference as conditional_reference
 from record import save
-from sbibm import N, conditional_draws, trained
+from sbibm import N, conditional_draws, seed_of, trained
 from tables_sbibm import KINDS
 
 from fsimformer.diagnostics import c2st
@@ -45,7 +45,7 @@ def main() -> None:
             values, seconds = [], 0.0
             for i, (x, p) in enumerate(zip(exact, problems, strict=True)):
                 start = time.process_time()
-                draws = conditional_draws(joint, p.observed, p.value, N, i, config)
+                draws = conditional_draws(joint, p.observed, p.value, N, seed_of(args.seed, i), config)
                 seconds += time.process_time() - start
                 values.append(c2st(x[:N], draws))
             error = float(np.std(values, ddof=1) / len(values) ** 0.5)

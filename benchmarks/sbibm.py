@@ -140,7 +140,7 @@ def conditional_draws(
 
 
 def seed_of(seed: int, pair: int) -> int:
-    """Of the draws of one pair: with one seed for all pairs their errors had a part in common, which no mean takes."""
+    """Of the draws of one pair: of one seed for all, errors had a part in common, which no mean removes."""
     return 1_000 * seed + pair
 
 

@@ -18,7 +18,7 @@ from fsimformer.convert import ObservationWarning
 from fsimformer.likelihood import query_log_prob
 from fsimformer.sample import QUALITY, SamplerConfig
 from fsimformer.sbi.arguments import OF_LOG_PROB, OF_SAMPLE, refuse, require_shape, require_whole
-from fsimformer.sbi.estimator import Estimator, flat
+from fsimformer.sbi.estimator import FARTHEST, Estimator, flat
 from fsimformer.sbi.mask_laws import edges_of_ids, eliminate, read_mask
 from fsimformer.stages import Budget, draw
 from fsimformer.tokens import Dial
@@ -96,7 +96,7 @@ class FlatConditional:
         """
         refuse("sample", self.sample, of_sbi, OF_SAMPLE)
         observation = self._x_or_default(x)
-        self._warn(observation)
+        self._look_at(observation)
         return self._sample("sample", sample_shape, observation, seed)[..., 0, :]
 
     def sample_batched(
@@ -116,7 +116,7 @@ class FlatConditional:
         """
         refuse("sample_batched", self.sample_batched, of_sbi, OF_SAMPLE)
         observations = self._read_x(x, batched=True)
-        self._warn(observations)
+        self._look_at(observations)
         return self._sample("sample_batched", sample_shape, observations, seed)
 
     def log_prob(self, theta: Any, x: Any = None, *, n_steps: int = 24, **of_sbi: Any) -> Tensor:
@@ -134,7 +134,7 @@ class FlatConditional:
         """
         refuse("log_prob", self.log_prob, of_sbi, OF_LOG_PROB)
         y, observation = self._read_theta(theta), self._x_or_default(x)
-        self._warn(observation)
+        self._look_at(observation)
         return self._log_prob(y, observation[0], n_steps)
 
     def log_prob_batched(self, theta: Any, x: Any, *, n_steps: int = 24, **of_sbi: Any) -> Tensor:
@@ -145,7 +145,7 @@ class FlatConditional:
         d = len(self._latent)
         if theta.dim() != 3 or tuple(theta.shape[1:]) != (len(observations), d):
             raise ValueError(f"theta: expected (n, {len(observations)}, {d}), got shape {tuple(theta.shape)}.")
-        self._warn(observations)
+        self._look_at(observations)
         each = zip(theta.unbind(1), observations, strict=True)
         densities = [self._log_prob(self._read_theta(y), row, n_steps) for y, row in each]
         return torch.stack(densities, dim=1) if densities else torch.zeros(len(theta), 0)
@@ -191,22 +191,24 @@ class FlatConditional:
 
     def _log_prob(self, theta: Tensor, x: Tensor, n_steps: int) -> Tensor:
         ids, n_steps = self._latent[self._varies], require_whole("log_prob", "n_steps", n_steps, 1)
-        other = (theta.float() != self._always.float())[:, ~self._varies].any(1)  # than it always was
-        z = self._columns.whitened("theta", theta[:, self._varies], ids)
+        z = self._columns.whiten(theta[:, self._varies], ids)
+        impossible = (theta.float() != self._always.float())[:, ~self._varies].any(1) | (z.abs() > FARTHEST).any(1)
+        z = z.masked_fill(impossible[:, None], 0.0)
         observed, query = self._columns.tokens(self._observed, x), self._columns.tokens(ids, None)
         edges = None if self._edges is None else self._edges_given(self._edges, x)
         log_p = query_log_prob(self._denoiser, observed, query, z, _DIAL, n_steps=n_steps, edges=edges)
-        return (log_p - self._columns.log_det(z, ids)).masked_fill(other, -math.inf).float()
+        return (log_p - self._columns.log_det(z, ids)).masked_fill(impossible, -math.inf).float()
 
-    def _warn(self, x: Tensor) -> None:
+    def _look_at(self, x: Tensor) -> None:
+        self._columns.require_near(self._observed, x)
         for doubt in self._columns.doubts(self._observed, x, self._edges is not None):
             warnings.warn(doubt, ObservationWarning, stacklevel=3)
 
     def _edges_given(self, edges: Tensor, x: Tensor) -> Tensor:
         """The ids' edge mask for an observation (d_x,): without what is NaN there."""
-        missing = self._columns.constant
-        missing[self._observed] |= torch.isnan(x)
-        return eliminate(edges, missing)
+        missing = torch.zeros(len(edges), dtype=torch.bool)
+        missing[self._observed] = torch.isnan(x)
+        return eliminate(edges, missing & ~self._columns.constant)
 
     def _read_theta(self, theta: Any) -> Tensor:
         n_latent = int((~self.condition_mask).sum())

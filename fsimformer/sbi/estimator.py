@@ -34,13 +34,15 @@ from fsimformer.folder import (
     write_folder,
 )
 from fsimformer.nn import Network
-from fsimformer.sbi.mask_laws import eliminate, read_mask, read_masks
+from fsimformer.sbi.mask_laws import eliminate, read_mask
 from fsimformer.tokens import TokenBatch, TokenSet
 from fsimformer.typed import require_types
 from fsimformer.whiten import Standardise, fit_standardise, read_standardise
 
 FORMAT = "sbi 1"
-_FARTHEST = 1e6  # whitened: squares of more overflow what the network multiplies, and nothing was trained there
+FARTHEST = 1e15
+"""Whitened: from some 1e20 on what a network multiplies overflows single precision, and answers are NaN."""
+_SINGLE = torch.finfo(torch.float32)
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,11 @@ class Columns:
     constants: tuple[bool, ...] = ()
 
     @classmethod
-    def fit(cls, inputs: Tensor) -> Columns:
+    def fit(cls, inputs: Tensor, held_out: Tensor | None = None) -> Columns:
         """Fit to simulations (N, T, F), NaN where missing.
+
+        Args:
+            held_out: simulations in which a constant must be the same, of which nothing else is taken.
 
         Raises:
             ValueError: a feature without a single value.
@@ -82,18 +87,19 @@ class Columns:
         few = max(1, len(inputs) // 1_000_000)  # torch.nanquantile is limited to 16 M entries
         ranges = [torch.nanquantile(column[::few].double(), ends).tolist() for column in columns]
         gaps = torch.isnan(inputs).any(0).flatten().tolist()
-        held = [column[torch.isfinite(column)] for column in columns]
-        constants = tuple(bool((x == x[0]).all()) for x in held)
+        every = inputs if held_out is None else torch.cat([inputs, held_out])
+        constants = tuple(map(_is_constant, every.flatten(1).unbind(1)))
         standardise = tuple(
-            Standardise(float(x[0]), 1.0) if constant else fit_standardise(column)
-            for column, x, constant in zip(columns, held, constants, strict=True)
+            Standardise(float(column[torch.isfinite(column)][0]), 1.0) if constant else fit_standardise(column)
+            for column, constant in zip(columns, constants, strict=True)
         )
         out = cls(t, f, standardise, tuple((low, high) for low, high in ranges), tuple(gaps), constants)
         for i, s in enumerate(standardise):
-            if not constants[i] and s.scale < 1_000 * torch.finfo(torch.float32).eps * abs(s.loc):
+            step = max(_SINGLE.eps * abs(s.loc), _SINGLE.tiny)
+            if not constants[i] and s.scale < 1_000 * step:
                 warnings.warn(
-                    f"(variable, feature) {out.name(i)} varies by {s.scale:.3g} about {s.loc:.9g}: draws come back in "
-                    "single precision, which tells few values apart there; subtract an offset first.",
+                    f"(variable, feature) {out.name(i)} varies by {s.scale:.3g} about {s.loc:.9g}: single precision, "
+                    "in which draws come back, tells few values apart there; subtract an offset first, or rescale.",
                     UserWarning,
                     stacklevel=3,
                 )
@@ -108,9 +114,10 @@ class Columns:
         """(ids,) bool: `constants`."""
         return torch.tensor(self.constants or (False,) * len(self.standardise))
 
-    def varying(self, inputs: Tensor) -> Tensor:
-        """Simulations (N, T, F) without their constant features: NaN."""
-        return inputs.masked_fill(self.constant.view(self.n_variables, self.n_features), torch.nan)
+    @property
+    def varies(self) -> Tensor:
+        """(T, F) bool: which features are tokens."""
+        return ~self.constant.view(self.n_variables, self.n_features)
 
     def doubts(self, ids: Tensor, x: Tensor, with_edges: bool) -> list[str]:
         """What training knows little of in observations (B, k) of these ids, in words.
@@ -118,14 +125,14 @@ class Columns:
         Observations without a value; values outside `value_range` by more than its width; with edge masks, gaps that no
         simulation had: what joins the neighbours of these was never trained.
         """
-        out, there = [], torch.isfinite(x)
+        out, there, constant = [], torch.isfinite(x), self.constant[ids]
         names = [self.name(i) for i in ids.tolist()]
-        if len(ids) and (n := int((~there).all(1).sum())):
-            out.append(f"x: {n} of {len(x)} observations have no finite value; what follows is the prior.")
+        if len(ids) and (n := int((~there | constant).all(1).sum())):
+            which = " of a feature that varies" if constant.any() else ""
+            out.append(f"x: {n} of {len(x)} observations have no finite value{which}; what follows is the prior.")
         if len(ids) and self.value_range:
             low, high = torch.tensor(self.value_range, dtype=torch.float64)[ids].unbind(1)
-            # what comes in single precision may be a step beside a simulation in double, above all a constant
-            step = 2 * torch.finfo(torch.float32).eps * torch.maximum(low.abs(), high.abs())
+            step = 2 * _SINGLE.eps * torch.maximum(low.abs(), high.abs()) * constant  # has no width of its own
             far = there & ((x < low - (high - low) - step) | (x > high + (high - low) + step))
             for row, k in far.nonzero()[:1].tolist():
                 out.append(
@@ -134,7 +141,8 @@ class Columns:
                     f"{float(low[k]):.3g} to {float(high[k]):.3g} there. Are the units those of the simulations?"
                 )
         if with_edges and self.gaps:
-            new = [names[k] for k, i in enumerate(ids.tolist()) if not self.gaps[i] and not there[:, k].all()]
+            lacking = ~(there.all(0) | constant | torch.tensor(self.gaps)[ids])
+            new = [names[k] for k in lacking.nonzero()[:, 0].tolist()]
             if new:
                 out.append(
                     f"x: no simulation lacked (variable, feature) {new}, as these observations do: the edges that join "
@@ -150,20 +158,19 @@ class Columns:
         """Values (…, k) of these ids (k,) -> z."""
         return self._each(y, ids, Standardise.forward)
 
-    def whitened(self, where: str, y: Tensor, ids: Tensor) -> Tensor:
-        """As `whiten`.
+    def require_near(self, ids: Tensor, x: Tensor) -> None:
+        """Observations (B, k) of these ids lie where a network in single precision can take them.
 
         Raises:
-            ValueError: a value so far from the simulations that a network in single precision cannot take it.
+            ValueError: one does not.
         """
-        z = self.whiten(y.double(), ids)
-        for at in (z.abs() > _FARTHEST).nonzero()[:1].tolist():
+        z = self.whiten(x, ids)
+        for row, k in (z.abs() > FARTHEST).nonzero()[:1].tolist():
             raise ValueError(
-                f"{where}: {float(y[tuple(at)]):.6g} of (variable, feature) {self.name(int(ids[at[-1]]))} lies "
-                f"{float(z[tuple(at)].abs()):.2g} of its scales from the simulations; expected at most "
-                f"{_FARTHEST:g}. Are the units those of the simulations?"
+                f"x: {float(x[row, k]):.6g} of (variable, feature) {self.name(int(ids[k]))}, observation {row}, lies "
+                f"{float(z[row, k].abs()):.2g} of its scales from the simulations; expected at most {FARTHEST:g}. Are "
+                "the units those of the simulations?"
             )
-        return z
 
     def unwhiten(self, z: Tensor, ids: Tensor) -> Tensor:
         """z (…, k) of these ids (k,) -> values."""
@@ -181,11 +188,13 @@ class Columns:
     def batch(self, inputs: Tensor, condition: Tensor, edges: Tensor | None) -> TokenBatch:
         """Rows of the network from simulations (n, T, F); what is NaN there is no token, its neighbours are joined.
 
+        A constant is no token either, but it is known and parts what it stands between: nobody is joined.
+
         Args:
             condition: (n, T) bool. edges: (n, n_ids, n_ids) bool or None.
         """
         z = self.whiten(inputs.flatten(1).double(), torch.arange(len(self.standardise))).float()
-        there = torch.isfinite(z)
+        missing, there = ~torch.isfinite(z) & ~self.constant, torch.isfinite(z) & ~self.constant
         n, d = z.shape
         return TokenBatch(
             torch.arange(d).expand(n, d),
@@ -193,7 +202,7 @@ class Columns:
             torch.where(there, z, 0.0),
             condition.repeat_interleave(self.n_features, 1),
             there,
-            edges=None if edges is None else eliminate(edges, ~there),
+            edges=None if edges is None else eliminate(edges, missing),
         )
 
     def tokens(self, ids: Tensor, values: Tensor | None) -> TokenSet:
@@ -203,7 +212,7 @@ class Columns:
         else:
             there = torch.isfinite(values) & ~self.constant[ids]
             ids, values, observed = ids[there], values[there], True
-            z = self.whitened("x", values, ids).float()
+            z = self.whiten(values.double(), ids).float()
         return TokenSet(ids, torch.zeros(len(ids), 0), z, torch.full((len(ids),), observed))
 
 
@@ -213,8 +222,8 @@ class Estimator:
 
     Args:
         edge_mask: (T, T), that of training, if it was a fixed one.
-        condition_masks, edge_masks: those of training, (K, T) and (K, T, T); of none, K = 0, where a callable made
-            them; None = the default.
+        condition_masks, edge_masks: those of training, (K, T) and (K, T, T), each once; K = 0 where a callable made
+            them; None = the default, or an estimator that was saved before they were kept.
     """
 
     denoiser: Denoiser
@@ -265,7 +274,7 @@ def load(path: str | Path) -> Estimator:
 
 
 def _read(card: dict[str, Any], weights: dict[str, Tensor], path: Path) -> Estimator:
-    card = {"condition_masks": None, "edge_masks": None, **card}  # younger than the format
+    card = {"condition_masks": None, "edge_masks": None, **card}  # estimators were saved without them at first
     require_keys(path, card, {"format", "schedule", "columns", "edge_mask", "condition_masks", "edge_masks", "network"})
     if isinstance(card["columns"], dict):
         card["columns"] = {"constants": [], **card["columns"]}
@@ -290,13 +299,23 @@ def _read(card: dict[str, Any], weights: dict[str, Tensor], path: Path) -> Estim
         denoiser = Denoiser(Network(network), card["schedule"])
     fill(denoiser, weights, path)
     where = f"{path / CARD}: "
-    trained = None if card["condition_masks"] is None else _read_list(where, card, "condition_masks", (t,))
-    graphs = None if card["edge_masks"] is None else _read_list(where, card, "edge_masks", (t, t))
+    trained = _read_list(f"{where}condition_masks", card["condition_masks"], (t,))
+    graphs = _read_list(f"{where}edge_masks", card["edge_masks"], (t, t))
     return Estimator(denoiser.eval(), card["schedule"], columns, edges, trained, graphs)
 
 
-def _read_list(where: str, card: dict[str, Any], name: str, shape: tuple[int, ...]) -> Tensor:
-    return read_masks(where + name, card[name], shape) if card[name] else torch.zeros(0, *shape, dtype=torch.bool)
+def _read_list(where: str, held: Any, shape: tuple[int, ...]) -> Tensor | None:
+    if held is None:
+        return None
+    if not isinstance(held, list):
+        raise ValueError(f"{where}: expected a list of masks or null, got {held!r}.")
+    return read_mask(where, held, (len(held), *shape)) if held else torch.zeros(0, *shape, dtype=torch.bool)
+
+
+def _is_constant(column: Tensor) -> bool:
+    """Do its finite values differ by no more than sums of equal terms do?"""
+    x = column[torch.isfinite(column)]
+    return bool(x.max() - x.min() <= 16 * torch.finfo(torch.float64).eps * x.abs().max())
 
 
 def flat(where: str, given: object, n: int, n_variables: int, n_features: int, batched: bool) -> Tensor:

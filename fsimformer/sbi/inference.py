@@ -92,12 +92,12 @@ class JointInference:
             )
         return estimator
 
-    def append_simulations(self, inputs: Tensor, proposal: None = None, **of_sbi: Any) -> Self:
+    def append_simulations(self, inputs: Any, proposal: None = None, **of_sbi: Any) -> Self:
         """Adds simulations to those that the next training uses.
 
         Args:
-            inputs: (N, variables, features), or (N, variables) of one feature. NaN = missing: no token, in training as
-                later in an observation; what is left of the row is trained on.
+            inputs: tensor or array (N, variables, features), or (N, variables) of one feature. NaN = missing: no token,
+                in training as later in an observation; what is left of the row is trained on.
             proposal: for sbi's callers; simulations come from the prior.
             of_sbi: refused, with what to do instead.
 
@@ -204,8 +204,10 @@ class JointInference:
             raise ValueError(f"train: {n} simulations leave {n_train} to train on; expected at least 10.")
         condition, edges = condition_law(self._condition_source, t), edge_law(self._edge_source, t)
         inputs = inputs[torch.randperm(n, generator=generator_at(self._seed, 2))]
-        columns = Columns.fit(inputs[:n_train])
-        inputs, denoiser = columns.varying(inputs), self._fresh(t * f)
+        columns = Columns.fit(inputs[:n_train], inputs[n_train:])
+        if columns.constant.all():
+            raise ValueError("train: every feature is the same in all simulations; nothing is there to learn.")
+        denoiser = self._fresh(t * f)
         epoch = max(1, n_train // training_batch_size)
         config = TrainConfig(
             steps=max_num_epochs * epoch,
@@ -227,7 +229,7 @@ class JointInference:
 
         def rows_of(simulations: Tensor) -> Rows:
             def rows(k: int, generator: torch.Generator) -> TokenBatch:
-                chosen, masks = rows_with_latents(simulations, condition, k, generator)
+                chosen, masks = rows_with_latents(simulations, condition, k, generator, columns.varies)
                 graph = edges(masks, generator)
                 return columns.batch(chosen, masks, None if graph is None else edges_of_ids(graph, f))
 
@@ -244,11 +246,9 @@ class JointInference:
             callback=callback,
         )
         self._summary = {
-            "training_loss": [loss for _, loss, _ in run.history],
-            "validation_loss": [loss for _, _, loss in run.history],
-            "epochs_trained": [float(len(run.history))],
-            "best_validation_loss": [run.best_loss],
-        }
+            "training_loss": [loss for _, loss, _ in run.history], "best_validation_loss": [run.best_loss],
+            "validation_loss": [loss for _, _, loss in run.history], "epochs_trained": [float(len(run.history))],
+        }  # fmt: skip
         trained, graphs = listed(CONDITION, self._condition_source, (t,)), listed(EDGE, self._edge_source, (t, t))
         fixed = graphs[0] if graphs is not None and len(graphs) == 1 else None
         self._estimator = Estimator(denoiser.eval(), self._schedule, columns, fixed, trained, graphs)
@@ -278,12 +278,7 @@ class JointInference:
             TypeError: `mvf_estimator` is no Estimator.
         """
         refuse("build_conditional", self.build_conditional, of_sbi, OF_BUILD)
-        estimator = self._estimator_or_last(mvf_estimator)
-        conditional = FlatConditional(estimator, condition_mask, edge_mask, sample_with)
-        warn_of_untrained(
-            estimator.condition_masks, estimator.edge_masks, conditional.condition_mask, conditional.edge_mask
-        )
-        return conditional
+        return _build(self._estimator_or_last(mvf_estimator), condition_mask, edge_mask, sample_with)
 
     def build_posterior(
         self,
@@ -294,9 +289,9 @@ class JointInference:
         **of_sbi: Any,
     ) -> FlatConditional:
         """p(posterior_latent_idx | posterior_observed_idx); see `build_conditional`."""
+        refuse("build_posterior", self.build_posterior, of_sbi, OF_BUILD)
         estimator = self._estimator_or_last(mvf_estimator)
-        mask = self._indexes.mask(estimator.columns.n_variables)
-        return self.build_conditional(mask, edge_mask, estimator, sample_with=sample_with, **of_sbi)
+        return _build(estimator, self._indexes.mask(estimator.columns.n_variables), edge_mask, sample_with)
 
     def build_likelihood(
         self,
@@ -307,9 +302,9 @@ class JointInference:
         **of_sbi: Any,
     ) -> FlatConditional:
         """p(posterior_observed_idx | posterior_latent_idx), the posterior's mask reversed; see `build_conditional`."""
+        refuse("build_likelihood", self.build_likelihood, of_sbi, OF_BUILD)
         estimator = self._estimator_or_last(mvf_estimator)
-        mask = ~self._indexes.mask(estimator.columns.n_variables)
-        return self.build_conditional(mask, edge_mask, estimator, sample_with=sample_with, **of_sbi)
+        return _build(estimator, ~self._indexes.mask(estimator.columns.n_variables), edge_mask, sample_with)
 
     def set_condition_indexes(
         self, new_posterior_latent_idx: Sequence[int] | Tensor, new_posterior_observed_idx: Sequence[int] | Tensor
@@ -329,6 +324,13 @@ class JointInference:
         with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
             torch.default_generator.manual_seed(self._seed)
             return Denoiser(Network(config), self._schedule).to(self._device)
+
+
+def _build(estimator: Estimator, condition_mask: Any, edge_mask: Any, sample_with: str) -> FlatConditional:
+    out = FlatConditional(estimator, condition_mask, edge_mask, sample_with)
+    known = estimator.condition_masks, estimator.edge_masks
+    warn_of_untrained(*known, out.condition_mask, out.edge_mask, stacklevel=4)  # the caller of build_…
+    return out
 
 
 class Simformer(JointInference):

@@ -102,27 +102,32 @@ def read_masks(where: str, source: Tensor | Iterable[Any], shape: tuple[int, ...
 
 
 def listed(where: str, source: MaskSource | None, shape: tuple[int, ...]) -> Tensor | None:
-    """All masks (K, *shape) that this source can give; K = 0 where nobody can list them, None of no source."""
+    """All masks (K, *shape) of this source, each once; K = 0 where nobody can list them, None of no source."""
     if source is None:
         return None
-    return torch.zeros(0, *shape, dtype=torch.bool) if callable(source) else read_masks(where, source, shape)
+    if callable(source):
+        return torch.zeros(0, *shape, dtype=torch.bool)
+    return read_masks(where, source, shape).unique(dim=0)
 
 
 def warn_of_untrained(
-    trained: Tensor | None, graphs: Tensor | None, condition_mask: Tensor, edge_mask: Tensor | None
+    trained: Tensor | None, graphs: Tensor | None, condition_mask: Tensor, edge_mask: Tensor | None, stacklevel: int
 ) -> None:
-    """Of a conditional, or of edges, that none of the masks of training has; a network answers it all the same.
+    """Of a condition mask that none listed for training is, and of full attention where none listed for training is.
+
+    Of an edge mask that somebody asks for nothing is said: they have said what they want.
 
     Args:
         trained, graphs: condition masks (K, T) and edge masks (K, T, T), as `listed` has them.
         condition_mask, edge_mask: (T,) and (T, T), those of the conditional; no edge mask is full attention.
     """
-    if edge_mask is None and graphs is not None and not any(bool(graph.all()) for graph in graphs):
+    diagonal = torch.eye(len(condition_mask), dtype=torch.bool)  # which every mask has, see `edges_of_ids`
+    if edge_mask is None and graphs is not None and len(graphs) and not (graphs | diagonal).flatten(1).all(1).any():
         warnings.warn(
             "edge_mask: training drew from masks that are not full attention, which this conditional uses for want of "
             "one: the network has not learned it. Pass one of those masks as edge_mask=.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     if trained is not None and len(trained) and not any(torch.equal(condition_mask, mask) for mask in trained):
         warnings.warn(
@@ -130,7 +135,7 @@ def warn_of_untrained(
             "the network has not learned this conditional. Train with masks that ask for it, or without "
             "set_condition_masks_generator.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 
@@ -182,9 +187,12 @@ def condition_law(source: MaskSource | None, n_variables: int) -> ConditionLaw:
 
 
 def rows_with_latents(
-    simulations: Tensor, law: ConditionLaw, n: int, generator: torch.Generator
+    simulations: Tensor, law: ConditionLaw, n: int, generator: torch.Generator, varies: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """n rows drawn with replacement, (n, T, F), and their masks, (n, T), of rows that have a latent value.
+
+    Args:
+        varies: (T, F) bool, features that are tokens; None = all. The law is shown the others too, in single precision.
 
     Raises:
         ValueError: fewer than one row in a hundred has one under this law.
@@ -192,8 +200,9 @@ def rows_with_latents(
     rows, masks, found = [], [], 0
     for _ in range(_ROUNDS):
         drawn = simulations[torch.randint(len(simulations), (n,), generator=generator)]
-        mask = law(drawn, generator)
-        useful = (torch.isfinite(drawn).any(-1) & ~mask).any(1)
+        mask = law(drawn.float(), generator)
+        there = torch.isfinite(drawn) if varies is None else torch.isfinite(drawn) & varies
+        useful = (there.any(-1) & ~mask).any(1)
         rows.append(drawn[useful])
         masks.append(mask[useful])
         found += int(useful.sum())

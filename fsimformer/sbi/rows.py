@@ -29,12 +29,13 @@ def read_rows(inputs: Any, proposal: Any, before: Tensor | None) -> Tensor:
     if proposal is not None:
         raise ValueError(f"{where}: rounds are not implemented; expected proposal=None.")
     numbers = isinstance(inputs, Tensor) or (isinstance(inputs, np.ndarray) and inputs.dtype.kind in "fiub")
-    if not numbers or torch.as_tensor(inputs).is_complex():
+    if not numbers or (isinstance(inputs, Tensor) and inputs.is_complex()):
         kind = getattr(inputs, "dtype", None) or type(inputs).__name__
         raise TypeError(f"{where}: expected a tensor or an array of real numbers, got {kind}.")
     # the caller's tensor stays the caller's; in double precision until they are whitened, or what varies little about
     # a large mean would be lost
-    x = torch.as_tensor(inputs).detach().to("cpu", torch.float64, copy=True)
+    given = inputs if isinstance(inputs, Tensor) else torch.from_numpy(np.array(inputs, dtype=np.float64))
+    x = given.detach().to("cpu", torch.float64, copy=True)
     x = x[..., None] if x.dim() == 2 else x
     if x.dim() != 3 or 0 in x.shape:
         raise ValueError(f"{where}: expected (N, variables, features) or (N, variables), got {tuple(inputs.shape)}.")
@@ -42,10 +43,11 @@ def read_rows(inputs: Any, proposal: Any, before: Tensor | None) -> Tensor:
         raise ValueError(
             f"{where}: expected (N, {', '.join(map(str, before.shape[1:]))}) as before, got {tuple(x.shape)}."
         )
-    if torch.isinf(x).any():
+    infinite = x.abs() > torch.finfo(torch.float32).max  # in which draws come back
+    if infinite.any():
         raise ValueError(
-            f"{where}: {int(torch.isinf(x).any(2).any(1).sum())} rows hold infinite values; expected finite ones, or "
-            "NaN where a value is missing."
+            f"{where}: {int(infinite.any(2).any(1).sum())} rows hold infinite values, or what is infinite in single "
+            "precision; expected finite ones, or NaN where a value is missing."
         )
     if n := int(torch.isnan(x).all(2).all(1).sum()):
         raise ValueError(
