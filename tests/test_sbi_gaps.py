@@ -128,7 +128,10 @@ def test_what_training_knows_little_of_draws_a_warning() -> None:
         ([0.1, 120.0], r"1 of 2 values lie .* the first is 120 of \(variable, feature\) \(1, 1\), -3\d.* units"),
         ([0.1, -120.0], "the first is -120"),
         ([0.2, 0.0], r"the first is 0.2 of \(variable, feature\) \(1, 0\), 0.1 to 0.1"),
-        ([torch.nan, torch.nan], "1 of 1 observations have no finite value; what follows is the prior"),
+        (
+            [torch.nan, torch.nan],
+            "1 of 1 observations have no finite value of a feature that varies; what follows is the prior",
+        ),
     ]:
         with pytest.warns(ObservationWarning, match=message) as caught:
             p.sample((2,), x=x, seed=0)
