@@ -194,7 +194,8 @@ class Columns:
             condition: (n, T) bool. edges: (n, n_ids, n_ids) bool or None.
         """
         z = self.whiten(inputs.flatten(1).double(), torch.arange(len(self.standardise))).float()
-        missing, there = ~torch.isfinite(z) & ~self.constant, torch.isfinite(z) & ~self.constant
+        finite, varies = torch.isfinite(z), ~self.constant
+        missing, there = ~finite & varies, finite & varies
         n, d = z.shape
         return TokenBatch(
             torch.arange(d).expand(n, d),

@@ -34,8 +34,10 @@ def read_rows(inputs: Any, proposal: Any, before: Tensor | None) -> Tensor:
         raise TypeError(f"{where}: expected a tensor or an array of real numbers, got {kind}.")
     # the caller's tensor stays the caller's; in double precision until they are whitened, or what varies little about
     # a large mean would be lost
-    given = inputs if isinstance(inputs, Tensor) else torch.from_numpy(np.array(inputs, dtype=np.float64))
-    x = given.detach().to("cpu", torch.float64, copy=True)
+    if isinstance(inputs, Tensor):
+        x = inputs.detach().to("cpu", torch.float64, copy=True)
+    else:
+        x = torch.from_numpy(np.array(inputs, dtype=np.float64))
     x = x[..., None] if x.dim() == 2 else x
     if x.dim() != 3 or 0 in x.shape:
         raise ValueError(f"{where}: expected (N, variables, features) or (N, variables), got {tuple(inputs.shape)}.")
