@@ -9,7 +9,7 @@ from typing import Any
 
 from markdown import table
 from record import RESULTS
-from tables_ablation import ablation
+from tables_ablation import ablation, ensemble
 from tables_constraints import constraints, hare_lynx_interval, hodgkin_huxley
 from tables_distill import distill
 from tables_encodings import encodings
@@ -209,6 +209,7 @@ def main() -> None:
     for name, whole, pattern in (  # sections that look at seeds or names as well
         (encodings.__name__, encodings, "encodings/*.json"),
         (ablation.__name__, ablation, "ablation/*.json"),
+        (ensemble.__name__, ensemble, "ensemble/*.json"),
         (peers.__name__, peers, "peers_*.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]

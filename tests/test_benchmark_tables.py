@@ -25,6 +25,23 @@ def test_a_choice_is_compared_with_the_default_of_its_own_seed_observation_by_ob
     assert "| slcp | 10000 | flow | 2 | 0.800 |  |  | 0.500 | 10 |" in text  # no default of seed 2
 
 
+def test_an_ensemble_is_compared_with_its_members_mean_and_costs_what_all_cost(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from tables_ablation import ensemble
+
+    def scored(*each):
+        return {"c2st_rf": {"mean": sum(each) / len(each), "floor": 0.5, "each": list(each)}}
+
+    results = {
+        "task": "slcp", "simulations": 1_000, "train_cpu_seconds": 20.2, "members": [scored(0.6, 0.8), scored(0.8, 0.8)],
+        "mixture": scored(0.6, 0.6), "mean_denoiser": scored(0.6, 0.9),
+    }  # fmt: skip
+    text = "\n".join(ensemble([{"seed": 3, "results": results}]))
+    assert "| slcp | 1000 | 3 | one member, mean of 2 | 0.750 |  |  | 0.500 | 10 |" in text  # each .7 and .8
+    assert "| slcp | 1000 | 3 | draws of all | 0.600 | -0.150 | 0.050 | 0.500 | 20 |" in text
+    assert "| slcp | 1000 | 3 | mean of their denoisers | 0.750 | +0.000 | 0.100 | 0.500 | 20 |" in text
+
+
 def test_tables_of_functions_put_the_floor_and_what_is_published_beside(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from tables_resolution import functional_linear, predator_prey
