@@ -33,8 +33,8 @@ def test_an_ensemble_is_compared_with_its_members_mean_and_costs_what_all_cost(m
         return {"c2st_rf": {"mean": sum(each) / len(each), "floor": 0.5, "each": list(each)}}
 
     results = {
-        "task": "slcp", "simulations": 1_000, "train_cpu_seconds": 20.2, "members": [scored(0.6, 0.8), scored(0.8, 0.8)],
-        "mixture": scored(0.6, 0.6), "mean_denoiser": scored(0.6, 0.9),
+        "task": "slcp", "simulations": 1_000, "train_cpu_seconds": 20.2,
+        "members": [scored(0.6, 0.8), scored(0.8, 0.8)], "mixture": scored(0.6, 0.6), "mean_denoiser": scored(0.6, 0.9),
     }  # fmt: skip
     text = "\n".join(ensemble([{"seed": 3, "results": results}]))
     assert "| slcp | 1000 | 3 | one member, mean of 2 | 0.750 |  |  | 0.500 | 10 |" in text  # each .7 and .8
