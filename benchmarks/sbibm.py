@@ -68,6 +68,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "train": {"cooldown": 0.0, "ema": 0.999, "steps": 5_000, "validate_every": 250, "patience": 6, "min_gain": 0.0}
     },
     "patient": {"train": {"steps": 30_000, "patience": 15}},
+    "large": {"network": fsf.NetworkConfig(width=96, depth=4, n_heads=6), "train": {"steps": 30_000, "patience": 15}},
     "long": {"train": {"steps": 30_000, "patience": 8, "n_validation": 4_096}},
     "dense": {"dependency": "dense"},
     "flow": {"schedule": "rectified"},
