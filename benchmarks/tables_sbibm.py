@@ -58,9 +58,10 @@ sd over seeds, and how many of them; MLP was scored on seed 0 alone, so its rows
 Seconds are those of the seeds in the row. `default` is the configuration of `sbibm.py`; `patient` the same with at
 most 30,000 steps and a patience of 15 validations instead of 5, `large` that with width 96 instead of 64, `long` with
 as many steps, a patience of 8 and four times the held-out rows, `cosine` an earlier one of 5,000 steps with a falling
-rate. What a row was drawn with, if not with the third-order SDE of today, is said; so rows may differ in seeds, in sampler and in the commit that trained them
-(the JSON has it). Rows scored before commit fab7208 drew all pairs with one noise: the part that all had in common
-moves a mean by some .005 from seed to seed.
+rate. What a row was drawn with, if not with the third-order SDE of today, is said; so rows may differ in seeds, in
+sampler and in the commit that trained them (the JSON has it). Rows scored before commit fab7208 drew all pairs with one
+noise: the part that all had in common moves a mean by some .005 from
+seed to seed.
 """
 
 _DRAWN_BY = {
