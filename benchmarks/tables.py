@@ -24,7 +24,7 @@ from tables_resolution import (
     resolution,
     space,
 )
-from tables_sbibm import dependency, sbibm
+from tables_sbibm import dependency, sbibm, sharpness
 from tables_scale import arrivals, gpu, many, online, online_accuracy, padding, solvers
 from tables_sequential import sequential
 from tables_trust import calibration, coverage, epidemic, log_density
@@ -131,6 +131,11 @@ def learning(r: dict[str, Any]) -> list[str]:
     ]
 
 
+def by_sharpness(records: list[dict[str, Any]]) -> list[str]:
+    cells = [json.loads(p.read_text())["results"] for p in sorted(RESULTS.glob("sbibm/*.json"))]
+    return [line for r in records for line in sharpness(r, cells)]
+
+
 SECTIONS = {
     "sampler_error": sampler_error,
     "sampler_choice": sampler_choice,
@@ -182,6 +187,7 @@ def main() -> None:
     lines += dial(records) if records else ["Not run yet.", ""]
     for name, section, pattern in (
         (sbibm.__name__, sbibm, "sbibm/*.json"),
+        (sharpness.__name__, by_sharpness, "sharpness.json"),
         (dependency.__name__, dependency, "dependency/*.json"),
         (sequential.__name__, sequential, "sequential_*.json"),
         (distill.__name__, distill, "distill_*.json"),

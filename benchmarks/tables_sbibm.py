@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -141,3 +142,26 @@ def dependency(records: list[dict[str, Any]]) -> list[str]:
     ]
     rows = sorted(records, key=lambda r: (r["model"], r["simulations"], r["dependency"]))
     return table(head, [[r.get(k, "") for k in keys] for r in rows])
+
+
+EDGES = (0.0, 0.01, 0.03, 0.1, 0.3, float("inf"))
+
+
+def sharpness(r: dict[str, Any], cells: list[dict[str, Any]]) -> list[str]:
+    """Mean C2ST of conditionals by how sharp they are (`sharpness.py`); of `sbibm.py` the cells that ask conditionals.
+
+    Args:
+        r: {"tasks": {task: sharpness, one a conditional}}. cells: those of `sbibm.py`, of all tasks.
+    """
+    spans = list(pairwise(EDGES))
+    rows: list[list[object]] = []
+    for task, sharp in r["tasks"].items():
+        among = [(np.array(sharp) >= lower) & (np.array(sharp) < upper) for lower, upper in spans]
+        rows.append([task, "", "how many", *(int(which.sum()) or "" for which in among)])
+        found = [c for c in cells if c["task"] == task and "conditionals" in c]
+        for c in sorted(found, key=lambda c: (c["simulations"], c["variant"])):
+            each = np.array(c["conditionals"]["c2st_rf"]["each"])
+            means = [f"{each[which].mean():.3f}" if which.any() else "" for which in among]
+            rows.append([task, c["simulations"], c["variant"], *means])
+    heads = [f"{lower:g}–{upper:g}" if upper < float("inf") else f"from {lower:g}" for lower, upper in spans]
+    return table(["task", "simulations", "variant", *heads], rows)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -40,6 +43,33 @@ def test_an_ensemble_is_compared_with_its_members_mean_and_costs_what_all_cost(m
     assert "| slcp | 1000 | 3 | one member, mean of 2 | 0.750 |  |  | 0.500 | 10 |" in text  # each .7 and .8
     assert "| slcp | 1000 | 3 | draws of all | 0.600 | -0.150 | 0.050 | 0.500 | 20 |" in text
     assert "| slcp | 1000 | 3 | mean of their denoisers | 0.750 | +0.000 | 0.100 | 0.500 | 20 |" in text
+
+
+def test_conditionals_are_told_apart_by_how_sharp_they_are(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from tables_sbibm import sharpness
+
+    def cell(task, variant, each):
+        return {"task": task, "simulations": 1_000, "variant": variant, "conditionals": {"c2st_rf": {"each": each}}}
+
+    cells = [cell("slcp", "long", [0.9, 0.7, 0.6]), cell("tree", "default", [0.5] * 3), {"task": "slcp"}]
+    text = "\n".join(sharpness({"tasks": {"slcp": [0.001, 0.02, 0.03 - 1e-9]}}, cells))
+    assert "| slcp |  | how many | 1 | 2 |  |  |  |" in text
+    assert "| slcp | 1000 | long | 0.900 | 0.650 |  |  |  |" in text
+    assert "tree" not in text
+
+
+def test_the_sharpness_of_a_gaussian_conditional_is_its_smallest_principal_sd(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import sharpness as script
+
+    rng = np.random.default_rng(0)
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    draws = (rng.standard_normal((1_000, 2)) * [0.05, 1.0]) @ turn.T * [2.0, 5.0]  # of ids with sds 2 and 5
+    monkeypatch.setattr(script, "reference", lambda task, problem, n, seed: draws)
+    observed = np.array([False, True, False])
+    problem = script.Problem(observed, np.zeros(3))
+    assert script.sharpness("slcp", problem, np.array([2.0, 9.0, 5.0]), 0) == pytest.approx(0.05, rel=0.1)
 
 
 def test_tables_of_functions_put_the_floor_and_what_is_published_beside(monkeypatch):
