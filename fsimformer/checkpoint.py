@@ -26,7 +26,7 @@ _NUMBERS = (
 
 @dataclass
 class Run:
-    """State of a run; `best` holds the averaged weights of the lowest validation loss."""
+    """State of a run; `best` holds the averaged weights of the lowest validation loss, after `fit` those it kept."""
 
     step: int = 0
     best_loss: float = math.inf

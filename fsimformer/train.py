@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from fsimformer.devices import Group
 from fsimformer.digest import digest
 from fsimformer.masks import MaskConfig
 from fsimformer.muon import Muon
-from fsimformer.noised import Learner, mean_loss
+from fsimformer.noised import Learner, mean_loss, shares_of_loss
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch
 from fsimformer.train_config import TrainConfig as TrainConfig  # where it is looked for
@@ -60,7 +61,11 @@ def fit(
     callback: Callable[[Progress], None] | None = None,
     group: Group = Group(),  # noqa: B008 (frozen)
 ) -> Run:
-    """Train in place; the denoiser ends with the best averaged weights, on every process of the group.
+    """Train in place; the denoiser ends with the averaged weights that are kept, on every process of the group.
+
+    Those of the end, if the learning rate fell to 0 and their held-out loss is not clearly above the lowest (`clear`):
+    of many noisy losses the lowest is low by luck as well, and weights that have cooled down are better at the same
+    loss (benchmarks/last_weights.py). Else those of the lowest held-out loss.
 
     Args:
         rows, validation_rows: draw n rows of tokens from a generator; the two must not share simulations.
@@ -175,10 +180,26 @@ def fit(
                 if state is not None and run.step % config.pool == 0:
                     given = state.tensors()
                 save_checkpoint(checkpoint, run, parameters, optimizers, settings, given)
+    if run.best_step < run.step == config.end(run.turn) and run.best:  # the rates have fallen to 0
+        ask = partial(held_out_losses, denoiser, parameters, held_out, levels, config, True, group)
+        lowest, last = ask(run.best), ask(run.ema)
+        if not clear(lowest, last):
+            run.best, run.best_loss, run.best_step = dict(run.ema), sum(last), run.step
     with torch.no_grad():
         for k, p in parameters.items():
             p.copy_(run.best.get(k, run.ema[k]))
     return run
+
+
+def clear(lower: Sequence[float], higher: Sequence[float], n_errors: float = 2.0) -> bool:
+    """Whether the second of two losses is above the first by more than its error, from what equal batches add to each.
+
+    The error is `n_errors` standard errors of the difference, from its spread over the batches, whose rows and noise
+    are the same for both.
+    """
+    d = torch.tensor(higher, dtype=torch.float64) - torch.tensor(lower, dtype=torch.float64)
+    error = float(d.std() * len(d) ** 0.5) if len(d) > 1 else 0.0  # of a sum
+    return float(d.sum()) > n_errors * error
 
 
 def build_optimizers(denoiser: Learner, config: TrainConfig) -> tuple[torch.optim.Optimizer, ...]:
@@ -217,15 +238,30 @@ def validate(
     group: Group = Group(),  # noqa: B008 (frozen)
 ) -> float:
     """Loss of the averaged weights on held-out rows; the same riders, levels and noise every time."""
+    loss = sum(held_out_losses(denoiser, parameters, held_out, levels, config, told, group, run.ema))
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"The validation loss is {loss} at step {run.step}.")
+    return loss
+
+
+def held_out_losses(
+    denoiser: Learner,
+    parameters: Mapping[str, torch.nn.Parameter],
+    held_out: TokenBatch,
+    levels: NoiseLevels,
+    config: TrainConfig,
+    told: bool,
+    group: Group,
+    weights: Mapping[str, Tensor],
+) -> list[float]:
+    """What each batch of held-out rows adds to the loss of these weights; those of the denoiser stay what they are."""
     generator = generator_at(config.seed, 1, 1)
     trained = {k: p.detach().clone() for k, p in parameters.items()}
     with torch.no_grad():
         for k, p in parameters.items():
-            p.copy_(run.ema[k])
+            p.copy_(weights[k])
         parts = micro_batches(held_out, 2 * -(-held_out.shape[0] // 64))
-        loss = mean_loss(denoiser, parts, levels, config, generator, told, group)
+        own = shares_of_loss(denoiser, parts, levels, config, generator, told, group)
         for k, p in parameters.items():
             p.copy_(trained[k])
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"The validation loss is {loss} at step {run.step}.")
-    return loss
+    return [group.sum(loss) for loss in own]

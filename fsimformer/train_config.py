@@ -30,7 +30,8 @@ class TrainConfig:
         compressed: of a network that compresses, share of the batches in which all rows are compressed, short or long:
             a summary is learned from many short rows and few long ones.
         cooldown: share of a run, its last, over which the rates fall linearly to 0 after having been constant (arXiv
-            2405.18392); 0 = half a cosine over the whole run.
+            2405.18392); 0 = half a cosine over the whole run. Weights of a run whose rates fell to 0 are those of its
+            end, unless the held-out loss was clearly lower before (`train.clear`).
         validate_every, patience: validation interval in steps; after `patience` validations without a gain a run cools
             down and ends, or, without a cool-down, ends at once; not before it was told its linear baseline, if it has
             one: told early then, it has as many validations again.

@@ -179,7 +179,7 @@ class JointInference:
             of_sbi: refused, with what to do instead.
 
         Returns:
-            The averaged weights of the lowest validation loss with their whitening; `build_*` use them by default.
+            The averaged weights that `fit` keeps (train.py) with their whitening; `build_*` use them by default.
 
         Raises:
             ValueError: no simulations, or too few; masks of another size, or that leave nothing latent in more than 99
