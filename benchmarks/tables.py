@@ -24,7 +24,7 @@ from tables_resolution import (
     resolution,
     space,
 )
-from tables_sbibm import dependency, sbibm, sharpness
+from tables_sbibm import dependency, last_weights, sbibm, sharpness
 from tables_scale import arrivals, gpu, many, online, online_accuracy, padding, solvers
 from tables_sequential import sequential
 from tables_trust import calibration, coverage, epidemic, log_density
@@ -188,6 +188,7 @@ def main() -> None:
     for name, section, pattern in (
         (sbibm.__name__, sbibm, "sbibm/*.json"),
         (sharpness.__name__, by_sharpness, "sharpness.json"),
+        (last_weights.__name__, last_weights, "last_weights/*.json"),
         (dependency.__name__, dependency, "dependency/*.json"),
         (sequential.__name__, sequential, "sequential_*.json"),
         (distill.__name__, distill, "distill_*.json"),

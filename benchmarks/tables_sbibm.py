@@ -165,3 +165,24 @@ def sharpness(r: dict[str, Any], cells: list[dict[str, Any]]) -> list[str]:
             rows.append([task, c["simulations"], c["variant"], *means])
     heads = [f"{lower:g}–{upper:g}" if upper < float("inf") else f"from {lower:g}" for lower, upper in spans]
     return table(["task", "simulations", "variant", *heads], rows)
+
+
+def last_weights(records: list[dict[str, Any]]) -> list[str]:
+    """All cells of `last_weights.py`; below 0 the end is better."""
+    rows: list[list[object]] = []
+    for r in sorted(records, key=lambda r: (r["task"], r["simulations"], r["variant"])):
+        d, se = r["end_minus_lowest"], r["standard_error"]
+        differences = [f"{d[k]:+.4f} ± {se[k]:.4f}" for k in ("ema", "model")]
+        steps = f"{r['lowest_step']} / {r['end_step']}"
+        rows.append([r["task"], r["simulations"], r["variant"], steps, f"{r['lowest']:.4f}", *differences])
+    n = records[0]["n"]
+    head = [
+        "task",
+        "simulations",
+        "variant",
+        "steps: lowest / end",
+        "loss, lowest",
+        "end, averaged, minus lowest",
+        "end, not averaged",
+    ]
+    return [f"Fresh simulations: {n:,}; ± standard error over batches.\n", *table(head, rows)]
