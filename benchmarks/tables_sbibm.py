@@ -59,10 +59,10 @@ sd over seeds, and how many of them; MLP was scored on seed 0 alone, so its rows
 Seconds are those of the seeds in the row. `default` is the configuration of `sbibm.py`; `patient` the same with at
 most 30,000 steps and a patience of 15 validations instead of 5, `large` that with width 96 instead of 64, `long` with
 as many steps, a patience of 8 and four times the held-out rows, `cosine` an earlier one of 5,000 steps with a falling
-rate. What a row was drawn with, if not with the third-order SDE of today, is said; so rows may differ in seeds, in
-sampler and in the commit that trained them (the JSON has it). Rows scored before commit fab7208 drew all pairs with one
-noise: the part that all had in common moves a mean by some .005 from
-seed to seed.
+rate. `lowest loss`: networks of the lowest held-out loss, as all were before `last_weights.py` told that the end of a
+run is better unless clearly worse. What a row was drawn with, if not with the third-order SDE of today, is said; so
+rows may differ in seeds, in sampler and in the commit that trained them (the JSON has it). Rows scored before commit
+fab7208 drew all pairs with one noise: the part that all had in common moves a mean by some .005 from seed to seed.
 """
 
 _DRAWN_BY = {
@@ -94,7 +94,8 @@ def sbibm(records: list[dict[str, Any]]) -> list[str]:
     """All cells of `sbibm.py`."""
     cells: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for r in records:
-        label = f"{r['variant']}{_DRAWN_BY.get((r.get('sampler'), r.get('evaluations')), ', ODE draws')}"
+        kept = "" if "kept" in r else ", lowest loss"
+        label = f"{r['variant']}{kept}{_DRAWN_BY.get((r.get('sampler'), r.get('evaluations')), ', ODE draws')}"
         cells[r["task"], label][r["simulations"]].append(r)
     variants = sorted({v for _, v in cells}, key=lambda v: (v != "default", v))
     out = [LEGEND]
