@@ -1,8 +1,9 @@
 """Do several networks, trained on the same simulations, know more than one? The suite's configuration, few simulations.
 
-The members share their simulations and differ in seed and in the tenth that is held out. Two ways to ask them all:
-draws of each in equal parts (the mixture, as sbi's EnsemblePosterior has it), and draws by the mean of their denoisers,
-which is the mean of their scores. RF C2ST at n = 1,000 over sbibm's ten observations, beside that of each member.
+The members share their simulations and differ in seed and in the part that is held out. Two ways to ask them all: draws
+of each in equal parts (the mixture, as sbi's EnsemblePosterior has it), and draws by the mean of their denoisers, which
+is the mean of their scores and costs as many times as much. RF C2ST at n = 1,000 over sbibm's ten observations, beside
+that of each member.
 
     python benchmarks/ensemble.py two_moons 1000 --members 5 --seed 1
 """
@@ -56,7 +57,7 @@ def members(task: str, budget: int, n: int, seed: int) -> list[fsf.Joint]:
     drawn = simulate(simulator, budget, generator_at(seed, 2, 0))
     out = []
     for m in range(n):
-        turned = {k: v.roll(m * budget // n, 0) for k, v in drawn.values.items()}  # the last tenth is held out
+        turned = {k: v.roll(m * budget // n, 0) for k, v in drawn.values.items()}  # the last rows are held out
         chosen = settings(budget, 100 * m + seed, "default") | {"simulations": Simulations(turned, 0, drawn.grid)}
         out.append(fsf.train(simulator, **chosen))
     return out

@@ -212,7 +212,7 @@ def cell(task: str, budget: int, seed: int, variant: str) -> None:
     results: dict[str, Any] = {
         "task": task, "simulations": budget, "variant": variant, "steps": card["steps"], "best_step": card["best_step"],
         "sampler": quality_named(SAMPLER).method, "evaluations": quality_named(SAMPLER).evaluations,
-        "kept": "end" if card["best_step"] == card["steps"] else "lowest",  # cells without it: always the lowest loss
+        **({"kept": card["kept"]} if "kept" in card else {}),  # older networks are all of the lowest loss
         "best_validation_loss": card["best_validation_loss"], "train_cpu_seconds": card["cpu_seconds"],
         "n_parameters": card["n_parameters"], "train_commit": card.get("commit", ""),
     }  # fmt: skip

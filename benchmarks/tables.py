@@ -188,7 +188,6 @@ def main() -> None:
     for name, section, pattern in (
         (sbibm.__name__, sbibm, "sbibm/*.json"),
         (sharpness.__name__, by_sharpness, "sharpness.json"),
-        (last_weights.__name__, last_weights, "last_weights/*.json"),
         (dependency.__name__, dependency, "dependency/*.json"),
         (sequential.__name__, sequential, "sequential_*.json"),
         (distill.__name__, distill, "distill_*.json"),
@@ -217,6 +216,7 @@ def main() -> None:
         (encodings.__name__, encodings, "encodings/*.json"),
         (ablation.__name__, ablation, "ablation/*.json"),
         (ensemble.__name__, ensemble, "ensemble/*.json"),
+        (last_weights.__name__, last_weights, "last_weights/*.json"),
         (peers.__name__, peers, "peers_*.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]

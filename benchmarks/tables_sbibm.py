@@ -15,6 +15,8 @@ KINDS = {
     "posterior": ("gaussian_linear", "gaussian_mixture", "two_moons", "slcp", "bernoulli_glm"),
     "conditionals": ("tree", "hmm", "two_moons", "slcp"),
 }
+SHARPNESS = (0.0, 0.01, 0.03, 0.1, 0.3, float("inf"))
+"""Bounds of the classes of `sharpness`."""
 # RF C2ST as printed, one seed, at 1k / 10k / 100k simulations (arXiv 2404.09636 and its repository)
 PUBLISHED: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
     "posterior": {
@@ -57,10 +59,10 @@ spline flow, NSPE (score matching of the posterior alone), and the Simformer, de
 with either of its SDEs, for conditionals the better one of the two; `goal` is what this suite set itself. Ours: mean ±
 sd over seeds, and how many of them; MLP was scored on seed 0 alone, so its rows are not those of RF averaged anew.
 Seconds are those of the seeds in the row. `default` is the configuration of `sbibm.py`; `patient` the same with at
-most 30,000 steps and a patience of 15 validations instead of 5, `large` that with width 96 instead of 64, `long` with
-as many steps, a patience of 8 and four times the held-out rows, `cosine` an earlier one of 5,000 steps with a falling
-rate. `lowest loss`: networks of the lowest held-out loss, as all were before `last_weights.py` told that the end of a
-run is better unless clearly worse. What a row was drawn with, if not with the third-order SDE of today, is said; so
+most 30,000 steps and a patience of 15 validations instead of 5, `large` is `patient` with width 96 instead of 64,
+`long` has as many steps, a patience of 8 and four times the held-out rows, `cosine` is an earlier one of 5,000 steps
+with a falling rate. `lowest loss`: networks of the lowest held-out loss, as all were before `last_weights.py` showed
+that the end of a run may be better. What a row was drawn with, if not with the third-order SDE of today, is said; so
 rows may differ in seeds, in sampler and in the commit that trained them (the JSON has it). Rows scored before commit
 fab7208 drew all pairs with one noise: the part that all had in common moves a mean by some .005 from seed to seed.
 """
@@ -69,6 +71,12 @@ _DRAWN_BY = {
     ("sde_3m", 32): "", ("sde", 32): ", second-order SDE", ("sde", None): ", 80 steps of the second-order SDE",
 }  # fmt: skip
 """Sampler and evaluations of a cell -> what its label says; older cells name the preset, not what it was then."""
+
+
+def _label(r: dict[str, Any]) -> str:
+    """The variant of a cell, and what is not as today: that it kept the lowest loss unasked, what it was drawn with."""
+    drawn = _DRAWN_BY.get((r.get("sampler"), r.get("evaluations")), ", ODE draws")
+    return f"{r['variant']}{'' if 'kept' in r else ', lowest loss'}{drawn}"
 
 
 def over_seeds(values: Sequence[float]) -> str:
@@ -94,8 +102,7 @@ def sbibm(records: list[dict[str, Any]]) -> list[str]:
     """All cells of `sbibm.py`."""
     cells: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for r in records:
-        kept = "" if "kept" in r else ", lowest loss"
-        label = f"{r['variant']}{kept}{_DRAWN_BY.get((r.get('sampler'), r.get('evaluations')), ', ODE draws')}"
+        label = _label(r)
         cells[r["task"], label][r["simulations"]].append(r)
     variants = sorted({v for _, v in cells}, key=lambda v: (v != "default", v))
     out = [LEGEND]
@@ -145,45 +152,42 @@ def dependency(records: list[dict[str, Any]]) -> list[str]:
     return table(head, [[r.get(k, "") for k in keys] for r in rows])
 
 
-EDGES = (0.0, 0.01, 0.03, 0.1, 0.3, float("inf"))
-
-
 def sharpness(r: dict[str, Any], cells: list[dict[str, Any]]) -> list[str]:
-    """Mean C2ST of conditionals by how sharp they are (`sharpness.py`); of `sbibm.py` the cells that ask conditionals.
+    """Mean C2ST of conditionals by how sharp they are (`sharpness.py`), over the seeds of a configuration.
 
     Args:
         r: {"tasks": {task: sharpness, one a conditional}}. cells: those of `sbibm.py`, of all tasks.
     """
-    spans = list(pairwise(EDGES))
+    spans = list(pairwise(SHARPNESS))
     rows: list[list[object]] = []
     for task, sharp in r["tasks"].items():
         among = [(np.array(sharp) >= lower) & (np.array(sharp) < upper) for lower, upper in spans]
-        rows.append([task, "", "how many", *(int(which.sum()) or "" for which in among)])
-        found = [c for c in cells if c["task"] == task and "conditionals" in c]
-        for c in sorted(found, key=lambda c: (c["simulations"], c["variant"])):
-            each = np.array(c["conditionals"]["c2st_rf"]["each"])
+        rows.append([task, "", "how many", "", *(int(which.sum()) or "" for which in among)])
+        found: dict[tuple[int, str], list[list[float]]] = defaultdict(list)
+        for c in cells:
+            if c["task"] == task and "conditionals" in c:
+                found[c["simulations"], _label(c)].append(c["conditionals"]["c2st_rf"]["each"])
+        for (simulations, label), seeds in sorted(found.items()):
+            each = np.mean(seeds, axis=0)
             means = [f"{each[which].mean():.3f}" if which.any() else "" for which in among]
-            rows.append([task, c["simulations"], c["variant"], *means])
+            rows.append([task, simulations, label, len(seeds), *means])
     heads = [f"{lower:g}–{upper:g}" if upper < float("inf") else f"from {lower:g}" for lower, upper in spans]
-    return table(["task", "simulations", "variant", *heads], rows)
+    return table(["task", "simulations", "variant", "seeds", *heads], rows)
 
 
 def last_weights(records: list[dict[str, Any]]) -> list[str]:
     """All cells of `last_weights.py`; below 0 the end is better."""
     rows: list[list[object]] = []
-    for r in sorted(records, key=lambda r: (r["task"], r["simulations"], r["variant"])):
+    for record in sorted(records, key=lambda record: record["name"]):
+        r = record["results"]
         d, se = r["end_minus_lowest"], r["standard_error"]
         differences = [f"{d[k]:+.4f} ± {se[k]:.4f}" for k in ("ema", "model")]
         steps = f"{r['lowest_step']} / {r['end_step']}"
-        rows.append([r["task"], r["simulations"], r["variant"], steps, f"{r['lowest']:.4f}", *differences])
-    n = records[0]["n"]
-    head = [
-        "task",
-        "simulations",
-        "variant",
-        "steps: lowest / end",
-        "loss, lowest",
-        "end, averaged, minus lowest",
-        "end, not averaged",
+        about = [r["task"], r["simulations"], r["variant"], record["seed"], steps]
+        rows.append([*about, f"{r['lowest']:.4f}", *differences, r["kept"]])
+    columns = "task, simulations, variant, seed, steps: lowest / end, loss, end minus lowest, not averaged, kept"
+    return [
+        f"Fresh simulations: {records[0]['results']['n']:,}; ± standard error over {records[0]['results']['n_blocks']} "
+        "blocks of them.\n",
+        *table(columns.split(", "), rows),
     ]
-    return [f"Fresh simulations: {n:,}; ± standard error over batches.\n", *table(head, rows)]

@@ -26,7 +26,8 @@ _NUMBERS = (
 
 @dataclass
 class Run:
-    """State of a run; `best` holds the averaged weights of the lowest validation loss, after `fit` those it kept."""
+    """State of a run; `best` holds the averaged weights of the lowest validation loss. What `fit` returns has in their
+    place those that it keeps; a file never has."""
 
     step: int = 0
     best_loss: float = math.inf

@@ -135,8 +135,8 @@ def train(
             writes the checkpoint and calls back. By default this process is alone.
 
     Returns:
-        A `Joint` with the averaged weights of the run's end, or, if it ended before its learning rate fell to 0 or was
-        clearly better before, of the lowest validation loss; the card's `best_step` says which.
+        A `Joint` with the averaged weights of the run's end, or of its lowest validation loss where that is better or
+        the run ended before its learning rate fell to 0; the card says which, `kept`.
 
     Raises:
         TypeError, ValueError: a simulator that does not fit its schema; too few simulations, or too many that failed;

@@ -114,30 +114,15 @@ def mean_loss(
     backward: bool = False,
 ) -> float:
     """The mean loss over the rows of all batches; `backward`: this process's share of its gradient is left behind."""
-    return group.sum(sum(shares_of_loss(denoiser, batches, levels, config, generator, told, group, backward)))
-
-
-def shares_of_loss(
-    denoiser: Learner,
-    batches: Sequence[TokenBatch],
-    levels: NoiseLevels,
-    config: TrainConfig,
-    generator: torch.Generator,
-    told: bool = True,
-    group: Group = Group(),  # noqa: B008 (frozen)
-    backward: bool = False,
-) -> list[float]:
-    """What each batch adds to `mean_loss`, as far as this process has its rows."""
     parts = [Noised.draw(batch, levels, config, denoiser.network.config, generator) for batch in batches]
-    n, out = sum(part.n_rows for part in parts), list[float]()
+    n, total = sum(part.n_rows for part in parts), 0.0
     shares = group.shares([part.n_rows for part in parts], [part.row_tokens for part in parts])
     for part, share in zip(parts, shares):
         if share.start == share.stop:
-            out.append(0.0)
             continue
         mine = part if share.stop - share.start == part.n_rows else part.rows(share)
         loss = mine.loss(denoiser, told) * (mine.n_rows / n)
         if backward:
             loss.backward()
-        out.append(float(loss.detach()))
-    return out
+        total += float(loss.detach())
+    return group.sum(total)

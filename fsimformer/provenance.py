@@ -32,6 +32,7 @@ def run_card(
         "masks": asdict(masks),
         "levels": asdict(levels),
         "steps": run.step,
+        "kept": "end" if run.best_step == run.step else "lowest",  # which weights: train.fit
         "best_step": run.best_step,
         "best_validation_loss": run.best_loss,
         "history": run.history,

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,14 @@ from fsimformer.devices import Group
 from fsimformer.digest import digest
 from fsimformer.masks import MaskConfig
 from fsimformer.muon import Muon
-from fsimformer.noised import Learner, mean_loss, shares_of_loss
+from fsimformer.noised import Learner, mean_loss
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch
 from fsimformer.train_config import TrainConfig as TrainConfig  # where it is looked for
+
+AGAIN = (
+    8  # times as many held-out rows decide between the end and the lowest loss: the choice is as good as they are many
+)
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,9 @@ def fit(
 ) -> Run:
     """Train in place; the denoiser ends with the averaged weights that are kept, on every process of the group.
 
-    Those of the end, if the learning rate fell to 0 and their held-out loss is not clearly above the lowest (`clear`):
-    of many noisy losses the lowest is low by luck as well, and weights that have cooled down are better at the same
-    loss (benchmarks/last_weights.py). Else those of the lowest held-out loss.
+    Those of the lowest held-out loss; but if the learning rate fell to 0, those of the end, unless the lowest are lower
+    on other held-out rows and noise, too: of dozens of noisy losses the lowest is low by luck as well
+    (benchmarks/last_weights.py).
 
     Args:
         rows, validation_rows: draw n rows of tokens from a generator; the two must not share simulations.
@@ -126,7 +129,7 @@ def fit(
             "held-out simulations": digest({"value": held_out.value}),
         })  # fmt: skip
     if generation and run.step == 0:
-        run.best_loss = validate(denoiser, parameters, run, held_out, levels, config, group=group)
+        run.best_loss = validate(denoiser, run, held_out, levels, config, group=group)
         run.best = {k: v.clone() for k, v in run.ema.items()}
         run.gain_loss = run.best_loss
     salt = (generation,) if generation else ()
@@ -159,7 +162,7 @@ def fit(
         run.recent.append(total)
         validation = None
         if run.step % config.validate_every == 0 or run.step == config.end(run.turn):
-            validation = validate(denoiser, parameters, run, held_out, levels, config, told, group)
+            validation = validate(denoiser, run, held_out, levels, config, told, group)
             run.history.append((run.step, sum(run.recent) / len(run.recent), validation))
             run.recent = []
             if validation < run.best_loss:
@@ -180,26 +183,19 @@ def fit(
                 if state is not None and run.step % config.pool == 0:
                     given = state.tensors()
                 save_checkpoint(checkpoint, run, parameters, optimizers, settings, given)
-    if run.best_step < run.step == config.end(run.turn) and run.best:  # the rates have fallen to 0
-        ask = partial(held_out_losses, denoiser, parameters, held_out, levels, config, True, group)
-        lowest, last = ask(run.best), ask(run.ema)
-        if not clear(lowest, last):
-            run.best, run.best_loss, run.best_step = dict(run.ema), sum(last), run.step
+    if run.best_step < run.step == config.end(run.turn) and config.rate_at(run.step, run.turn) == 0:
+        others = draw_rows(validation_rows, AGAIN * config.n_validation, 1, 2)
+        lowest, end = (
+            held_out_loss(denoiser, w, others, levels, config, (1, 3), group=group) for w in (run.best, run.ema)
+        )
+        if end <= lowest:
+            run.best = {k: v.clone() for k, v in run.ema.items()}
+            run.best_loss, run.best_step = run.history[-1][2], run.step
+        run.cpu_seconds = earlier + group.sum(time.process_time() - started)
     with torch.no_grad():
         for k, p in parameters.items():
             p.copy_(run.best.get(k, run.ema[k]))
     return run
-
-
-def clear(lower: Sequence[float], higher: Sequence[float], n_errors: float = 2.0) -> bool:
-    """Whether the second of two losses is above the first by more than its error, from what equal batches add to each.
-
-    The error is `n_errors` standard errors of the difference, from its spread over the batches, whose rows and noise
-    are the same for both.
-    """
-    d = torch.tensor(higher, dtype=torch.float64) - torch.tensor(lower, dtype=torch.float64)
-    error = float(d.std() * len(d) ** 0.5) if len(d) > 1 else 0.0  # of a sum
-    return float(d.sum()) > n_errors * error
 
 
 def build_optimizers(denoiser: Learner, config: TrainConfig) -> tuple[torch.optim.Optimizer, ...]:
@@ -229,7 +225,6 @@ def _out_of_patience(run: Run, config: TrainConfig) -> bool:
 
 def validate(
     denoiser: Learner,
-    parameters: dict[str, torch.nn.Parameter],
     run: Run,
     held_out: TokenBatch,
     levels: NoiseLevels,
@@ -238,30 +233,30 @@ def validate(
     group: Group = Group(),  # noqa: B008 (frozen)
 ) -> float:
     """Loss of the averaged weights on held-out rows; the same riders, levels and noise every time."""
-    loss = sum(held_out_losses(denoiser, parameters, held_out, levels, config, told, group, run.ema))
+    loss = held_out_loss(denoiser, run.ema, held_out, levels, config, (1, 1), told, group)
     if not math.isfinite(loss):
         raise FloatingPointError(f"The validation loss is {loss} at step {run.step}.")
     return loss
 
 
-def held_out_losses(
+def held_out_loss(
     denoiser: Learner,
-    parameters: Mapping[str, torch.nn.Parameter],
-    held_out: TokenBatch,
+    weights: Mapping[str, Tensor],
+    rows: TokenBatch,
     levels: NoiseLevels,
     config: TrainConfig,
-    told: bool,
-    group: Group,
-    weights: Mapping[str, Tensor],
-) -> list[float]:
-    """What each batch of held-out rows adds to the loss of these weights; those of the denoiser stay what they are."""
-    generator = generator_at(config.seed, 1, 1)
+    path: tuple[int, ...],
+    told: bool = True,
+    group: Group = Group(),  # noqa: B008 (frozen)
+) -> float:
+    """Loss of these weights on rows; noise by the path (seeds.py). The denoiser's own weights stay what they are."""
+    parameters = dict(denoiser.named_parameters())
     trained = {k: p.detach().clone() for k, p in parameters.items()}
     with torch.no_grad():
         for k, p in parameters.items():
             p.copy_(weights[k])
-        parts = micro_batches(held_out, 2 * -(-held_out.shape[0] // 64))
-        own = shares_of_loss(denoiser, parts, levels, config, generator, told, group)
+        parts = micro_batches(rows, 2 * -(-rows.shape[0] // 64))
+        loss = mean_loss(denoiser, parts, levels, config, generator_at(config.seed, *path), told, group)
         for k, p in parameters.items():
             p.copy_(trained[k])
-    return [group.sum(loss) for loss in own]
+    return loss

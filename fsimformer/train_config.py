@@ -18,7 +18,8 @@ class TrainConfig:
             last three hold for Muon, too.
         matrix_rate: learning rate of the layers' weight matrices, which Muon steps (orthogonalised momentum; update
             scaled to AdamW's size, arXiv 2502.16982); 0 = AdamW for them too.
-        ema: decay of the averaged weights, which are what is validated and returned.
+        ema: decay of the averaged weights, which are what is validated and returned: those of the end, where the rates
+            fell to 0, or of the lowest held-out loss (`train.fit`).
         n_micro: batches of similar rows that a step is cut into (even), less padding against more overhead; 1 = the
             rows as they come, best where all have the same few tokens.
         pool: steps whose rows are drawn and sorted together, so that batches of similar rows are similar indeed.
@@ -30,8 +31,7 @@ class TrainConfig:
         compressed: of a network that compresses, share of the batches in which all rows are compressed, short or long:
             a summary is learned from many short rows and few long ones.
         cooldown: share of a run, its last, over which the rates fall linearly to 0 after having been constant (arXiv
-            2405.18392); 0 = half a cosine over the whole run. Weights of a run whose rates fell to 0 are those of its
-            end, unless the held-out loss was clearly lower before (`train.clear`).
+            2405.18392); 0 = half a cosine over the whole run.
         validate_every, patience: validation interval in steps; after `patience` validations without a gain a run cools
             down and ends, or, without a cool-down, ends at once; not before it was told its linear baseline, if it has
             one: told early then, it has as many validations again.
@@ -81,10 +81,10 @@ class TrainConfig:
         if self.n_micro == 1 and self.pool != 1:
             raise ValueError(f"TrainConfig: expected pool 1 with n_micro 1 (rows are not sorted), got {self.pool}.")
         for name in ("warmup", "weight_decay", "matrix_rate", "level_tokens"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"TrainConfig: expected {name} >= 0, got {getattr(self, name)}.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"TrainConfig: expected a finite {name} >= 0, got {getattr(self, name)}.")
         for name, ok in {
-            "learning_rate > 0": self.learning_rate > 0,
+            "a finite learning_rate > 0": 0 < self.learning_rate < math.inf,
             "clip > 0": self.clip > 0,
             "0 <= ema < 1": 0 <= self.ema < 1,
             "0 <= cooldown < 1": 0 <= self.cooldown < 1,

@@ -6,6 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from gaussian_tokens import USES, gaussian_rows
+from tiny import network, seeded
+
+from fsimformer.denoise import Denoiser
+from fsimformer.tokens import split
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -52,11 +58,50 @@ def test_conditionals_are_told_apart_by_how_sharp_they_are(monkeypatch):
     def cell(task, variant, each):
         return {"task": task, "simulations": 1_000, "variant": variant, "conditionals": {"c2st_rf": {"each": each}}}
 
-    cells = [cell("slcp", "long", [0.9, 0.7, 0.6]), cell("tree", "default", [0.5] * 3), {"task": "slcp"}]
-    text = "\n".join(sharpness({"tasks": {"slcp": [0.001, 0.02, 0.03 - 1e-9]}}, cells))
-    assert "| slcp |  | how many | 1 | 2 |  |  |  |" in text
-    assert "| slcp | 1000 | long | 0.900 | 0.650 |  |  |  |" in text
+    today = {"sampler": "sde_3m", "evaluations": 32, "kept": "end"}
+    cells = [
+        cell("slcp", "long", [0.9, 0.7, 0.6]) | today, cell("slcp", "long", [0.7, 0.7, 0.6]) | today,
+        cell("slcp", "long", [0.8] * 3), cell("tree", "default", [0.5] * 3), {"task": "slcp"},
+    ]  # fmt: skip
+    text = "\n".join(sharpness({"tasks": {"slcp": [0.001, 0.02, 0.03]}}, cells))
+    assert "| slcp |  | how many |  | 1 | 1 | 1 |  |  |" in text
+    assert "| slcp | 1000 | long | 2 | 0.800 | 0.700 | 0.600 |  |  |" in text
+    assert "| slcp | 1000 | long, lowest loss, ODE draws | 1 | 0.800 | 0.800 | 0.800 |  |  |" in text
     assert "tree" not in text
+
+
+def test_ends_of_runs_are_told_with_their_seed_and_what_was_kept(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from tables_sbibm import last_weights
+
+    results = {
+        "task": "tree", "simulations": 1_000, "variant": "default", "n": 64, "n_blocks": 2, "lowest": 0.8,
+        "lowest_step": 20, "end_step": 40, "end_minus_lowest": {"ema": -0.002, "model": 0.001},
+        "standard_error": {"ema": 0.0005, "model": 0.0003}, "kept": "end",
+    }  # fmt: skip
+    text = "\n".join(last_weights([{"name": "last_weights/tree", "seed": 3, "results": results}]))
+    row = "| tree | 1000 | default | 3 | 20 / 40 | 0.8000 | -0.0020 ± 0.0005 | +0.0010 ± 0.0003 | end |"
+    assert row in text and "± standard error over 2 blocks" in text
+
+
+def test_the_mean_of_equal_denoisers_is_the_denoiser_and_a_mixture_has_as_much_of_each(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    pytest.importorskip("sklearn")
+    from ensemble import MeanDenoiser, N, mixed
+
+    rows = gaussian_rows(6, seeded())
+    streams = split(rows.replace(condition_mask=rows.variable == 2), None)
+    one = Denoiser(network(USES, seed=1, gain=0.5))
+    both = MeanDenoiser([one, one])
+    y, ratio = torch.randn(6, 5, streams.active.shape[1], generator=seeded()), torch.full((6, 1), 0.3)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            both.at_ratio(y, ratio, both.encode(streams)), one.at_ratio(y, ratio, one.encode(streams))
+        )
+    reference = np.zeros((N, 1))
+    each = [[(reference, reference, np.full((N, 1), k))] for k in (1.0, 2.0)]
+    ((_, _, draws),) = mixed(each)
+    assert draws.shape == (N, 1) and (draws == 1).sum() == (draws == 2).sum() == N / 2
 
 
 def test_the_sharpness_of_a_gaussian_conditional_is_its_smallest_principal_sd(monkeypatch):

@@ -7,7 +7,6 @@ refused with what to do instead; None and False ask for nothing and pass.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -88,15 +87,15 @@ def require_whole(where: str, name: str, number: object, least: int) -> int:
 
 
 def require_positive(where: str, name: str, number: object) -> float:
-    """A finite number above 0.
+    """A number above 0.
 
     Raises:
         TypeError, ValueError: another, NaN too.
     """
     if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"{where}: expected a number {name} > 0, got {number!r}.")
-    if not 0 < float(number) < math.inf:
-        raise ValueError(f"{where}: expected a finite {name} > 0, got {number}.")
+    if not float(number) > 0:
+        raise ValueError(f"{where}: expected {name} > 0, got {number}.")
     return float(number)
 
 

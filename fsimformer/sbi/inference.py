@@ -246,8 +246,8 @@ class JointInference:
             callback=callback,
         )
         self._summary = {
-            "training_loss": [loss for _, loss, _ in run.history], "best_validation_loss": [run.best_loss],
-            "validation_loss": [loss for _, _, loss in run.history], "epochs_trained": [float(len(run.history))],
+            "training_loss": [loss for _, loss, _ in run.history], "validation_loss": [v for _, _, v in run.history],
+            "epochs_trained": [float(len(run.history))], "best_validation_loss": [min(v for _, _, v in run.history)],
         }  # fmt: skip
         trained, graphs = listed(CONDITION, self._condition_source, (t,)), listed(EDGE, self._edge_source, (t, t))
         fixed = graphs[0] if graphs is not None and len(graphs) == 1 else None
