@@ -24,7 +24,8 @@ from fsimformer.devices import Group, joined
 from fsimformer.tokens import TokenBatch
 from fsimformer.train import Progress
 
-STEPS = replace(CONFIG, pool=1, n_micro=4, batch_size=18)  # micro-batches of 4 and 5 rows
+STEPS = replace(CONFIG, pool=1, n_micro=4, batch_size=18, seed=1)  # micro-batches of 4 and 5 rows
+"""Its lowest loss is at step 4, and its end, which further held-out rows prefer, is what it keeps."""
 
 
 def model() -> Denoiser:

@@ -72,6 +72,7 @@ def one_process(folder: Path) -> tuple[dict[str, Tensor], Run]:
     """The uninterrupted run of one process; of one killed after step 5 the checkpoint is left in the folder."""
     model = processes.model()
     run = processes.fitted(model, Group())
+    assert min(run.history, key=lambda h: h[2])[0] == 4 and run.best_step == run.step == 12
     with pytest.raises(Killed):
         path = folder / "1_at_3.safetensors"
         processes.fitted(processes.model(), Group(), checkpoint=path, callback=kill_at(5))
