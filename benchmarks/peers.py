@@ -1,10 +1,11 @@
 """Peers side by side: sbi's methods, GenSBI and ours, on the same simulations, observations and single core.
 
 Each peer runs from its own package with that package's defaults; ours is the configuration of sbibm.py, one for all
-tasks, which is told the simulator's graph. Nothing is tuned on the metric. Simulations are drawn once a task, budget
-and seed; ABC draws the budget's number anew for each observation, since its simulations follow the observation.
-Reported: C2ST (RF and sbibm's MLP, n = 1,000) over sbibm's ten observations, and CPU seconds on one thread for training
-and for 10 × 1,000 draws. A method that fails or passes the limit has a row that says so.
+tasks, which is told the simulator's graph, and the same without it (`dense`). Nothing is tuned on the metric.
+Simulations are drawn once a task, budget and seed; ABC draws the budget's number anew for each observation, since its
+simulations follow the observation. Reported: C2ST (RF and sbibm's MLP, n = 1,000) over sbibm's ten observations, and
+CPU seconds on one thread for training and for 10 × 1,000 draws. A method that fails or passes the limit has a row that
+says so.
 
     python benchmarks/peers.py npe two_moons 1000 --seed 0      # one cell
     python benchmarks/peers.py --all                            # every missing cell; failed ones are kept as they are
@@ -36,7 +37,10 @@ from fsimformer.simulations import simulate
 from fsimformer.simulators import slcp, two_moons
 
 SBI = ("npe", "nle", "nre", "npse", "fmpe", "mcabc", "smcabc")
-SCRIPTS = {**dict.fromkeys(SBI, "peers_sbi.py"), "gensbi": "peers_gensbi.py", "fsimformer": "peers_ours.py"}
+OURS = ("fsimformer", "fsimformer_dense")
+SCRIPTS = {
+    **dict.fromkeys(SBI, "peers_sbi.py"), "gensbi": "peers_gensbi.py", **dict.fromkeys(OURS, "peers_ours.py")
+}  # fmt: skip
 TASKS = ("two_moons", "slcp")
 BUDGETS = (1_000, 10_000)
 N = 1_000

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+from functools import partial
+
 import numpy as np
 import torch
 from peers_fit import Problem, Sampler, Trained, serve
-from sbibm import SIMULATORS, posterior_draws, trained
+from sbibm import SIMULATORS, posterior_draws, seed_of, trained
 
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import simulate
 
 
-def ours(problem: Problem) -> Trained:
+def ours(problem: Problem, variant: str = "default") -> Trained:
     """The network of benchmarks/sbibm.py for this task, budget and seed, from runs/ or trained now; its card's seconds.
+
+    `variant`: of sbibm.py; "dense" is told nothing of the simulator's graph, as its peers are not.
 
     Raises:
         ValueError: sbibm.py trains on other simulations than `problem` holds.
@@ -22,10 +27,11 @@ def ours(problem: Problem) -> Trained:
     for name, theirs in (("theta", problem.theta), ("x", problem.x)):
         if not np.array_equal(mine[name].numpy(), theirs):
             raise ValueError(f"fsimformer: {name} of the {n} simulations are not those of sbibm.py; remove runs/peers.")
-    joint = trained(problem.task, n, problem.seed, "default")
+    joint = trained(problem.task, n, problem.seed, variant)
+    pair = itertools.count()  # observations come in their order, each with noise of its own
 
     def sample(observation: np.ndarray, n: int) -> np.ndarray:
-        return posterior_draws(joint, observation, n, problem.seed)
+        return posterior_draws(joint, observation, n, seed_of(problem.seed, next(pair)))
 
     sampler: Sampler = sample
     return Trained(sampler, joint.provenance["cpu_seconds"])
@@ -33,4 +39,4 @@ def ours(problem: Problem) -> Trained:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    serve({"fsimformer": ours}, ("fsimformer", "torch"))
+    serve({"fsimformer": ours, "fsimformer_dense": partial(ours, variant="dense")}, ("fsimformer", "torch"))

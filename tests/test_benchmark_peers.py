@@ -106,6 +106,13 @@ def test_ours_is_the_suites_network_and_only_on_the_suites_simulations(monkeypat
         learn.train(sbibm.two_moons(), **sbibm.settings(1_000, 3, "default"))
     problem = Problem("two_moons", drawn["theta"].numpy(), drawn["x"].numpy(), 3)
     assert peers_ours.ours(problem).cpu_seconds == 12.5 and asked == [("two_moons", 1_000, 3, "default")]
+    noise = []
+    monkeypatch.setattr(peers_ours, "posterior_draws", lambda joint, x, n, seed: noise.append(seed))
+    dense = peers_ours.ours(problem, "dense")
+    assert asked[1:] == [("two_moons", 1_000, 3, "dense")]
+    for _ in range(2):
+        dense.sample(problem.x[0], 9)
+    assert noise == [3_000, 3_001]  # observations do not share theirs
     with pytest.raises(ValueError, match="x of the 1000 simulations are not those of sbibm.py"):
         peers_ours.ours(Problem("two_moons", problem.theta, problem.x[::-1], 3))
 
