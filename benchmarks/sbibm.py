@@ -7,7 +7,7 @@ training) at n = 1,000, each with its floor (reference draws against other refer
 on one thread.
 
 Nothing is chosen on these figures: `VARIANTS["default"]` was chosen by validation loss and on simulations of our own,
-and serves all tasks; only the length of a training depends on the budget. `ablation.py` says what each choice is worth.
+and serves all tasks; only the length of a training depends on the budget, at 100,000 simulations "patient". `ablation.py` says what each choice is worth.
 
     python benchmarks/sbibm.py two_moons 10000 --seed 0                    # one cell
     python benchmarks/sbibm.py --all --seeds 0 1 2                         # what is missing, cheap cells first
@@ -32,7 +32,7 @@ from conditionals import reference as conditional_reference
 from networks import kept
 from record import ROOT, measured, save
 from references import sbibm_observations
-from tables_sbibm import BUDGETS, KINDS
+from tables_sbibm import BUDGETS, KINDS, SUITE
 
 import fsimformer as fsf
 from fsimformer.diagnostics import Classifier, c2st
@@ -234,18 +234,19 @@ def main() -> None:
     parser.add_argument("--tasks", choices=SIMULATORS, nargs="+", default=list(SIMULATORS))
     parser.add_argument("--budgets", type=int, choices=BUDGETS, nargs="+", default=list(BUDGETS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=["default"])
+    parser.add_argument("--variants", choices=VARIANTS, nargs="+", help="of the suite by default")
     args = parser.parse_args()
     if not args.all:
         if args.task is None or args.budget is None:
             parser.error("name a task and a budget, or --all")
         cell(args.task, args.budget, args.seed, args.variant)
         return
-    for seed, variant, budget, task in itertools.product(args.seeds, args.variants, args.budgets, args.tasks):
-        if args.train_only:
-            trained(task, budget, seed, variant)
-        elif not measured(name_of(task, budget, seed, variant)):
-            cell(task, budget, seed, variant)
+    for seed, budget, task in itertools.product(args.seeds, args.budgets, args.tasks):
+        for variant in args.variants or [SUITE[budget]]:
+            if args.train_only:
+                trained(task, budget, seed, variant)
+            elif not measured(name_of(task, budget, seed, variant)):
+                cell(task, budget, seed, variant)
 
 
 if __name__ == "__main__":
