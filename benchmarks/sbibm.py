@@ -7,7 +7,8 @@ training) at n = 1,000, each with its floor (reference draws against other refer
 on one thread.
 
 Nothing is chosen on these figures: `VARIANTS["default"]` was chosen by validation loss and on simulations of our own,
-and serves all tasks; only the length of a training depends on the budget, at 100,000 simulations "patient". `ablation.py` says what each choice is worth.
+and serves all tasks; only the length of a training depends on the budget, at 100,000 simulations "patient".
+`ablation.py` says what each choice is worth.
 
     python benchmarks/sbibm.py two_moons 10000 --seed 0                    # one cell
     python benchmarks/sbibm.py --all --seeds 0 1 2                         # what is missing, cheap cells first

@@ -62,12 +62,12 @@ with either of its SDEs, for conditionals the better one of the two; `goal` is w
 sd over seeds, and how many of them; MLP was scored on seed 0 alone, so its rows are not those of RF averaged anew.
 Seconds are those of the seeds in the row. `ours` is the suite's configuration, all its seeds: `default`, and `patient`
 at 100,000, which is the same with at most 30,000 steps and a patience of 15 validations instead of 5. The rows below it
-are its parts and what else was tried: `large` is `patient` with width 96 instead of 64,
-`long` has as many steps, a patience of 8 and four times the held-out rows, `cosine` is an earlier one of 5,000 steps
-with a falling rate. `lowest loss`: networks of the lowest held-out loss, as all were before `last_weights.py` showed
-that the end of a run may be better. What a row was drawn with, if not with the third-order SDE of today, is said; so
-rows may differ in seeds, in sampler and in the commit that trained them (the JSON has it). Rows scored before commit
-fab7208 drew all pairs with one noise: the part that all had in common moves a mean by some .005 from seed to seed.
+are its parts and what else was tried: `large` is `patient` with width 96 instead of 64, `long` has as many steps, a
+patience of 8 and four times the held-out rows, `cosine` is an earlier one of 5,000 steps with a falling rate. `lowest
+loss`: networks of the lowest held-out loss, as all were before `last_weights.py` showed that the end of a run may be
+better. What a row was drawn with, if not with the third-order SDE of today, is said; so rows may differ in seeds, in
+sampler and in the commit that trained them (the JSON has it). Rows scored before commit fab7208 drew all pairs with one
+noise: the part that all had in common moves a mean by some .005 from seed to seed.
 """
 
 _DRAWN_BY = {
@@ -112,7 +112,7 @@ def sbibm(records: list[dict[str, Any]]) -> list[str]:
         cells[r["task"], label][r["simulations"]].append(r)
         if r["variant"] == SUITE[r["simulations"]]:
             cells[r["task"], _ALL][r["simulations"]].append(r)
-    variants = [_ALL, *sorted({v for _, v in cells}, key=lambda v: (not v.startswith("default"), v))]
+    variants = [_ALL, *sorted({v for _, v in cells} - {_ALL}, key=lambda v: (not v.startswith("default"), v))]
     out = [LEGEND]
     for kind, tasks in KINDS.items():
         what = "ten observations of sbibm" if kind == "posterior" else "100 random conditionals"
@@ -133,15 +133,8 @@ def sbibm(records: list[dict[str, Any]]) -> list[str]:
                     ]
                     cost = " / ".join(f"{np.mean(s):.0f}" if s else "–" for s in seconds)
                     values = [over_seeds([x["mean"] for x in found[b]]) for b in BUDGETS]
-                    rows.append(
-                        [
-                            f"ours, {variant}".removesuffix(f", {_ALL}"),
-                            classifier.upper(),
-                            *values,
-                            f"{np.mean(floor):.3f}",
-                            cost,
-                        ]
-                    )
+                    label = "ours" if variant == _ALL else f"ours, {variant}"
+                    rows.append([label, classifier.upper(), *values, f"{np.mean(floor):.3f}", cost])
             if len(rows) > len(published(kind, task)):
                 head = ["method", "C2ST", "1k", "10k", "100k", "floor", "training, CPU s"]
                 out += [f"`{task}`\n", *table(head, rows)]

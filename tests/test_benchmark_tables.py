@@ -51,6 +51,26 @@ def test_an_ensemble_is_compared_with_its_members_mean_and_costs_what_all_cost(m
     assert "| slcp | 1000 | 3 | mean of their denoisers | 0.750 | +0.000 | 0.100 | 0.500 | 20 |" in text
 
 
+def test_the_suites_row_is_over_all_seeds_of_the_configuration_of_each_budget(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from tables_sbibm import sbibm
+
+    def cell(budget, variant, mean, **more):
+        scored = {"c2st_rf": {"mean": mean, "floor": 0.5}}
+        of = {"task": "tree", "simulations": budget, "variant": variant, "train_cpu_seconds": 10.0, "evaluations": 32}
+        return of | {"sampler": "sde_3m", "conditionals": scored} | more
+
+    text = "\n".join(sbibm([
+        cell(1_000, "default", 0.6), cell(1_000, "default", 0.7, kept="end"), cell(1_000, "patient", 0.9, kept="end"),
+        cell(100_000, "default", 0.8, kept="end"), cell(100_000, "patient", 0.52, kept="lowest", sampler="sde"),
+    ]))  # fmt: skip
+    assert text.count("| ours | RF |") == 1
+    assert "| ours | RF | 0.650 ± 0.071 (2) |  | 0.520 | 0.500 | 10 / – / 10 |" in text
+    assert "| ours, default | RF | 0.700 |  | 0.800 | 0.500 | 10 / – / 10 |" in text
+    assert "| ours, default, lowest loss | RF | 0.600 |  |  |" in text
+    assert "| ours, patient, second-order SDE | RF |  |  | 0.520 |" in text
+
+
 def test_conditionals_are_told_apart_by_how_sharp_they_are(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from tables_sbibm import sharpness
