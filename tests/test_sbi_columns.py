@@ -163,11 +163,8 @@ def test_columns_know_a_constant_from_one_that_hardly_varies() -> None:
     assert len(sums.unique()) > 1 and Columns.fit(sums[:, None, None]).constants == (True,)
     both = Columns.fit(torch.stack([sums, shares[:, 0]], 1)[:, None])
     seen, ids = torch.stack([sums, shares[:, 0]], 1).float().double(), torch.tensor([0, 1])
-    assert both.constants == (True, False) and both.doubts(ids, seen, False) == []
-    assert (
-        "1 of 1 observations have no finite value of a feature that varies"
-        in both.doubts(ids[:1], seen[:1, :1], False)[0]
-    )
+    assert both.constants == (True, False) and both.doubts(ids, seen) == []
+    assert "1 of 1 observations have no finite value of a feature that varies" in both.doubts(ids[:1], seen[:1, :1])[0]
 
 
 def test_edges_that_training_did_not_have_are_told(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_what_training_knows_little_of_draws_a_warning() -> None:
     """Two variables of two features; the simulations' range is that of all but one in a thousand."""
     rows = torch.randn(4_000, 2, 2, generator=seeded()) * torch.tensor([1.0, 10.0])
     rows[:, 1, 0] = 0.1  # never anything else
+    rows[0, 1, 1] = torch.nan  # a gap is nothing new
     columns = Columns.fit(rows)
     assert all(abs(high - 32.9) < 5 and abs(low + 32.9) < 5 for low, high in columns.value_range[1::2])
     p = Simformer().build_conditional([False, True], None, replace(random_weights(), columns=columns))
@@ -145,17 +146,46 @@ def test_what_training_knows_little_of_draws_a_warning() -> None:
             p.log_prob_batched(torch.zeros(1, 2, 2), torch.tensor([fine, x]))
 
 
-def test_a_gap_that_no_simulation_had_draws_a_warning_where_edges_are_cut() -> None:
+def test_a_gap_that_no_simulation_had_is_drawn_along_as_latent() -> None:
+    """What the network was never without stays a token; what simulations lacked, too, is left out as there."""
     rows = torch.randn(500, 4, 1, generator=seeded())
     rows[::3, 2] = torch.nan
-    estimator = replace(random_weights(), columns=Columns.fit(rows))
+    estimator, nan = replace(random_weights(), columns=Columns.fit(rows)), torch.nan
     p = Simformer().build_conditional([0, 1, 1, 1], CHAIN, estimator)
-    with pytest.warns(ObservationWarning, match=r"no simulation lacked \(variable, feature\) \[\(1, 0\)\], "):
-        p.sample((2,), x=[torch.nan, torch.nan, 0.5], seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        p.sample((2,), x=[0.5, torch.nan, 0.5], seed=0)
-        Simformer().build_conditional([0, 1, 1, 1], None, estimator).sample((2,), x=[torch.nan, 0.5, 0.5], seed=0)
+        by_hand = Simformer().build_conditional([0, 0, 1, 1], CHAIN, estimator)
+        for rest in ([0.2, 0.5], [nan, 0.5]):
+            assert torch.equal(p.sample((9,), x=[nan, *rest], seed=3), by_hand.sample((9,), x=rest, seed=3)[:, :1])
+        batch = torch.tensor([[nan, 0.2, 0.5], [0.1, nan, 0.5], [nan, 0.2, nan]])
+        together = p.sample_batched((9,), batch, seed=3)
+        assert torch.allclose(together[:, 0], p.sample((9,), x=batch[0], seed=3), atol=1e-5)
+        p.log_prob([[0.0]], x=[0.5, nan, 0.5])
+    with pytest.warns(
+        ObservationWarning, match=r"lacked \(variable, feature\) \[\(1, 0\)\], .* a density .* not trained"
+    ):
+        p.log_prob([[0.0]], x=[nan, nan, 0.5])
+    with pytest.warns(ObservationWarning, match="a density without it was not trained"):
+        p.log_prob_batched(torch.zeros(1, 3, 1), batch)
+
+
+def test_a_gap_that_no_condition_mask_of_training_has_latent_draws_a_warning() -> None:
+    one = torch.tensor([[False, True, True, True]])
+    estimator = replace(random_weights(), columns=Columns.fit(torch.randn(500, 4, 1, generator=seeded())))
+    only = replace(estimator, condition_masks=one)
+    both = replace(estimator, condition_masks=torch.cat([one, torch.tensor([[False, False, True, True]])]))
+    x = [torch.nan, 0.5, 0.5]
+    with pytest.warns(
+        ObservationWarning, match=r"\[\(1, 0\)\], as an observation does, and no condition mask"
+    ) as caught:
+        Simformer().build_conditional([0, 1, 1, 1], None, only).sample((2,), x=x, seed=0)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    pairs = replace(estimator, columns=Columns.fit(torch.randn(500, 2, 2, generator=seeded())))
+    with pytest.warns(ObservationWarning, match=r"\[\(1, 0\)\], as an observation does"):  # half a variable
+        Simformer().build_conditional([0, 1], None, pairs).sample((2,), x=[torch.nan, 0.5], seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Simformer().build_conditional([0, 1, 1, 1], None, both).sample((2,), x=x, seed=0)
 
 
 def test_a_missing_feature_parts_nothing_either() -> None:

@@ -32,12 +32,14 @@ class FlatConditional:
 
     A draw is a vector of d = (latent variables)·F numbers, an observation one of (observed variables)·F: the features
     of the first variable, then those of the next. Both may also come as (variables, F). A NaN in an observation is a
-    value that nobody measured: it is no token, and its neighbours in the edge mask are joined (`eliminate`), so that it
-    is integrated out and parts nothing. How well depends on whether simulations had such gaps.
+    value that nobody measured, and is integrated out. Where simulations lacked it, too, it is no token, and its
+    neighbours in the edge mask are joined (`eliminate`), so that it parts nothing. Where none did, the network has not
+    learned to do without the token: it is drawn along with the latent ones, and dropped.
 
     Warns:
         ObservationWarning: observations without a finite value; values outside the simulations' range (all but one in
-            a thousand) by more than its width; with an edge mask, a gap that no simulation had.
+            a thousand) by more than its width; a gap that no simulation had, of a density, or where no condition mask
+            of training has such a value latent.
     """
 
     def __init__(self, estimator: Estimator, condition_mask: Any, edge_mask: Any, sample_with: str) -> None:
@@ -59,6 +61,7 @@ class FlatConditional:
         self._varies = ~columns.constant[self._latent]  # of the others there is nothing to draw
         if not self._varies.any():
             raise ValueError("condition_mask: every latent feature was constant in the simulations; nothing to sample.")
+        self._listed = estimator.condition_masks
         self._default_x: Tensor | None = None
 
     @property
@@ -134,7 +137,7 @@ class FlatConditional:
         """
         refuse("log_prob", self.log_prob, of_sbi, OF_LOG_PROB)
         y, observation = self._read_theta(theta), self._x_or_default(x)
-        self._look_at(observation)
+        self._look_at(observation, density=True)
         return self._log_prob(y, observation[0], n_steps)
 
     def log_prob_batched(self, theta: Any, x: Any, *, n_steps: int = 24, **of_sbi: Any) -> Tensor:
@@ -145,7 +148,7 @@ class FlatConditional:
         d = len(self._latent)
         if theta.dim() != 3 or tuple(theta.shape[1:]) != (len(observations), d):
             raise ValueError(f"theta: expected (n, {len(observations)}, {d}), got shape {tuple(theta.shape)}.")
-        self._look_at(observations)
+        self._look_at(observations, density=True)
         each = zip(theta.unbind(1), observations, strict=True)
         densities = [self._log_prob(self._read_theta(y), row, n_steps) for y, row in each]
         return torch.stack(densities, dim=1) if densities else torch.zeros(len(theta), 0)
@@ -168,18 +171,20 @@ class FlatConditional:
         seed = require_whole(where, "seed", seed, 0)
         if not len(x):
             return torch.zeros(*shape, 0, len(self._latent))
+        along = [self._observed[new] for new in self._columns.new_gaps(self._observed, x)]
         draws = draw(
             self._denoiser,
             [self._columns.tokens(self._observed, row) for row in x],
-            [self._columns.tokens(ids, None)] * len(x),
+            [self._columns.tokens(torch.cat([ids, more]), None) for more in along],
             torch.zeros(len(self._columns.standardise), dtype=torch.bool),
             math.prod(shape),
             self._config,
             seed,
             _DIAL,
-            Budget(n_joint=len(ids)),
-            None if self._edges is None else [self._edges_given(self._edges, row) for row in x],
+            Budget(n_joint=len(ids) + max(map(len, along))),
+            None if self._edges is None else [self._edges_given(self._edges, *each) for each in zip(x, along)],
         )
+        draws = [z[:, : len(ids)] for z in draws]
         y = self._always.expand(math.prod(shape), len(x), -1).clone()
         y[..., self._varies] = self._columns.unwhiten(torch.stack(draws, dim=1).double(), ids)
         return y.float().view(*shape, len(x), len(self._latent))
@@ -199,15 +204,36 @@ class FlatConditional:
         log_p = query_log_prob(self._denoiser, observed, query, z, _DIAL, n_steps=n_steps, edges=edges)
         return (log_p - self._columns.log_det(z, ids)).masked_fill(impossible, -math.inf).float()
 
-    def _look_at(self, x: Tensor) -> None:
+    def _look_at(self, x: Tensor, density: bool = False) -> None:
         self._columns.require_near(self._observed, x)
-        for doubt in self._columns.doubts(self._observed, x, self._edges is not None):
+        doubts = self._columns.doubts(self._observed, x, density)
+        for doubt in doubts if density else [*doubts, *self._untrained_gaps(x)]:
             warnings.warn(doubt, ObservationWarning, stacklevel=3)
 
-    def _edges_given(self, edges: Tensor, x: Tensor) -> Tensor:
-        """The ids' edge mask for an observation (d_x,): without what is NaN there."""
+    def _untrained_gaps(self, x: Tensor) -> list[str]:
+        """Of observations (B, d_x) whose gaps are drawn along: where no condition mask of training has them latent."""
+        for row, new in zip(x, self._columns.new_gaps(self._observed, x)):
+            variables = self._observed // self._columns.n_features
+            gone = variables[new].unique()
+            if not len(gone):
+                continue
+            mask = self.condition_mask.clone()
+            mask[gone] = False
+            listed = self._listed is None or not len(self._listed) or bool((self._listed == mask).all(1).any())
+            if not listed or bool((torch.isin(variables, gone) & ~torch.isnan(row)).any()):
+                names = [self._columns.name(i) for i in self._observed[new].tolist()]
+                return [
+                    f"x: no simulation lacked (variable, feature) {names}, as an observation does, and no condition "
+                    "mask of training has it latent beside what is observed. Let simulations have such gaps, NaN."
+                ]
+        return []
+
+    def _edges_given(self, edges: Tensor, x: Tensor, along: Tensor | None = None) -> Tensor:
+        """The ids' edge mask for an observation (d_x,): without what is NaN there, except what is drawn `along`."""
         missing = torch.zeros(len(edges), dtype=torch.bool)
         missing[self._observed] = torch.isnan(x)
+        if along is not None:
+            missing[along] = False
         return eliminate(edges, missing & ~self._columns.constant)
 
     def _read_theta(self, theta: Any) -> Tensor:

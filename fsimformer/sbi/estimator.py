@@ -119,11 +119,16 @@ class Columns:
         """(T, F) bool: which features are tokens."""
         return ~self.constant.view(self.n_variables, self.n_features)
 
-    def doubts(self, ids: Tensor, x: Tensor, with_edges: bool) -> list[str]:
+    def new_gaps(self, ids: Tensor, x: Tensor) -> Tensor:
+        """What is NaN in observations (…, k) of these ids and was in no simulation, bool; False where nobody knows."""
+        known = torch.tensor(self.gaps)[ids] if self.gaps else torch.ones(len(ids), dtype=torch.bool)
+        return torch.isnan(x) & ~known & ~self.constant[ids]
+
+    def doubts(self, ids: Tensor, x: Tensor, density: bool = False) -> list[str]:
         """What training knows little of in observations (B, k) of these ids, in words.
 
-        Observations without a value; values outside `value_range` by more than its width; with edge masks, gaps that no
-        simulation had: what joins the neighbours of these was never trained.
+        Observations without a value; values outside `value_range` by more than its width; of a density, gaps that no
+        simulation had: a network that never met one has not learned to leave the value out.
         """
         out, there, constant = [], torch.isfinite(x), self.constant[ids]
         names = [self.name(i) for i in ids.tolist()]
@@ -140,14 +145,11 @@ class Columns:
                     f"width of its range; the first is {float(x[row, k]):.6g} of (variable, feature) {names[k]}, "
                     f"{float(low[k]):.3g} to {float(high[k]):.3g} there. Are the units those of the simulations?"
                 )
-        if with_edges and self.gaps:
-            lacking = ~(there.all(0) | constant | torch.tensor(self.gaps)[ids])
-            new = [names[k] for k in lacking.nonzero()[:, 0].tolist()]
-            if new:
-                out.append(
-                    f"x: no simulation lacked (variable, feature) {new}, as these observations do: the edges that join "
-                    "its neighbours were not trained. Let simulations have such gaps, NaN."
-                )
+        if density and (new := [names[k] for k in self.new_gaps(ids, x).any(0).nonzero()[:, 0].tolist()]):
+            out.append(
+                f"x: no simulation lacked (variable, feature) {new}, as these observations do: a density without it "
+                "was not trained (draws take it along as latent). Let simulations have such gaps, NaN."
+            )
         return out
 
     def ids(self, variables: Tensor) -> Tensor:
