@@ -1,4 +1,6 @@
-"""Sequential training for one observation: RF C2ST after each round of 1,000 simulations, beside sbi's methods.
+"""Sequential training for one observation, ours with the simulator's graph, beside sbi's methods, which have none.
+
+RF C2ST after each round of 1,000 simulations.
 
 On sbibm's first observations of two_moons and slcp, five rounds each: `fsimformer.train_sequential`; sbi's TSNPE (NPE
 with a neural spline flow, prior truncated by `get_density_thresholder`, first-round loss); sbi's NPE-C (the same flow,

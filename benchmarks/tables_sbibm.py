@@ -58,9 +58,9 @@ PUBLISHED: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
 
 LEGEND = """Rows without a time are as published, one seed (arXiv 2404.09636 and its repository): NPE with a neural
 spline flow, NSPE (score matching of the posterior alone), and the Simformer, dense or with the moral graph as its mask,
-with either of its SDEs, for conditionals the better one of the two; `goal` is what this suite set itself. Ours: mean ±
-sd over seeds, and how many of them; MLP was scored on seed 0 alone, so its rows are not those of RF averaged anew.
-Seconds are those of the seeds in the row. `ours` is the suite's configuration, all its seeds: `default`, and `patient`
+with either of its SDEs, for conditionals the better one of the two; `goal` is what this suite set itself, below the floor
+in places. Ours, with the moral graph as its mask but for `dense`: mean ± sd over seeds, and how many of them; MLP was
+scored on few seeds, so its rows are not those of RF averaged anew. Seconds are means over the seeds in the row. `ours` is the suite's configuration, all its seeds: `default`, and `patient`
 at 100,000, which is the same with at most 30,000 steps and a patience of 15 validations instead of 5. The rows below it
 are its parts and what else was tried: `large` is `patient` with width 96 instead of 64, `long` has as many steps, a
 patience of 8 and four times the held-out rows, `cosine` is an earlier one of 5,000 steps with a falling rate. `lowest
@@ -149,7 +149,7 @@ def dependency(records: list[dict[str, Any]]) -> list[str]:
         "model",
         "simulations",
         "mask",
-        "posterior loss",
+        "posterior loss (1 = nothing learned)",
         "se",
         "RF C2ST",
         "se",
@@ -194,7 +194,10 @@ def last_weights(records: list[dict[str, Any]]) -> list[str]:
         steps = f"{r['lowest_step']} / {r['end_step']}"
         about = [r["task"], r["simulations"], r["variant"], record["seed"], steps]
         rows.append([*about, f"{r['lowest']:.4f}", *differences, r["kept"]])
-    columns = "task, simulations, variant, seed, steps: lowest / end, loss, end minus lowest, not averaged, kept"
+    columns = (
+        "task, simulations, variant, seed, steps: lowest / end, loss of the lowest, end minus lowest, "
+        "end without averaging minus lowest, kept"
+    )
     return [
         f"Fresh simulations: {records[0]['results']['n']:,}; ± standard error over {records[0]['results']['n_blocks']} "
         "blocks of them.\n",

@@ -76,6 +76,13 @@ def test_the_rest_is_refused_with_what_to_do_instead(call: Callable[[], object],
         call()
 
 
+def test_what_sbi_takes_by_default_passes() -> None:
+    Simformer(mvf_estimator="simformer", prior=None)
+    FlowMatchingSimformer(mvf_estimator="simformer")
+    with pytest.raises(TypeError, match="sbi's mvf_estimator has no place here"):
+        Simformer(mvf_estimator="maf")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -1,7 +1,7 @@
 """Arguments at the door: numbers that must be whole, and keywords that sbi's callers bring along.
 
 What of sbi's has no effect on results is accepted by name and ignored. What would have one, and has no place here, is
-refused with what to do instead; None and False ask for nothing and pass.
+refused with what to do instead; None, False and sbi's own default ask for nothing and pass.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any
 _PRIOR = "simulations carry the prior; reject draws outside its support yourself"
 _BUILT = "the sampler is chosen where the conditional is built: build_conditional(…, sample_with='ode' or 'sde')"
 _TIMED = "a draw takes a fixed number of network evaluations"
+
+_DEFAULTS = {"mvf_estimator": "simformer"}
+"""Keyword of sbi's -> its default there, where that is neither None nor False."""
 
 OF_INIT = {
     "mvf_estimator": "network=NetworkConfig(width=…, depth=…, n_heads=…) sets the network; a trained estimator is for "
@@ -69,7 +72,8 @@ def refuse(where: str, function: Callable[..., Any], given: Mapping[str, Any], i
             parameters = inspect.signature(function).parameters.values()
             own = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self"]
             raise TypeError(f"{where}: no argument {name!r}; expected some of {own}.")
-        if value is not None and value is not False:
+        asks = not isinstance(value, str) or value != _DEFAULTS.get(name)
+        if value is not None and value is not False and asks:
             raise TypeError(f"{where}: sbi's {name} has no place here; leave it out: {instead[name]}.")
 
 
