@@ -58,16 +58,17 @@ PUBLISHED: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
 
 LEGEND = """Rows without a time are as published, one seed (arXiv 2404.09636 and its repository): NPE with a neural
 spline flow, NSPE (score matching of the posterior alone), and the Simformer, dense or with the moral graph as its mask,
-with either of its SDEs, for conditionals the better one of the two; `goal` is what this suite set itself, below the floor
-in places. Ours, with the moral graph as its mask but for `dense`: mean ± sd over seeds, and how many of them; MLP was
-scored on few seeds, so its rows are not those of RF averaged anew. Seconds are means over the seeds in the row. `ours` is the suite's configuration, all its seeds: `default`, and `patient`
-at 100,000, which is the same with at most 30,000 steps and a patience of 15 validations instead of 5. The rows below it
-are its parts and what else was tried: `large` is `patient` with width 96 instead of 64, `long` has as many steps, a
-patience of 8 and four times the held-out rows, `cosine` is an earlier one of 5,000 steps with a falling rate. `lowest
-loss`: networks of the lowest held-out loss, as all were before `last_weights.py` showed that the end of a run may be
-better. What a row was drawn with, if not with the third-order SDE of today, is said; so rows may differ in seeds, in
-sampler and in the commit that trained them (the JSON has it). Rows scored before commit fab7208 drew all pairs with one
-noise: the part that all had in common moves a mean by some .005 from seed to seed.
+with either of its SDEs, for conditionals the better one of the two; `goal` is what this suite set itself, below the
+floor in places. Ours, with the moral graph as its mask but for `dense`: mean ± sd over seeds, and how many of them; MLP
+was scored on few seeds, so its rows are not those of RF averaged anew. Seconds are means over the seeds in the row.
+`ours` is the suite's configuration, all its seeds: `default`, and `patient` at 100,000, which is the same with at most
+30,000 steps and a patience of 15 validations instead of 5. The rows below it are its parts and what else was tried:
+`large` is `patient` with width 96 instead of 64, `long` has as many steps, a patience of 8 and four times the held-out
+rows, `cosine` is an earlier one of 5,000 steps with a falling rate. `lowest loss`: networks of the lowest held-out
+loss, as all were before `last_weights.py` showed that the end of a run may be better. What a row was drawn with, if not
+with the third-order SDE of today, is said; so rows may differ in seeds, in sampler and in the commit that trained them
+(the JSON has it). Rows scored before commit fab7208 drew all pairs with one noise: the part that all had in common
+moves a mean by some .005 from seed to seed.
 """
 
 _DRAWN_BY = {
