@@ -86,7 +86,7 @@ def main() -> None:
         "n_blocks": N_BLOCKS, "lowest_step": run["best_step"], "end_step": run["step"], "lowest": loss["best"].mean(),
         "end_minus_lowest": {k: d.mean() for k, d in difference.items()},
         "standard_error": {k: d.std(ddof=1) / N_BLOCKS**0.5 for k, d in difference.items()},
-        "kept": joint.provenance.get("kept", "lowest"),
+        "kept": "end" if joint.provenance["best_step"] == run["step"] else "lowest",
     }  # fmt: skip
     print(save(f"last_weights/{args.task}_{args.budget}_{args.variant}_{args.seed}", args.seed, results))
 

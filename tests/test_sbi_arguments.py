@@ -46,7 +46,7 @@ def test_what_has_no_effect_is_accepted_and_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Simformer(mvf_estimator="simformer"), r"Simformer: sbi's mvf_estimator .* network=NetworkConfig"),
+        (lambda: Simformer(mvf_estimator="transformer"), r"Simformer: sbi's mvf_estimator .* network=NetworkConfig"),
         (lambda: FlowMatchingSimformer(prior=object()), "FlowMatchingSimformer: sbi's prior .* carry the prior"),
         (lambda: Simformer(summary_writer=object()), r"sbi's summary_writer .* train\(callback="),
         (lambda: Simformer(hidden=3), r"Simformer: no argument 'hidden'; expected some of \['sde_type', .*'network'"),
