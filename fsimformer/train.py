@@ -31,9 +31,7 @@ from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch
 from fsimformer.train_config import TrainConfig as TrainConfig  # where it is looked for
 
-AGAIN = (
-    8  # times as many held-out rows decide between the end and the lowest loss: the choice is as good as they are many
-)
+AGAIN = 8  # times as many held-out rows decide between the end of a run and its lowest loss
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,17 @@ from pathlib import Path
 import torch
 from gaussian_tokens import IS_PARAMETER, USES, gaussian_rows
 from safetensors.torch import load_file
-from tiny import network, seeded
+from test_train import contradictory, equal, fresh, run_fit, weights
+from tiny import seeded
 from torch import Tensor
 
-from fsimformer.batches import Rows, observed_rows
+from fsimformer.batches import observed_rows
 from fsimformer.checkpoint import Run
-from fsimformer.denoise import Denoiser, NoiseLevels
+from fsimformer.denoise import NoiseLevels
 from fsimformer.masks import MaskConfig
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch
-from fsimformer.train import TrainConfig, fit, held_out_loss
+from fsimformer.train import TrainConfig, held_out_loss
 
 CONFIG = TrainConfig(
     steps=40, batch_size=16, learning_rate=1e-2, matrix_rate=1e-2, warmup=3, ema=0.5, n_micro=2, validate_every=2,
@@ -25,31 +26,9 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 
 
-def fresh() -> Denoiser:
-    return Denoiser(network(USES, seed=1, gain=0.5))
-
-
-def run_fit(denoiser: Denoiser, config: TrainConfig, held_out: Rows = gaussian_rows, path: Path | None = None) -> Run:
-    levels = NoiseLevels()
-    return fit(denoiser, gaussian_rows, held_out, IS_PARAMETER, MaskConfig(), levels, config, checkpoint=path)
-
-
-def weights(denoiser: Denoiser) -> dict[str, Tensor]:
-    return {k: p.detach().clone() for k, p in denoiser.named_parameters()}
-
-
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
 def drawn(n: int, generator: torch.Generator) -> TokenBatch:
     has_index = torch.as_tensor(USES, dtype=torch.bool).any(1)  # as `fit` takes it from the network
     return observed_rows(gaussian_rows, n, IS_PARAMETER, MaskConfig(), 32, generator, has_index=has_index)
-
-
-def contradictory(n: int, generator: torch.Generator) -> TokenBatch:
-    """Held-out rows in which x means the opposite: the more is learned, the worse."""
-    return gaussian_rows(n, generator, sign=-1.0)
 
 
 def kept_by_hand(run: Run, config: TrainConfig, lowest: dict[str, Tensor]) -> str:
@@ -65,7 +44,7 @@ def test_the_end_of_a_run_is_kept_where_an_earlier_low_is_luck(tmp_path: Path) -
     for seed in range(8):
         config = replace(CONFIG, seed=seed)
         model, path = fresh(), tmp_path / f"{seed}.safetensors"
-        run = run_fit(model, config, path=path)
+        run = run_fit(model, config, checkpoint=path)
         losses = {step: loss for step, _, loss in run.history}
         file = {k.removeprefix("best/"): v for k, v in load_file(path).items() if k.startswith("best/")}
         if min(losses, key=losses.__getitem__) == 40:
@@ -75,7 +54,7 @@ def test_the_end_of_a_run_is_kept_where_an_earlier_low_is_luck(tmp_path: Path) -
         assert run.best_step == (40 if kept[-1] == "end" else min(losses, key=losses.__getitem__))
         assert run.best_loss == losses[run.best_step]
         again = fresh()
-        same = run_fit(again, config, path=path)  # a finished run chooses again, and the same
+        same = run_fit(again, config, checkpoint=path)  # a finished run chooses again, and the same
         assert same.best_step == run.best_step and equal(weights(again), weights(model))
         rows = drawn(2_000, seeded())
         gains.append(
