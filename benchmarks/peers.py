@@ -1,7 +1,8 @@
 """Peers side by side: sbi's methods, GenSBI and ours, on the same simulations, observations and single core.
 
 Each peer runs from its own package with that package's defaults; ours is the configuration of sbibm.py, one for all
-tasks, which is told the simulator's graph, and the same without it (`dense`). Nothing is tuned on the metric.
+tasks, which is told the simulator's graph, the same without it (`dense`), and `fsimformer.sbi` with its defaults.
+Nothing is tuned on the metric.
 Simulations are drawn once a task, budget and seed; ABC draws the budget's number anew for each observation, since its
 simulations follow the observation. Reported: C2ST (RF and sbibm's MLP, n = 1,000) over sbibm's ten observations, and
 CPU seconds on one thread for training and for 10 × 1,000 draws. A method that fails or passes the limit has a row that
@@ -37,7 +38,7 @@ from fsimformer.simulations import simulate
 from fsimformer.simulators import slcp, two_moons
 
 SBI = ("npe", "nle", "nre", "npse", "fmpe", "mcabc", "smcabc")
-OURS = ("fsimformer", "fsimformer_dense")
+OURS = ("fsimformer", "fsimformer_dense", "fsimformer_sbi")
 SCRIPTS = {
     **dict.fromkeys(SBI, "peers_sbi.py"), "gensbi": "peers_gensbi.py", **dict.fromkeys(OURS, "peers_ours.py")
 }  # fmt: skip

@@ -7,9 +7,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from peers_fit import Problem, Sampler, Trained, serve
+from peers_fit import Fit, Problem, Sampler, Trained, serve
 from sbibm import SIMULATORS, posterior_draws, seed_of, trained
 
+from fsimformer.sbi import Simformer
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import simulate
 
@@ -37,6 +38,27 @@ def ours(problem: Problem, variant: str = "default") -> Trained:
     return Trained(sampler, joint.provenance["cpu_seconds"])
 
 
+def face(problem: Problem) -> Sampler:
+    """`fsimformer.sbi.Simformer` with its defaults, every scalar a variable, as a caller of sbi would write it."""
+    d, n_variables = problem.theta.shape[1], problem.theta.shape[1] + problem.x.shape[1]
+    inference = Simformer(
+        posterior_latent_idx=range(d), posterior_observed_idx=range(d, n_variables), seed=problem.seed
+    )
+    inference.append_simulations(np.concatenate([problem.theta, problem.x], axis=1)).train()
+    posterior = inference.build_posterior()
+    pair = itertools.count()
+
+    def sample(observation: np.ndarray, n: int) -> np.ndarray:
+        return posterior.sample((n,), x=observation, seed=seed_of(problem.seed, next(pair))).numpy()
+
+    return sample
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    serve({"fsimformer": ours, "fsimformer_dense": partial(ours, variant="dense")}, ("fsimformer", "torch"))
+    fits: dict[str, Fit] = {
+        "fsimformer": ours,
+        "fsimformer_dense": partial(ours, variant="dense"),
+        "fsimformer_sbi": face,
+    }
+    serve(fits, ("fsimformer", "torch"))

@@ -19,13 +19,15 @@ METHODS = {
     "gensbi": ("Simformer, EDM †", "gensbi"),
     "fsimformer": ("ours", "fsimformer"),
     "fsimformer_dense": ("ours, dense", "fsimformer"),
+    "fsimformer_sbi": ("ours, `fsimformer.sbi`", "fsimformer"),
 }
 BUDGETS = (1_000, 10_000)
 NOTE = (
     "± is the standard error over the ten observations. Seconds are CPU seconds on one thread, 1k / 10k simulations. "
     "\\* the budget's number of simulations for each observation. † its number of training steps is cut to what a core "
     "does in minutes (peers_gensbi.py); its default is 50,000. Peers have their packages' defaults; ours is the "
-    "configuration of sbibm.py, which is told the simulator's graph as an attention mask; `dense` is told nothing.\n"
+    "configuration of sbibm.py, which is told the simulator's graph as an attention mask; `dense` is told nothing; "
+    "`fsimformer.sbi` is that interface's own default: a smaller network, told nothing either.\n"
 )
 
 

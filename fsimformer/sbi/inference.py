@@ -34,15 +34,15 @@ from fsimformer.sbi.mask_laws import (
     warn_of_untrained,
 )
 from fsimformer.sbi.rows import read_rows
+from fsimformer.sbi.training import config_for
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch
-from fsimformer.train import Progress, TrainConfig, fit
+from fsimformer.train import Progress, fit
 
 SMALL = NetworkConfig(width=48, depth=3, n_heads=4)
 """What inference trains by default: 0.08 M parameters, for some ten features; many variables deserve more."""
 
 _SCHEDULES = {"trig": "trig", "vp": "vp", "ve": "trig", "subvp": "trig"}
-_AS_THEY_COME = 16  # with as few tokens, sorting rows by length saves less than it costs
 
 
 class JointInference:
@@ -163,14 +163,14 @@ class JointInference:
     ) -> Estimator:
         """Trains a fresh network on all simulations.
 
-        An epoch is as many steps as its simulations fill batches; rows are drawn with replacement. The learning rate
-        falls to 0 over `max_num_epochs`: what is stopped early has not been refined as far.
+        An epoch is as many steps as its simulations fill batches; rows are drawn with replacement. The learning rate is
+        constant, and falls to 0 over the last three tenths of the training, however it comes to its end.
 
         Args:
             training_batch_size: rows a step.
             learning_rate: of AdamW; the layers' matrices are stepped by Muon at 2.5 times that.
             validation_fraction: share of the simulations that only validates.
-            stop_after_epochs: epochs without a lower validation loss after which training stops.
+            stop_after_epochs: epochs without a lower validation loss after which the rate falls and training ends.
             max_num_epochs: epochs at most.
             clip_max_norm: largest norm of the gradient; None = any.
             callback: called after every step with a `Progress`.
@@ -208,22 +208,15 @@ class JointInference:
         if columns.constant.all():
             raise ValueError("train: every feature is the same in all simulations; nothing is there to learn.")
         denoiser = self._fresh(t * f)
-        epoch = max(1, n_train // training_batch_size)
-        config = TrainConfig(
-            steps=max_num_epochs * epoch,
-            batch_size=min(training_batch_size, n_train),
+        config = config_for(
+            n_train,
+            n_held_out,
+            t * f,
+            batch_size=training_batch_size,
             learning_rate=learning_rate,
-            matrix_rate=2.5 * learning_rate,
-            warmup=min(200, max_num_epochs * epoch // 5),
             clip=clip_max_norm,
-            n_micro=1 if t * f <= _AS_THEY_COME else 2,
-            pool=1,
-            max_levels=1,
-            max_latents=t * f,  # scalars are drawn jointly, however many
-            validate_every=epoch,
             patience=stop_after_epochs,
-            n_validation=min(512, max(100, n_held_out)),
-            checkpoint_every=max_num_epochs * epoch,
+            epochs=max_num_epochs,
             seed=self._seed,
         )
 
