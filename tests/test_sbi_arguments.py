@@ -12,6 +12,7 @@ from gaussian import Joint
 
 from fsimformer.nn import NetworkConfig
 from fsimformer.sbi import FlowMatchingSimformer, Simformer
+from fsimformer.sbi.training import config_for
 
 JOINT = Joint(2, 1)
 TINY = NetworkConfig(width=8, depth=1, n_heads=2)
@@ -106,3 +107,24 @@ def test_the_draw_of_highest_density_takes_the_place_of_map() -> None:
     mode = draws[P.log_prob(draws, x=X).argmax()]
     exact = JOINT.exact([False, True], torch.tensor(X))
     assert float((mode - exact.mean).abs()) < 0.1 * float(exact.stddev)
+
+
+def test_a_training_that_stops_early_cools_down() -> None:
+    """The rate is constant until patience ends, 0 at the end, and the end is 3/7 of what was trained by then later."""
+    epochs, epoch = 500, 3
+    config = config_for(60, 10, 2, batch_size=20, learning_rate=1e-2, clip=5.0, patience=2, epochs=epochs, seed=0)
+    for turn in (None, 150 * epoch):
+        start = config.turn if turn is None else turn
+        rates = [config.rate_at(step, turn) for step in range(config.end(turn) + 1)]
+        assert rates[start] == 1 == min(rates[config.warmup : start + 1]) and rates[-1] == 0
+        assert abs((len(rates) - 1 - start) / (len(rates) - 1) - 0.3) < 0.01
+    inference = Simformer(network=TINY).append_simulations(
+        torch.randn(70, 2, generator=torch.Generator().manual_seed(0))
+    )
+    steps: list[int] = []
+    inference.train(
+        20, 1e-2, 1 / 7, stop_after_epochs=2, max_num_epochs=epochs, callback=lambda p: steps.append(p.step)
+    )
+    losses = inference.summary["validation_loss"]
+    turn = next(i for i in range(2, len(losses)) if min(losses[i - 1 : i + 1]) >= min(losses[: i - 1])) + 1
+    assert len(steps) == config.end(turn * epoch) < epochs * epoch
