@@ -1,4 +1,4 @@
-"""What a choice is worth: each changed alone in the suite's configuration, trainings of 1,500 steps, equal seeds.
+"""What a choice is worth: each changed alone in the suite's configuration, at most 1,500 steps, equal seeds.
 
 Score matching against flow matching, dependency masks against none, a linear baseline, Muon, EMA, weight decay, noise
 levels, width, and the price of answering every conditional. Short trainings: what is told is which choice learns
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from record import measured, save
-from sbibm import SAMPLER, SIMULATORS, VARIANTS, conditional_pairs, posterior_pairs, scores, settings
+from sbibm import BUDGETS, SAMPLER, SIMULATORS, VARIANTS, conditional_pairs, posterior_pairs, scores, settings
 
 import fsimformer as fsf
 from fsimformer.sample import quality_named
@@ -63,7 +63,7 @@ def cell(task: str, budget: int, variant: str, seed: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=SIMULATORS, nargs="?")
-    parser.add_argument("budget", type=int, nargs="?")
+    parser.add_argument("budget", type=int, choices=BUDGETS, nargs="?")
     parser.add_argument("variant", choices=VARIANTS, nargs="?")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--all", action="store_true", help="every missing cell")

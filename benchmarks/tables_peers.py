@@ -27,7 +27,9 @@ NOTE = (
     "\\* the budget's number of simulations for each observation. † its number of training steps is cut to what a core "
     "does in minutes (peers_gensbi.py); its default is 50,000. Peers have their packages' defaults; ours is the "
     "configuration of sbibm.py, which is told the simulator's graph as an attention mask; `dense` is told nothing; "
-    "`fsimformer.sbi` is that interface's own default: a smaller network, told nothing either.\n"
+    "`fsimformer.sbi` is that interface's own default: a smaller network, told nothing either. The row `ours` is "
+    "older than those below it: second-order SDE, one noise for all ten observations, weights of the lowest held-out "
+    "loss.\n"
 )
 
 

@@ -31,7 +31,7 @@ from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch
 from fsimformer.train_config import TrainConfig as TrainConfig  # where it is looked for
 
-AGAIN = 8  # times as many held-out rows decide between the end of a run and its lowest loss
+AGAIN = 8  # times as many rows of the held-out simulations decide between the end of a run and its lowest loss
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def fit(
     """Train in place; the denoiser ends with the averaged weights that are kept, on every process of the group.
 
     Those of the lowest held-out loss; but if the learning rate fell to 0, those of the end, unless the lowest are lower
-    on other held-out rows and noise, too: of dozens of noisy losses the lowest is low by luck as well
-    (benchmarks/last_weights.py).
+    under other masks and noise, too, of the same held-out simulations: of dozens of noisy losses the lowest is low by
+    luck as well (benchmarks/last_weights.py).
 
     Args:
         rows, validation_rows: draw n rows of tokens from a generator; the two must not share simulations.

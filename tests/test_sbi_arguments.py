@@ -128,3 +128,4 @@ def test_a_training_that_stops_early_cools_down() -> None:
     losses = inference.summary["validation_loss"]
     turn = next(i for i in range(2, len(losses)) if min(losses[i - 1 : i + 1]) >= min(losses[: i - 1])) + 1
     assert len(steps) == config.end(turn * epoch) < epochs * epoch
+    assert turn * epoch >= config.warmup and config.rate_at(len(steps), turn * epoch) == 0

@@ -23,10 +23,10 @@ from fsimformer.whiten import Standardise
 CHAIN = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]], dtype=torch.bool)  # a – b – c – d
 
 
-def random_weights() -> Estimator:
-    network = Network(NetworkConfig(((),) * 4, width=16, depth=2, n_heads=2))
+def random_weights(n_ids: int = 4) -> Estimator:
+    network = Network(NetworkConfig(((),) * n_ids, width=16, depth=2, n_heads=2))
     randomise(network, gain=0.7)
-    return Estimator(Denoiser(network.eval()), "trig", Columns(4, 1, (Standardise(0.0, 1.0),) * 4))
+    return Estimator(Denoiser(network.eval()), "trig", Columns(n_ids, 1, (Standardise(0.0, 1.0),) * n_ids))
 
 
 def test_elimination_joins_the_neighbours_of_what_is_missing() -> None:
@@ -186,6 +186,10 @@ def test_a_gap_that_no_condition_mask_of_training_has_latent_draws_a_warning() -
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Simformer().build_conditional([0, 1, 1, 1], None, both).sample((2,), x=x, seed=0)
+        rows = torch.randn(500, 3, 2, generator=seeded())
+        rows[:, 1, 1] = 0.0  # fills up: no token, so the other feature is the whole variable
+        filled = replace(random_weights(6), columns=Columns.fit(rows))
+        Simformer().build_conditional([0, 1, 1], None, filled).sample((2,), x=[torch.nan, 0.0, 0.5, 0.5], seed=0)
 
 
 def test_a_missing_feature_parts_nothing_either() -> None:

@@ -50,15 +50,26 @@ def test_expected_coverage_ranks_by_log_prob() -> None:
         show_progress_bar=False,
     )
     assert 0.3 < float(ranks.float().mean()) / 50 < 0.7
+    # a truth far off is among the least likely draws, and of a statistic that is no density it would not be
+    wrong, _ = run_sbc(
+        THETAS[:40] + 2 * THETAS.std(0), XS[:40], POSTERIOR, 50, reduce_fns=POSTERIOR.log_prob, show_progress_bar=False
+    )
+    assert float(wrong.float().mean()) / 50 < 0.1
 
 
-def test_tarp_accepts_the_exact_posterior() -> None:
+def test_tarp_accepts_the_exact_posterior_and_rejects_a_shifted_one() -> None:
     references = THETAS[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
     ecp, alpha = run_tarp(
         THETAS, XS, POSTERIOR, references, num_posterior_samples=100, num_bins=20, show_progress_bar=False
     )
     area, p_value = check_tarp(ecp, alpha)
     assert abs(area) < 0.7 and p_value > 0.05
+    wrong, alpha = run_tarp(
+        THETAS + 2 * THETAS.std(0), XS, POSTERIOR, references, num_posterior_samples=100, num_bins=20,
+        show_progress_bar=False,
+    )  # fmt: skip
+    area, p_value = check_tarp(wrong, alpha)
+    assert abs(area) > 2 and p_value < 0.05
 
 
 def test_draws_plot() -> None:

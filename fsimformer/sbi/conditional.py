@@ -220,7 +220,8 @@ class FlatConditional:
             mask = self.condition_mask.clone()
             mask[gone] = False
             listed = self._listed is None or not len(self._listed) or bool((self._listed == mask).all(1).any())
-            if not listed or bool((torch.isin(variables, gone) & ~torch.isnan(row)).any()):
+            half = torch.isin(variables, gone) & ~torch.isnan(row) & ~self._columns.constant[self._observed]
+            if not listed or bool(half.any()):
                 names = [self._columns.name(i) for i in self._observed[new].tolist()]
                 return [
                     f"x: no simulation lacked (variable, feature) {names}, as an observation does, and no condition "

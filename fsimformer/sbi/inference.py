@@ -164,13 +164,14 @@ class JointInference:
         """Trains a fresh network on all simulations.
 
         An epoch is as many steps as its simulations fill batches; rows are drawn with replacement. The learning rate is
-        constant, and falls to 0 over the last three tenths of the training, however it comes to its end.
+        constant, and falls to 0 over the last three tenths of the training, however it comes to its end (training.py).
 
         Args:
             training_batch_size: rows a step.
             learning_rate: of AdamW; the layers' matrices are stepped by Muon at 2.5 times that.
             validation_fraction: share of the simulations that only validates.
-            stop_after_epochs: epochs without a lower validation loss after which the rate falls and training ends.
+            stop_after_epochs: epochs without a lower validation loss after which the rate begins to fall; training ends
+                3/7 of its epochs later.
             max_num_epochs: epochs at most.
             clip_max_norm: largest norm of the gradient; None = any.
             callback: called after every step with a `Progress`.
@@ -203,7 +204,7 @@ class JointInference:
         if n_train < 10:
             raise ValueError(f"train: {n} simulations leave {n_train} to train on; expected at least 10.")
         condition, edges = condition_law(self._condition_source, t), edge_law(self._edge_source, t)
-        inputs = inputs[torch.randperm(n, generator=generator_at(self._seed, 2))]
+        inputs = inputs[torch.randperm(n, generator=generator_at(self._seed, 15))]
         columns = Columns.fit(inputs[:n_train], inputs[n_train:])
         if columns.constant.all():
             raise ValueError("train: every feature is the same in all simulations; nothing is there to learn.")
@@ -240,7 +241,7 @@ class JointInference:
         )
         self._summary = {
             "training_loss": [loss for _, loss, _ in run.history], "validation_loss": [v for _, _, v in run.history],
-            "epochs_trained": [float(len(run.history))], "best_validation_loss": [min(v for _, _, v in run.history)],
+            "epochs_trained": [run.step / config.validate_every], "best_validation_loss": [run.best_loss],
         }  # fmt: skip
         trained, graphs = listed(CONDITION, self._condition_source, (t,)), listed(EDGE, self._edge_source, (t, t))
         fixed = graphs[0] if graphs is not None and len(graphs) == 1 else None

@@ -21,8 +21,8 @@ def config_for(
 ) -> TrainConfig:
     """The training of `epochs` epochs at most, each as many steps as `n_train` simulations fill batches.
 
-    Rates are constant, and fall to 0 over the last three tenths: of `epochs`, or, where `patience` epochs bring no
-    lower held-out loss, of what is trained by then. So a training that stops early has been refined as far as another.
+    Rates are constant, and fall to 0 over the last three tenths of `epochs`; or, where `patience` epochs bring no lower
+    held-out loss, from there on, while 3/7 as many steps again are trained. What stops early is refined, too.
     """
     epoch = max(1, n_train // batch_size)
     steps = epochs * epoch
@@ -31,7 +31,7 @@ def config_for(
         batch_size=min(batch_size, n_train),
         learning_rate=learning_rate,
         matrix_rate=2.5 * learning_rate,
-        warmup=min(200, steps // 5),
+        warmup=min(200, steps // 5, patience * epoch),  # over before patience may end, or no rate would fall
         clip=clip,
         ema=0.995,
         cooldown=0.3,
