@@ -24,7 +24,7 @@ from tables_resolution import (
     resolution,
     space,
 )
-from tables_sbibm import dependency, last_weights, sbibm, sharpness
+from tables_sbibm import dependency, last_weights, lotka_volterra_budgets, sbibm, sharpness
 from tables_scale import arrivals, gpu, many, online, online_accuracy, padding, solvers
 from tables_sequential import sequential
 from tables_trust import calibration, coverage, epidemic, log_density
@@ -217,6 +217,7 @@ def main() -> None:
         (ablation.__name__, ablation, "ablation/*.json"),
         (ensemble.__name__, ensemble, "ensemble/*.json"),
         (last_weights.__name__, last_weights, "last_weights/*.json"),
+        (lotka_volterra_budgets.__name__, lotka_volterra_budgets, "lotka_volterra_budgets/*.json"),
         (peers.__name__, peers, "peers_*.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]
