@@ -251,7 +251,8 @@ def test_training_finds_the_posterior_and_repeats_itself() -> None:
             assert abs(float(draws.mean()) - mean) < 0.25 * variance**0.5
             assert abs(float(draws.std()) / variance**0.5 - 1) < 0.15
     again = Simformer(network=small).append_simulations(inputs)
-    runs = [again.train(max_num_epochs=1, training_batch_size=900).denoiser.state_dict() for _ in range(2)]
+    with pytest.warns(UserWarning, match="after 2 steps the held-out loss"):
+        runs = [again.train(max_num_epochs=1, training_batch_size=900).denoiser.state_dict() for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(runs[0].values(), runs[1].values(), strict=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 import torch
 from gaussian import Joint
 
-from fsimformer.nn import NetworkConfig
+from fsimformer.denoise import Denoiser, NoiseLevels
+from fsimformer.nn import Network, NetworkConfig
 from fsimformer.sbi import FlowMatchingSimformer, Simformer
-from fsimformer.sbi.training import config_for
+from fsimformer.sbi.estimator import Columns
+from fsimformer.sbi.training import config_for, loss_of_nothing
+from fsimformer.tokens import split
 
 JOINT = Joint(2, 1)
 TINY = NetworkConfig(width=8, depth=1, n_heads=2)
@@ -122,10 +126,27 @@ def test_a_training_that_stops_early_cools_down() -> None:
         torch.randn(70, 2, generator=torch.Generator().manual_seed(0))
     )
     steps: list[int] = []
-    inference.train(
-        20, 1e-2, 1 / 7, stop_after_epochs=2, max_num_epochs=epochs, callback=lambda p: steps.append(p.step)
-    )
+    with pytest.warns(
+        UserWarning, match=r"train: after \d+ steps the held-out loss is 1\.\d+, and 1\.000 is what"
+    ) as caught:
+        inference.train(
+            20, 1e-2, 1 / 7, stop_after_epochs=2, max_num_epochs=epochs, callback=lambda p: steps.append(p.step)
+        )
+    assert caught[0].filename == __file__  # what is independent teaches nothing, and stopped this early nothing would
     losses = inference.summary["validation_loss"]
     turn = next(i for i in range(2, len(losses)) if min(losses[i - 1 : i + 1]) >= min(losses[: i - 1])) + 1
     assert len(steps) == config.end(turn * epoch) < epochs * epoch
     assert turn * epoch >= config.warmup and config.rate_at(len(steps), turn * epoch) == 0
+
+
+@pytest.mark.parametrize("schedule", ["trig", "vp", "rectified"])
+def test_the_loss_of_who_knows_nothing_is_that_of_a_network_that_says_nothing(schedule: str) -> None:
+    """Of independent standard normals, whose best estimate is the one that an untrained network leaves as it is."""
+    n, levels, g = 20_000, NoiseLevels(), torch.Generator().manual_seed(0)
+    rows = torch.randn(n, 2, 1, generator=g)
+    batch = Columns.fit(rows).batch(rows, torch.zeros(n, 2, dtype=torch.bool), None)
+    silent = Denoiser(Network(replace(TINY, uses_index=((), ()))), schedule)
+    epsilon = torch.randn(n, 1, 2, generator=g)
+    with torch.no_grad():
+        loss = silent.loss(split(batch, None), levels.draw((n, 1), g), epsilon)
+    assert abs(float(loss) / loss_of_nothing(schedule, levels) - 1) < 0.03

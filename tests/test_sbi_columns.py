@@ -20,6 +20,8 @@ from fsimformer.sbi import Simformer
 from fsimformer.sbi.estimator import Columns
 from fsimformer.sbi.mask_laws import edges_of_ids
 
+pytestmark = pytest.mark.filterwarnings("ignore:train. after")  # trainings of a step or two learn nothing
+
 TINY = NetworkConfig(width=8, depth=1, n_heads=2)
 JOINT = Joint(2, 1)
 P = Simformer().build_conditional([False, True], None, JOINT.estimator)

@@ -20,6 +20,8 @@ from fsimformer.sbi.estimator import Columns
 from fsimformer.sbi.mask_laws import edges_of_ids, eliminate
 from fsimformer.whiten import Standardise
 
+pytestmark = pytest.mark.filterwarnings("ignore:train. after")  # trainings of a step or two learn nothing
+
 CHAIN = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]], dtype=torch.bool)  # a – b – c – d
 
 

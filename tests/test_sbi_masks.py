@@ -20,6 +20,8 @@ from fsimformer.sbi.mask_laws import bernoulli, condition_law, edge_law, edges_o
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch, concatenate, split
 
+pytestmark = pytest.mark.filterwarnings("ignore:train. after")  # trainings of a step or two learn nothing
+
 ROWS = torch.randn(2_000, 3, 2, generator=seeded())
 
 

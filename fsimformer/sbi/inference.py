@@ -34,7 +34,7 @@ from fsimformer.sbi.mask_laws import (
     warn_of_untrained,
 )
 from fsimformer.sbi.rows import read_rows
-from fsimformer.sbi.training import config_for
+from fsimformer.sbi.training import config_for, loss_of_nothing, warn_of_nothing_learned
 from fsimformer.seeds import generator_at
 from fsimformer.tokens import TokenBatch
 from fsimformer.train import Progress, fit
@@ -186,6 +186,9 @@ class JointInference:
             ValueError: no simulations, or too few; masks of another size, or that leave nothing latent in more than 99
                 rows of a hundred; settings out of range. TypeError: settings of another type, or that have no place.
             FloatingPointError: the loss is not finite.
+
+        Warns:
+            UserWarning: a training that learned no more than means and standard deviations, as short ones do.
         """
         refuse("train", self.train, of_sbi, OF_TRAIN)
         if not self._inputs:
@@ -243,6 +246,8 @@ class JointInference:
             "training_loss": [loss for _, loss, _ in run.history], "validation_loss": [v for _, _, v in run.history],
             "epochs_trained": [run.step / config.validate_every], "best_validation_loss": [run.best_loss],
         }  # fmt: skip
+        nothing = loss_of_nothing(self._schedule, self._levels)
+        warn_of_nothing_learned(run.best_loss, run.step, nothing, stacklevel=2)
         trained, graphs = listed(CONDITION, self._condition_source, (t,)), listed(EDGE, self._edge_source, (t, t))
         fixed = graphs[0] if graphs is not None and len(graphs) == 1 else None
         self._estimator = Estimator(denoiser.eval(), self._schedule, columns, fixed, trained, graphs)

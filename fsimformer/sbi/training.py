@@ -1,7 +1,11 @@
-"""How inference trains by default: epochs, rates, patience, as a `TrainConfig`."""
+"""How inference trains by default: epochs, rates, patience, as a `TrainConfig`; and whether it came to anything."""
 
 from __future__ import annotations
 
+import warnings
+
+from fsimformer.denoise import NoiseLevels
+from fsimformer.seeds import generator_at
 from fsimformer.train import TrainConfig
 
 _AS_THEY_COME = 16  # with as few tokens, sorting rows by length saves less than it costs
@@ -45,3 +49,31 @@ def config_for(
         checkpoint_every=steps,
         seed=seed,
     )
+
+
+def loss_of_nothing(schedule: str, levels: NoiseLevels) -> float:
+    """The loss of whitened Gaussian latents of which nothing is learned: 1 on variance-preserving paths (denoise.py).
+
+    On the straight path it is E[(1 + λ)² / (1 + λ²)] over the noise levels λ of training.
+    """
+    if schedule != "rectified":
+        return 1.0
+    ratio = levels.draw((100_000,), generator_at(0, 3)).exp()
+    return float(((1 + ratio) ** 2 / (1 + ratio**2)).mean())
+
+
+def warn_of_nothing_learned(loss: float, steps: int, nothing: float, stacklevel: int) -> None:
+    """Of a training that ended before it had learned more than means and variances: what it draws is the prior.
+
+    Args:
+        loss: held-out, of the weights that are kept; `nothing`: that of who knows nothing, see `loss_of_nothing`.
+        stacklevel: 1 = the caller's line.
+    """
+    if loss >= nothing:
+        warnings.warn(
+            f"train: after {steps} steps the held-out loss is {loss:.3f}, and {nothing:.3f} is what means "
+            "and standard deviations alone reach: draws will be little else than the prior's. Unless nothing depends "
+            "on anything, train longer: a larger max_num_epochs, a larger stop_after_epochs.",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
