@@ -149,7 +149,7 @@ def posteriors(weights: list[Tensor], n_x: int = 16, n_z: int = 256) -> tuple[Te
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=1_000)
     parser.add_argument("--steps", type=int, default=1_500)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(4)))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from lotka_volterra import PARAMETERS, data_set
-from record import ROOT, save
+from record import ROOT, no_arguments, save
 from torch import Tensor
 
 import fsimformer as fsf
@@ -172,4 +172,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     main()

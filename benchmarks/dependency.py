@@ -90,7 +90,7 @@ def cell(name: str, budget: int, dependency: str, seed: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=CELLS, nargs="?")
     parser.add_argument("budget", type=int, choices=BUDGETS, nargs="?")
     parser.add_argument("dependency", choices=("dense", "undirected", "causal", "baseline"), nargs="?")

@@ -134,7 +134,7 @@ def summary(each: dict[str, dict[str, Array]], rng: np.random.Generator) -> dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outbreaks", type=int, default=200)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--seed", type=int, default=20261126)

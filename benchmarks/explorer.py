@@ -89,7 +89,7 @@ def error(joint: fsf.Joint, board: Board, n: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["lotka_volterra", "hare_lynx", "sird"])
     parser.add_argument("--moves", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)

@@ -21,7 +21,7 @@ DRAWN = "() => window.Bokeh && Bokeh.documents[0]?.get_model_by_name('status')?.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="hare_lynx")
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--points", type=int, default=21)

@@ -38,7 +38,7 @@ def compare(draws: xr.DataTree, reference: Mapping[str, np.ndarray]) -> dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=4000)
     parser.add_argument("--model", default="hare_lynx")
     args = parser.parse_args()

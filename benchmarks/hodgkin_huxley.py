@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from record import budget, save
+from record import budget, no_arguments, save
 
 import fsimformer as fsf
 from fsimformer.seeds import generator_at
@@ -72,4 +72,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     main()

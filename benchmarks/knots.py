@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import save
+from record import no_arguments, save
 from torch import Tensor
 
 from fsimformer.extension import noise_function
@@ -99,4 +99,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     main()

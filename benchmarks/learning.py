@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 from held_out import N_ROWS, posterior_loss, posterior_rows
-from record import save
+from record import no_arguments, save
 from train_shipped import NETWORK
 
 import fsimformer as fsf
@@ -48,4 +48,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     main()

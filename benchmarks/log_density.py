@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import xarray as xr
-from record import ROOT, save
+from record import ROOT, no_arguments, save
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
@@ -111,4 +111,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     main()

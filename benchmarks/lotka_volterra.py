@@ -37,7 +37,7 @@ def values(draws: xr.DataTree) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=1000, help="draws of each side of the C2ST")
     parser.add_argument("--proposals", type=int, default=4000, help="draws that refine weighs; it keeps n/2 of them")
     parser.add_argument("--model", default="lotka_volterra")

@@ -74,7 +74,7 @@ def measure(n: int, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--one", type=int, help="measure one count here and print it")

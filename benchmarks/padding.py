@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from record import save
+from record import no_arguments, save
 from speed import training_steps
 from train_shipped import RECIPES
 
@@ -98,4 +98,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     main()

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from record import RESULTS, ROOT
+from record import RESULTS, ROOT, no_arguments
 
 DOCS = ROOT / "docs"
 COLOURS = {"reference": "C0", "reference, exact": "C2", "reference_plain": "C9", "white": "C1", "white_plain": "C3"}
@@ -93,6 +93,7 @@ def distill() -> None:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     resolution()
     consistency()
     distill()

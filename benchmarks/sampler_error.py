@@ -8,7 +8,7 @@ plus noise, so its output variance is computed exactly: no draws, no Monte-Carlo
 from __future__ import annotations
 
 import torch
-from record import save
+from record import no_arguments, save
 from torch import Tensor
 
 from fsimformer.sample import QUALITY, SAMPLERS, SamplerConfig
@@ -66,4 +66,5 @@ def describe(config: SamplerConfig) -> dict[str, object]:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     main()

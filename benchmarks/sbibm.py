@@ -14,7 +14,9 @@ and serves all tasks; only the length of a training depends on the budget, at 10
     python benchmarks/sbibm.py --all --seeds 0 1 2                         # what is missing, cheap cells first
     python benchmarks/sbibm.py --all --variants dense flow --budgets 1000 10000 --tasks slcp hmm
 
-sbibm's reference draws are read from its installed files: pip install --no-deps sbibm==1.1.0
+At 100,000 the suite's cells are those of --variant patient. A cell takes from two minutes of one core (1,000
+simulations) to an hour (slcp at 100,000), is resumed from runs/, and writes benchmarks/results/sbibm; tables.py makes
+the tables. sbibm's reference draws are read from its installed files: pip install --no-deps sbibm==1.1.0
 """
 
 from __future__ import annotations
@@ -225,7 +227,7 @@ def cell(task: str, budget: int, seed: int, variant: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=SIMULATORS, nargs="?")
     parser.add_argument("budget", type=int, choices=BUDGETS, nargs="?")
     parser.add_argument("--seed", type=int, default=0)

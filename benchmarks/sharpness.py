@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from conditionals import SIMULATORS, Problem, draw_problems, reference
-from record import save
+from record import no_arguments, save
 from sbibm import N_PROBLEMS, N
 
 N_JOINT = 20_000
@@ -42,4 +42,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     main()

@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from dial import sird_data_sets
 from lotka_volterra import data_set
-from record import ROOT, save
+from record import ROOT, no_arguments, save
 from train_shipped import NETWORK
 
 import fsimformer as fsf
@@ -101,4 +101,5 @@ def steps_per_second(config: TrainConfig, **arguments: Any) -> float:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     main()

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from record import ROOT, save
+from record import ROOT, no_arguments, save
 
 import fsimformer as fsf
 
@@ -87,4 +87,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     main()

@@ -111,7 +111,7 @@ def measured(joint: fsf.Joint, simulator: Simulator, times: np.ndarray, m: int, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--m", type=int, default=40, help="data sets a case")
     parser.add_argument("--n", type=int, default=99, help="simulations")
     parser.add_argument("--seed", type=int, default=20)

@@ -92,8 +92,8 @@ def over_seeds(values: Sequence[float]) -> str:
     """Mean ± spread (sd) over seeds, and their number; one seed has no spread."""
     if not values:
         return ""
-    spread = f" ± {np.std(values, ddof=1):.3f} ({len(values)})" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}"
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread} ({len(values)})"
 
 
 def published(kind: str, task: str) -> list[list[object]]:

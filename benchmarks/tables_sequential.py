@@ -30,5 +30,8 @@ def sequential(records: Sequence[dict[str, Any]]) -> list[str]:
                 rows.append(["", "", "prior inside", *share])
         floor = np.mean([f for r in mine for f in r["floor"].values()])
         head = ["method", "runs", "", *(f"{t:,} simulations" for t in totals)]
-        out += [f"`{task}`; floor of RF C2ST {floor:.3f}, CPU seconds since the start\n", *table(head, rows)]
+        about = (
+            f"RF C2ST at n = {mine[0]['n']:,}, floor {floor:.3f}; CPU seconds since the start; a run is an observation"
+        )
+        out += [f"`{task}`: {about}\n", *table(head, rows)]
     return out

@@ -130,7 +130,7 @@ def with_typical(joint: fsf.Joint, simulator: Simulator) -> fsf.Joint:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=sorted(RECIPES))
     parser.add_argument("--out", type=Path, default=ROOT / "fsimformer" / "models")
     parser.add_argument("--device", default="cpu", help="where the network trains, e.g. cuda")

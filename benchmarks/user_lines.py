@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from record import ROOT, save
+from record import ROOT, no_arguments, save
 
 PAGE = ROOT / "docs" / "compared.md"
 _PART = re.compile(
@@ -50,4 +50,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     main()

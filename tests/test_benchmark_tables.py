@@ -65,10 +65,10 @@ def test_the_suites_row_is_over_all_seeds_of_the_configuration_of_each_budget(mo
         cell(100_000, "default", 0.8, kept="end"), cell(100_000, "patient", 0.52, kept="lowest", sampler="sde"),
     ]))  # fmt: skip
     assert text.count("| ours | RF |") == 1
-    assert "| ours | RF | 0.650 ± 0.071 (2) |  | 0.520 | 0.500 | 10 / – / 10 |" in text
-    assert "| ours, default | RF | 0.700 |  | 0.800 | 0.500 | 10 / – / 10 |" in text
-    assert "| ours, default, lowest loss | RF | 0.600 |  |  |" in text
-    assert "| ours, patient, second-order SDE | RF |  |  | 0.520 |" in text
+    assert "| ours | RF | 0.650 ± 0.071 (2) |  | 0.520 (1) | 0.500 | 10 / – / 10 |" in text
+    assert "| ours, default | RF | 0.700 (1) |  | 0.800 (1) | 0.500 | 10 / – / 10 |" in text
+    assert "| ours, default, lowest loss | RF | 0.600 (1) |  |  |" in text
+    assert "| ours, patient, second-order SDE | RF |  |  | 0.520 (1) |" in text
 
 
 def test_conditionals_are_told_apart_by_how_sharp_they_are(monkeypatch):

@@ -342,10 +342,12 @@ def flat(where: str, given: object, n: int, n_variables: int, n_features: int, b
         x = x.reshape(-1, n)
     else:
         b = "B" if batched else "1"
-        lone = "" if batched else f"({n},), {tuple(full)}, "
+        shapes = [] if batched else [f"({n},)", str(tuple(full))]
+        shapes += [f"({b}, {n})", f"({b}, {n_variables}, {n_features})"]
+        many = "; several go to sample_batched and log_prob_batched" if not batched and x.dim() > 1 else ""
         raise ValueError(
-            f"{where}: expected {lone}({b}, {n}) or ({b}, {n_variables}, {n_features}), for {n_variables} variables "
-            f"of {n_features} features, got shape {tuple(x.shape)}."
+            f"{where}: expected {' or '.join(dict.fromkeys(shapes))}, for {n_variables} variables of {n_features} "
+            f"features{many}, got shape {tuple(x.shape)}."
         )
     if torch.isinf(x).any():
         raise ValueError(f"{where}: expected finite numbers, or NaN where a value is missing; got infinite ones.")
