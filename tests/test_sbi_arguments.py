@@ -150,3 +150,13 @@ def test_the_loss_of_who_knows_nothing_is_that_of_a_network_that_says_nothing(sc
     with torch.no_grad():
         loss = silent.loss(split(batch, None), levels.draw((n, 1), g), epsilon)
     assert abs(float(loss) / loss_of_nothing(schedule, levels) - 1) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("n", "epochs", "patience"), [(45, 5_000, 600), (900, 1_250, 150), (9_000, 200, 40), (90_000, 45, 7)]
+)
+def test_few_simulations_are_trained_for_as_many_steps_as_they_need(n: int, epochs: int, patience: int) -> None:
+    config = config_for(n, n // 9, 2, batch_size=200, learning_rate=1e-2, clip=5.0, patience=None, epochs=None, seed=0)
+    epoch = max(1, n // 200)
+    assert (config.steps, config.validate_every, config.patience) == (epochs * epoch, epoch, patience)
+    assert 5_000 <= config.steps <= 20_000 + epoch and 600 <= patience * epoch <= 3_000 + epoch

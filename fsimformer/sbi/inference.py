@@ -151,8 +151,8 @@ class JointInference:
         training_batch_size: int = 200,
         learning_rate: float = 2e-3,
         validation_fraction: float = 0.1,
-        stop_after_epochs: int = 40,
-        max_num_epochs: int = 200,
+        stop_after_epochs: int | None = None,
+        max_num_epochs: int | None = None,
         clip_max_norm: float | None = 5.0,
         *,
         callback: Callable[[Progress], None] | None = None,
@@ -171,8 +171,8 @@ class JointInference:
             learning_rate: of AdamW; the layers' matrices are stepped by Muon at 2.5 times that.
             validation_fraction: share of the simulations that only validates.
             stop_after_epochs: epochs without a lower validation loss after which the rate begins to fall; training ends
-                3/7 of its epochs later.
-            max_num_epochs: epochs at most.
+                3/7 of its epochs later. None = 40, but 600 steps at least and some 3,000 at most.
+            max_num_epochs: epochs at most. None = 200, but 5,000 steps at least and some 20,000 at most.
             clip_max_norm: largest norm of the gradient; None = any.
             callback: called after every step with a `Progress`.
             show_train_summary: for sbi's callers; nothing is shown, see `summary`.
@@ -198,8 +198,9 @@ class JointInference:
         if not require_positive("train", "validation_fraction", validation_fraction) < 1:
             raise ValueError(f"train: expected 0 < validation_fraction < 1, got {validation_fraction}.")
         training_batch_size = require_whole("train", "training_batch_size", training_batch_size, 1)
-        stop_after_epochs = require_whole("train", "stop_after_epochs", stop_after_epochs, 1)
-        max_num_epochs = require_whole("train", "max_num_epochs", max_num_epochs, 1)
+        for name, number in {"stop_after_epochs": stop_after_epochs, "max_num_epochs": max_num_epochs}.items():
+            if number is not None:
+                require_whole("train", name, number, 1)
         learning_rate = require_positive("train", "learning_rate", learning_rate)
         clip_max_norm = math.inf if clip_max_norm is None else require_positive("train", "clip_max_norm", clip_max_norm)
         n_held_out = max(2, round(n * validation_fraction))

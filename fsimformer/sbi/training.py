@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 from fsimformer.denoise import NoiseLevels
@@ -19,16 +20,23 @@ def config_for(
     batch_size: int,
     learning_rate: float,
     clip: float,
-    patience: int,
-    epochs: int,
+    patience: int | None,
+    epochs: int | None,
     seed: int,
 ) -> TrainConfig:
     """The training of `epochs` epochs at most, each as many steps as `n_train` simulations fill batches.
 
     Rates are constant, and fall to 0 over the last three tenths of `epochs`; or, where `patience` epochs bring no lower
     held-out loss, from there on, while 3/7 as many steps again are trained. What stops early is refined, too.
+
+    None = 200 epochs, but 5,000 steps at least and some 20,000 at most; patience of 40 epochs, but 600 steps at least
+    and some 3,000 at most: what few simulations need counts in steps.
     """
     epoch = max(1, n_train // batch_size)
+    if epochs is None:
+        epochs = max(math.ceil(5_000 / epoch), min(200, math.ceil(20_000 / epoch)))
+    if patience is None:
+        patience = max(math.ceil(600 / epoch), min(40, math.ceil(3_000 / epoch)))
     steps = epochs * epoch
     return TrainConfig(
         steps=steps,
