@@ -46,6 +46,7 @@ def test_what_has_no_effect_is_accepted_and_changes_nothing() -> None:
     )
     assert plain.summary == same.summary
     assert trained(clip_max_norm=None).summary == trained(clip_max_norm=1e9).summary
+    assert trained(stop_after_epochs=np.int64(1), max_num_epochs=np.int64(1)).summary == plain.summary
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,7 @@ class JointInference:
 
     @property
     def summary(self) -> dict[str, list[float]]:
-        """Of the last training: `training_loss` and `validation_loss` one an epoch, `epochs_trained`,
-        `best_validation_loss`."""
+        """Of the last training: losses, one an epoch, the last may be of less; `epochs_trained`, `best_validation_loss`."""
         return {k: list(v) for k, v in self._summary.items()}
 
     @property
@@ -198,9 +197,10 @@ class JointInference:
         if not require_positive("train", "validation_fraction", validation_fraction) < 1:
             raise ValueError(f"train: expected 0 < validation_fraction < 1, got {validation_fraction}.")
         training_batch_size = require_whole("train", "training_batch_size", training_batch_size, 1)
-        for name, number in {"stop_after_epochs": stop_after_epochs, "max_num_epochs": max_num_epochs}.items():
-            if number is not None:
-                require_whole("train", name, number, 1)
+        if stop_after_epochs is not None:
+            stop_after_epochs = require_whole("train", "stop_after_epochs", stop_after_epochs, 1)
+        if max_num_epochs is not None:
+            max_num_epochs = require_whole("train", "max_num_epochs", max_num_epochs, 1)
         learning_rate = require_positive("train", "learning_rate", learning_rate)
         clip_max_norm = math.inf if clip_max_norm is None else require_positive("train", "clip_max_norm", clip_max_norm)
         n_held_out = max(2, round(n * validation_fraction))
