@@ -73,7 +73,7 @@ class JointInference:
 
     @property
     def summary(self) -> dict[str, list[float]]:
-        """Of the last training: losses, one an epoch, the last may be of less; `epochs_trained`, `best_validation_loss`."""
+        """Losses of the last training, one an epoch, the last may be less; `epochs_trained`, `best_validation_loss`."""
         return {k: list(v) for k, v in self._summary.items()}
 
     @property
