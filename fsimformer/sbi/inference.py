@@ -73,7 +73,7 @@ class JointInference:
 
     @property
     def summary(self) -> dict[str, list[float]]:
-        """Losses of the last training, one an epoch, the last may be less; `epochs_trained`, `best_validation_loss`."""
+        """Last training: `training_loss`, `validation_loss` an epoch, `epochs_trained`, `best_validation_loss`."""
         return {k: list(v) for k, v in self._summary.items()}
 
     @property
