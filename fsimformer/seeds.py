@@ -3,8 +3,8 @@
 The first number of a path is its purpose: 0 training rows, 1 validation, 2 simulations, 3 dial, riders and noise of a
 training step, 4 sampling, 5 draws that truncate a prior, 6 noise of the readings whose variance a baseline takes, 7 one
 simulation of an archive, 8 data sets and draws by which a model is checked, 12 draws under constraints, 13 draws at
-which the search of a mode begins, 14 simulations that say what is typical, 15
-which simulations are held out where rows are all that is known.
+which the search of a mode begins, 14 simulations that say what is typical, 15 which
+simulations are held out where rows are all that is known.
 """
 
 from __future__ import annotations
