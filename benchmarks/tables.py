@@ -26,6 +26,7 @@ from tables_resolution import (
 )
 from tables_sbibm import dependency, last_weights, lotka_volterra_budgets, sbibm, sharpness
 from tables_scale import arrivals, gpu, many, online, online_accuracy, padding, solvers
+from tables_scoreboard import scoreboard
 from tables_sequential import sequential
 from tables_trust import calibration, coverage, epidemic, log_density
 from tables_users import explorer, hostile_inputs, influenza, laptop, start_up, surprise
@@ -131,8 +132,12 @@ def learning(r: dict[str, Any]) -> list[str]:
     ]
 
 
+def results(pattern: str) -> list[dict[str, Any]]:
+    return [json.loads(p.read_text())["results"] for p in sorted(RESULTS.glob(pattern))]
+
+
 def by_sharpness(records: list[dict[str, Any]]) -> list[str]:
-    cells = [json.loads(p.read_text())["results"] for p in sorted(RESULTS.glob("sbibm/*.json"))]
+    cells = results("sbibm/*.json")
     return [line for r in records for line in sharpness(r, cells)]
 
 
@@ -171,6 +176,9 @@ def main() -> None:
         "then `python benchmarks/tables.py`. The JSON holds date, machine, versions and commit. Sections without a",
         "result have not been run on this version.",
         "",
+        "## Scoreboard",
+        "",
+        *scoreboard(results("sbibm/*.json"), results("lotka_volterra_budgets/*.json")),
     ]
     for name, section in SECTIONS.items():
         lines += [f"## {name}", "", first_paragraph(name), ""]
@@ -210,8 +218,8 @@ def main() -> None:
         (short_contexts.__name__, short_contexts, "short_contexts.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]
-        records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(pattern))]
-        lines += section([r["results"] for r in records]) if records else ["Not run yet.", ""]
+        records = results(pattern)
+        lines += section(records) if records else ["Not run yet.", ""]
         if records and (OUT.parents[1] / PICTURES.get(name, "none")).exists():
             lines += [f"![{name}](../{PICTURES[name]})", "", "*Drawn by `pictures.py`.*", ""]
     for name, whole, pattern in (  # sections that look at seeds or names as well
