@@ -5,7 +5,7 @@ and a reverse SDE forgets on the way what the network got wrong earlier. Network
 presets and the SDE of second order, 20 random conditionals a task that sbibm.py does not score (problems of another
 seed). RF C2ST at n = 1,000, and CPU seconds of the draws.
 
-    python benchmarks/sampler_choice.py --tasks tree hmm --seed 1
+    python benchmarks/sampler_choice.py --tasks tree hmm two_moons --seed 2
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
                 "standard_error": error, "floor": floor, "cpu_seconds": seconds / len(values),
             })  # fmt: skip
             print(rows[-1], flush=True)
-    print(save("sampler_choice", args.seed, {"n": N, "n_problems": N_PROBLEMS, "rows": rows}))
+    print(save(f"sampler_choice_{args.seed}", args.seed, {"n": N, "n_problems": N_PROBLEMS, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -115,13 +115,16 @@ def dial(records: list[dict[str, Any]]) -> list[str]:
     return table(["task", "seed", "metric", "dial", "accuracy", "standard error", "CPU s, 1,000 draws", "steps"], rows)
 
 
-def sampler_choice(r: dict[str, Any]) -> list[str]:
-    keys = ("task", "sampler", "evaluations", "c2st_rf", "standard_error", "floor", "cpu_seconds")
-    head = ["task", "sampler", "evaluations", "RF C2ST", "se", "floor", "CPU s, 1,000 draws"]
-    second = "sde, second order"  # older records: the only SDE there was
-    old = {} if any(x["sampler"] == second for x in r["rows"]) else {"sde": second}
-    rows = [x | {"sampler": old.get(x["sampler"], x["sampler"])} for x in r["rows"]]
-    return table(head, [[x[k] for k in keys] for x in rows])
+def sampler_choice(records: list[dict[str, Any]]) -> list[str]:
+    keys = ("sampler", "evaluations", "c2st_rf", "standard_error", "floor", "cpu_seconds")
+    head = ["task", "seed", "sampler", "evaluations", "RF C2ST", "se", "floor", "CPU s, 1,000 draws"]
+    second, rows = "sde, second order", []  # older records: the only SDE there was
+    for record in records:
+        found = record["results"]["rows"]
+        old = {} if any(x["sampler"] == second for x in found) else {"sde": second}
+        renamed = [x | {"sampler": old.get(x["sampler"], x["sampler"])} for x in found]
+        rows += [[x["task"], record["seed"], *(x[k] for k in keys)] for x in renamed]
+    return table(head, rows)
 
 
 def learning(r: dict[str, Any]) -> list[str]:
@@ -143,7 +146,6 @@ def by_sharpness(records: list[dict[str, Any]]) -> list[str]:
 
 SECTIONS = {
     "sampler_error": sampler_error,
-    "sampler_choice": sampler_choice,
     "hare_lynx": hare_lynx,
     "hare_lynx_interval": hare_lynx_interval,
     "lotka_volterra": lotka_volterra,
@@ -223,6 +225,7 @@ def main() -> None:
         if records and (OUT.parents[1] / PICTURES.get(name, "none")).exists():
             lines += [f"![{name}](../{PICTURES[name]})", "", "*Drawn by `pictures.py`.*", ""]
     for name, whole, pattern in (  # sections that look at seeds or names as well
+        (sampler_choice.__name__, sampler_choice, "sampler_choice_*.json"),
         (encodings.__name__, encodings, "encodings/*.json"),
         (ablation.__name__, ablation, "ablation/*.json"),
         (ensemble.__name__, ensemble, "ensemble/*.json"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -103,6 +104,27 @@ def test_what_sbi_takes_by_default_passes() -> None:
 def test_numbers_out_of_range_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("potential", "log_prob"),
+        ("to", "Simformer(device=…)"),
+        ("prior", "reject draws"),
+        ("posterior_estimator", "train()"),
+    ],
+)
+def test_what_a_posterior_of_sbi_has_besides_is_refused_with_what_to_do_instead(name: str, instead: str) -> None:
+    with pytest.raises(AttributeError, match="has no place here") as error:
+        getattr(P, name)
+    assert instead in str(error.value) and not hasattr(P, name)
+
+
+def test_what_nobody_has_is_an_attribute_error_as_anywhere() -> None:
+    with pytest.raises(AttributeError, match="'FlatConditional' object has no attribute 'smaple'") as error:
+        P.smaple  # noqa: B018
+    assert "sbi" not in str(error.value) and copy.copy(P).sample((2,), x=X).shape == (2, 1)
 
 
 def test_the_draw_of_highest_density_takes_the_place_of_map() -> None:

@@ -56,6 +56,14 @@ OF_LOG_PROB = {
     "track_gradients": "a density comes without gradients",
     "ode_kwargs": "n_steps=… sets the solver's steps",
 }
+OF_POSTERIOR = {
+    **dict.fromkeys(("potential", "potential_fn"), "log_prob(theta, x=…) is the density, normalised"),
+    "to": "Simformer(device=…) sets where the network trains and draws; draws come back on the CPU",
+    "prior": _PRIOR,
+    "leakage_correction": _PRIOR,
+    "posterior_estimator": "train() returned it; fsimformer.sbi.load reads one that was saved",
+}
+"""Attribute of sbi's posteriors -> what to do instead."""
 
 
 def refuse(where: str, function: Callable[..., Any], given: Mapping[str, Any], instead: Mapping[str, str]) -> None:

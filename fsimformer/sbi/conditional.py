@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from fsimformer.convert import ObservationWarning
 from fsimformer.likelihood import query_log_prob
 from fsimformer.sample import QUALITY, SamplerConfig
-from fsimformer.sbi.arguments import OF_LOG_PROB, OF_SAMPLE, refuse, require_shape, require_whole
+from fsimformer.sbi.arguments import OF_LOG_PROB, OF_POSTERIOR, OF_SAMPLE, refuse, require_shape, require_whole
 from fsimformer.sbi.estimator import FARTHEST, Estimator, flat
 from fsimformer.sbi.mask_laws import edges_of_ids, eliminate, read_mask
 from fsimformer.stages import Budget, draw
@@ -63,6 +63,11 @@ class FlatConditional:
             raise ValueError("condition_mask: every latent feature was constant in the simulations; nothing to sample.")
         self._listed = estimator.condition_masks
         self._default_x: Tensor | None = None
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Of what sbi's posteriors have besides: AttributeError, with what to do instead."""
+        instead = f"; sbi's has no place here: {OF_POSTERIOR[name]}" if name in OF_POSTERIOR else ""
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{instead}.", name=name, obj=self)
 
     @property
     def default_x(self) -> Tensor | None:
