@@ -1,4 +1,4 @@
-"""Writes benchmarks/README.md from results/*.json; no number in it is typed by hand."""
+"""Writes benchmarks/README.md and the table of accuracy in README.md from results/*.json; no number is typed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tables_resolution import (
 )
 from tables_sbibm import dependency, last_weights, lotka_volterra_budgets, sbibm, sharpness
 from tables_scale import arrivals, gpu, many, online, online_accuracy, padding, solvers
-from tables_scoreboard import scoreboard
+from tables_scoreboard import Question, in_brief, questions, scoreboard
 from tables_sequential import sequential
 from tables_trust import calibration, coverage, epidemic, log_density
 from tables_users import explorer, hostile_inputs, influenza, laptop, start_up, surprise
@@ -34,6 +34,8 @@ from tables_workflow import infer_regions, influenza_forecast, user_lines
 
 PICTURES = {"distill": "docs/distill.png", "resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
 OUT = Path(__file__).resolve().parent / "README.md"
+README = OUT.parents[1] / "README.md"
+BEGIN, END = "<!-- accuracy: written by benchmarks/tables.py -->\n", "<!-- accuracy: end -->\n"
 
 
 def source(record: dict[str, Any]) -> str:
@@ -169,7 +171,18 @@ SECTIONS = {
 }
 
 
-def main() -> None:
+def asked() -> list[Question]:
+    return questions(results("sbibm/*.json"), results("lotka_volterra_budgets/*.json"))
+
+
+def readme(text: str) -> str:
+    """README.md with the table of accuracy anew, between its two marks."""
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    return before + BEGIN + "\n".join(in_brief(asked())).rstrip() + "\n" + END + after
+
+
+def sections() -> str:
+    """benchmarks/README.md."""
     lines = [
         "# Benchmarks",
         "",
@@ -180,7 +193,7 @@ def main() -> None:
         "",
         "## Scoreboard",
         "",
-        *scoreboard(results("sbibm/*.json"), results("lotka_volterra_budgets/*.json")),
+        *scoreboard(asked()),
     ]
     for name, section in SECTIONS.items():
         lines += [f"## {name}", "", first_paragraph(name), ""]
@@ -236,7 +249,7 @@ def main() -> None:
         lines += [f"## {name}", "", first_paragraph(name), ""]
         records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(pattern))]
         lines += whole(records) if records else ["Not run yet.", ""]
-    OUT.write_text("\n".join(lines).rstrip() + "\n")
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def first_paragraph(name: str) -> str:
@@ -247,4 +260,5 @@ def first_paragraph(name: str) -> str:
 
 if __name__ == "__main__":
     no_arguments(__doc__)
-    main()
+    OUT.write_text(sections())
+    README.write_text(readme(README.read_text()))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from statistics import mean
 from typing import Any
 
-import numpy as np
 from markdown import table
 from tables_sbibm import BUDGETS, KINDS, LOTKA_VOLTERRA, PUBLISHED, SUITE, over_seeds
 
@@ -17,55 +20,81 @@ training, one thread. The sections below have every variant, MLP C2ST, and where
 """
 
 
-def scoreboard(cells: Sequence[dict[str, Any]], lotka_volterra: Sequence[dict[str, Any]]) -> list[str]:
-    """A row for each task and budget, with or without a result.
+@dataclass(frozen=True)
+class Question:
+    """A task at one number of simulations: the goal, what was printed ("" = nothing), and ours, an entry a seed."""
+
+    kind: str
+    task: str
+    simulations: int
+    goal: float | str
+    published: float | str
+    beside: float | str
+    means: list[float]
+    floors: list[float]
+    seconds: list[float]
+
+
+def questions(cells: Sequence[dict[str, Any]], lotka_volterra: Sequence[dict[str, Any]]) -> list[Question]:
+    """All of them, with or without a result.
 
     Args:
         cells: those of `sbibm.py`. lotka_volterra: those of `lotka_volterra_budgets.py`.
     """
-    rows: list[list[object]] = []
+    out = []
     for kind, tasks in KINDS.items():
-        for task in tasks:
-            for k, budget in enumerate(BUDGETS):
-                found = [
-                    c for c in cells
-                    if (c["task"], c["simulations"], c["variant"]) == (task, budget, SUITE[budget]) and kind in c
-                ]  # fmt: skip
-                scores = [c[kind]["c2st_rf"] for c in found]
-                masked, beside, goal = _published(kind, task, k)
-                rows.append([
-                    kind, task, f"{budget:,}", goal, masked, beside,
-                    *_ours([s["mean"] for s in scores], [s["floor"] for s in scores], goal),
-                    _seconds([c["train_cpu_seconds"] for c in found]),
-                ])  # fmt: skip
+        for task, (k, budget) in product(tasks, enumerate(BUDGETS)):
+            of = task, budget, SUITE[budget]
+            found = [c for c in cells if (c["task"], c["simulations"], c["variant"]) == of and kind in c]
+            scores = [c[kind]["c2st_rf"] for c in found]
+            out.append(Question(
+                kind, task, budget, *_published(kind, task, k), [s["mean"] for s in scores],
+                [s["floor"] for s in scores], [c["train_cpu_seconds"] for c in found],
+            ))  # fmt: skip
     for k, budget in enumerate(BUDGETS):
         found = [r for r in lotka_volterra if r["simulations"] == budget]
-        masked, goal = (LOTKA_VOLTERRA[name][k] for name in ("Simformer, published", "goal"))
-        rows.append([
-            "posterior", "lotka_volterra", f"{budget:,}", goal, masked, "",
-            *_ours([r["c2st_rf"] for r in found], [r["floor"] for r in found], goal),
-            _seconds([r["train_cpu_seconds"] for r in found]),
-        ])  # fmt: skip
+        printed, goal = (LOTKA_VOLTERRA[name][k] for name in ("Simformer, published", "goal"))
+        out.append(Question(
+            "posterior", "lotka_volterra", budget, goal, printed, "", [r["c2st_rf"] for r in found],
+            [r["floor"] for r in found], [r["train_cpu_seconds"] for r in found],
+        ))  # fmt: skip
+    return out
+
+
+def scoreboard(asked: Sequence[Question]) -> list[str]:
+    """A row a question."""
+    rows: list[list[object]] = []
+    for q in asked:
+        ours: list[object] = [""] * 4
+        if q.means:
+            met = "" if isinstance(q.goal, str) else "yes" if round(mean(q.means), 3) <= q.goal else "no"
+            ours = [over_seeds(q.means), mean(q.floors), met, f"{mean(q.seconds):.0f}"]
+        rows.append([q.kind, q.task, f"{q.simulations:,}", q.goal, q.published, q.beside, *ours])
     head = ["question", "task", "simulations", "goal", "published Simformer", "published, best beside it"]
     return [_LEGEND, *table([*head, "ours", "floor", "goal met", "training, CPU s"], rows)]
 
 
+def in_brief(asked: Sequence[Question]) -> list[str]:
+    """The README's table: a row a task, budgets side by side."""
+    by_task: dict[tuple[str, str], list[Question]] = defaultdict(list)
+    for q in asked:
+        by_task[q.kind, q.task].append(q)
+    rows = [
+        [
+            f"{kind}, `{task}`", " / ".join(f"{mean(q.means):.3f}" if q.means else "–" for q in found),
+            " / ".join(str(len(q.means)) for q in found),
+            " / ".join(f"{q.published:.3f}" if isinstance(q.published, float) else "–" for q in found),
+        ]
+        for (kind, task), found in by_task.items()
+    ]  # fmt: skip
+    return table(["C2ST at 1,000 / 10,000 / 100,000 simulations", "fsimformer", "seeds", "Simformer, published"], rows)
+
+
 def _published(kind: str, task: str, k: int) -> tuple[float | str, float | str, float | str]:
-    """At the k-th budget: the better masked Simformer, the best of the others, the goal; "" = none was printed."""
+    """At the k-th budget: the goal, the better masked Simformer, the best of the others; "" = none was printed."""
     values = {name: by_task[task] for name, by_task in PUBLISHED[kind].items() if task in by_task}
     goals = values.pop("goal", ())
     goal: float | str = goals[k] if len(goals) == len(BUDGETS) else goals[0] if goals and BUDGETS[k] == 10_000 else ""
     masked = [v[k] for name, v in values.items() if "undirected" in name]
     beside = [v[k] for name, v in values.items() if "undirected" not in name]
-    return min(masked, default=""), min(beside, default=""), goal
-
-
-def _ours(means: Sequence[float], floors: Sequence[float], goal: float | str) -> list[object]:
-    if not means:
-        return ["", "", ""]
-    met = "" if isinstance(goal, str) else "yes" if round(float(np.mean(means)), 3) <= goal else "no"
-    return [over_seeds(means), float(np.mean(floors)), met]
-
-
-def _seconds(seconds: Sequence[float]) -> str:
-    return f"{np.mean(seconds):.0f}" if seconds else ""
+    return goal, min(masked, default=""), min(beside, default="")

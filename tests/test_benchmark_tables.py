@@ -73,7 +73,7 @@ def test_the_suites_row_is_over_all_seeds_of_the_configuration_of_each_budget(mo
 
 def test_the_scoreboard_has_every_goal_beside_the_suites_mean_and_says_whether_it_is_met(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from tables_scoreboard import scoreboard
+    from tables_scoreboard import in_brief, questions, scoreboard
 
     def cell(budget, variant, mean, seconds=10.0):
         scored = {"c2st_rf": {"mean": mean, "floor": 0.5}}
@@ -81,11 +81,12 @@ def test_the_scoreboard_has_every_goal_beside_the_suites_mean_and_says_whether_i
         return of | {"posterior": scored, "conditionals": scored}
 
     lotka_volterra = {"simulations": 10_000, "c2st_rf": 0.64, "floor": 0.49, "train_cpu_seconds": 2_500.0}
-    text = "\n".join(scoreboard(
+    asked = questions(
         [cell(1_000, "default", 0.55), cell(1_000, "default", 0.59, 20.0), cell(10_000, "default", 0.5104),
          cell(1_000, "patient", 0.9), cell(100_000, "default", 0.9)],
         [lotka_volterra],
-    ))  # fmt: skip
+    )  # fmt: skip
+    text = "\n".join(scoreboard(asked))
     row = "0.611 | 0.570 | 0.570 ± 0.028 (2) | 0.500 | no | 15 |"
     assert f"| posterior | two_moons | 1,000 | 0.560 | {row}" in text
     assert "| posterior | two_moons | 10,000 | 0.510 | 0.525 | 0.513 | 0.510 (1) | 0.500 | yes | 10 |" in text
@@ -95,6 +96,18 @@ def test_the_scoreboard_has_every_goal_beside_the_suites_mean_and_says_whether_i
     assert "| posterior | bernoulli_glm | 1,000 |  |  |  |  |  |  |  |" in text
     assert "| posterior | lotka_volterra | 10,000 | 0.570 | 0.645 |  | 0.640 (1) | 0.490 | no | 2500 |" in text
     assert text.count("two_moons") == 6
+    brief = "\n".join(in_brief(asked))
+    assert "| posterior, `two_moons` | 0.570 / 0.510 / – | 2 / 1 / 0 | 0.611 / 0.525 / 0.505 |" in brief
+    assert "| posterior, `lotka_volterra` | – / 0.640 / – | 0 / 1 / 0 | 0.911 / 0.645 / 0.568 |" in brief
+    assert brief.count("two_moons") == 2
+
+
+def test_the_tables_in_the_repository_are_those_of_its_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import tables
+
+    assert tables.OUT.read_text() == tables.sections()
+    assert tables.README.read_text() == tables.readme(tables.README.read_text())
 
 
 def test_conditionals_are_told_apart_by_how_sharp_they_are(monkeypatch):
