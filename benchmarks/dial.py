@@ -22,12 +22,13 @@ from lotka_volterra import PARAMETERS as LV_PARAMETERS
 from lotka_volterra import data_set as lv_data_set
 from record import ROOT, measured, save
 from references import sbibm_observations
+from sbibm import SIMULATORS
 from train_shipped import NETWORK
 
 import fsimformer as fsf
 from fsimformer.diagnostics import c2st
 from fsimformer.seeds import generator_at
-from fsimformer.simulators import SIRD, LotkaVolterra, Simulator, slcp, two_moons
+from fsimformer.simulators import SIRD, LotkaVolterra, Simulator
 from fsimformer.train import TrainConfig
 
 TASKS = ("two_moons", "slcp", "lotka_volterra", "sird")
@@ -38,7 +39,7 @@ SIMULATIONS, N, N_SCORE = 10_000, 1_000, 250
 def simulator_named(task: str) -> Simulator:
     if task in ("sird", "lotka_volterra"):  # scalars are scored: without knots among the latents, as with them
         return (SIRD if task == "sird" else LotkaVolterra)(reference=())
-    return {"two_moons": two_moons, "slcp": slcp}[task]()
+    return SIMULATORS[task]()
 
 
 def accuracy(joint: fsf.Joint, task: str, dial: int | None, seed: int) -> list[float]:

@@ -31,11 +31,11 @@ import numpy as np
 import torch
 from record import ROOT, measured, save
 from references import sbibm_observations
+from sbibm import SIMULATORS
 
 from fsimformer.diagnostics import Classifier, c2st
 from fsimformer.seeds import generator_at
 from fsimformer.simulations import simulate
-from fsimformer.simulators import slcp, two_moons
 
 SBI = ("npe", "nle", "nre", "npse", "fmpe", "mcabc", "smcabc")
 OURS = ("fsimformer", "fsimformer_dense", "fsimformer_sbi")
@@ -59,8 +59,7 @@ def simulations(task: str, budget: int, seed: int) -> Path:
     """The file that every method of one task, budget and seed reads."""
     path = CACHE / f"simulations_{task}_{budget}_{seed}.npz"
     if not path.exists():
-        simulator = {"two_moons": two_moons, "slcp": slcp}[task]()
-        drawn = simulate(simulator, budget, generator_at(seed, 2, 0)).values  # those of sbibm.py's networks
+        drawn = simulate(SIMULATORS[task](), budget, generator_at(seed, 2, 0)).values  # those of sbibm.py's networks
         observations = np.stack([x for x, _ in sbibm_observations(task)])
         CACHE.mkdir(parents=True, exist_ok=True)
         np.savez(path, task=task, theta=drawn["theta"].numpy(), x=drawn["x"].numpy(), observations=observations)

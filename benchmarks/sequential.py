@@ -28,16 +28,14 @@ import torch
 import xarray as xr
 from record import RESULTS, save
 from references import sbibm_observations
-from sbibm import SAMPLER, settings
+from sbibm import SAMPLER, SIMULATORS, settings
 
 import fsimformer as fsf
 from fsimformer.diagnostics import c2st
 from fsimformer.seeds import generator_at
 from fsimformer.sequential import REFINING_MASKS
-from fsimformer.simulators import slcp, two_moons
 from fsimformer.simulators.tasks import draw_slcp, draw_two_moons
 
-SIMULATORS = {"two_moons": two_moons, "slcp": slcp}
 DRAW = {"two_moons": draw_two_moons, "slcp": draw_slcp}
 BOX = {"two_moons": (2, 1.0), "slcp": (5, 3.0)}
 SIMULATIONS, N, STEPS = 1_000, 1_000, 600
@@ -112,7 +110,7 @@ METHODS: dict[str, Callable[[str, np.ndarray, int, int], Rounds]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=SIMULATORS)
+    parser.add_argument("task", choices=BOX)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--observations", type=int, nargs="+", default=[1, 2, 3])
