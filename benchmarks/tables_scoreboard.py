@@ -15,7 +15,8 @@ from tables_sbibm import BUDGETS, KINDS, LOTKA_VOLTERRA, PUBLISHED, SUITE, over_
 _LEGEND = """RF C2ST at n = 1,000, 0.5 = indistinguishable; ours: mean ± sd over seeds (their number), of the suite's
 configuration, Lotka–Volterra of its own. Published, one seed (arXiv 2404.09636): the Simformer with the moral graph
 as its mask, the better of its two SDEs, chosen for each cell after the fact; and the best of what is beside it there,
-NPE, NSPE and the dense Simformer. Whether a goal is met is read off the mean as printed. Seconds are CPU seconds of
+NPE, NSPE and the dense Simformer. Whether a goal is met is read off the mean as printed;
+a goal below the floor is one that exact draws miss more often than not. Seconds are CPU seconds of
 training, one thread. The sections below have every variant, MLP C2ST, and where these come from.
 """
 
@@ -67,11 +68,18 @@ def scoreboard(asked: Sequence[Question]) -> list[str]:
     for q in asked:
         ours: list[object] = [""] * 4
         if q.means:
-            met = "" if isinstance(q.goal, str) else "yes" if round(mean(q.means), 3) <= q.goal else "no"
-            ours = [over_seeds(q.means), mean(q.floors), met, f"{mean(q.seconds):.0f}"]
+            ours = [over_seeds(q.means), mean(q.floors), _met(q), f"{mean(q.seconds):.0f}"]
         rows.append([q.kind, q.task, f"{q.simulations:,}", q.goal, q.published, q.beside, *ours])
     head = ["question", "task", "simulations", "goal", "published Simformer", "published, best beside it"]
     return [_LEGEND, *table([*head, "ours", "floor", "goal met", "training, CPU s"], rows)]
+
+
+def _met(q: Question) -> str:
+    if isinstance(q.goal, str):
+        return ""
+    if round(mean(q.means), 3) <= q.goal:
+        return "yes"
+    return "no, below the floor" if q.goal < round(mean(q.floors), 3) else "no"
 
 
 def in_brief(asked: Sequence[Question]) -> list[str]:

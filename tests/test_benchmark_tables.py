@@ -75,29 +75,31 @@ def test_the_scoreboard_has_every_goal_beside_the_suites_mean_and_says_whether_i
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from tables_scoreboard import in_brief, questions, scoreboard
 
-    def cell(budget, variant, mean, seconds=10.0):
-        scored = {"c2st_rf": {"mean": mean, "floor": 0.5}}
+    def cell(budget, variant, mean, seconds=10.0, floor=0.5):
+        scored = {"c2st_rf": {"mean": mean, "floor": floor}}
         of = {"task": "two_moons", "simulations": budget, "variant": variant, "train_cpu_seconds": seconds}
         return of | {"posterior": scored, "conditionals": scored}
 
     lotka_volterra = {"simulations": 10_000, "c2st_rf": 0.64, "floor": 0.49, "train_cpu_seconds": 2_500.0}
     asked = questions(
         [cell(1_000, "default", 0.55), cell(1_000, "default", 0.59, 20.0), cell(10_000, "default", 0.5104),
-         cell(1_000, "patient", 0.9), cell(100_000, "default", 0.9)],
+         cell(1_000, "patient", 0.9), cell(100_000, "default", 0.9), cell(100_000, "patient", 0.506, floor=0.503)],
         [lotka_volterra],
     )  # fmt: skip
     text = "\n".join(scoreboard(asked))
     row = "0.611 | 0.570 | 0.570 ± 0.028 (2) | 0.500 | no | 15 |"
     assert f"| posterior | two_moons | 1,000 | 0.560 | {row}" in text
     assert "| posterior | two_moons | 10,000 | 0.510 | 0.525 | 0.513 | 0.510 (1) | 0.500 | yes | 10 |" in text
-    assert "| posterior | two_moons | 100,000 | 0.500 | 0.505 | 0.502 |  |  |  |  |" in text  # no run of the suite's
+    row = "0.505 | 0.502 | 0.506 (1) | 0.503 | no, below the floor | 10 |"
+    assert f"| posterior | two_moons | 100,000 | 0.500 | {row}" in text
+    assert "| conditionals | slcp | 100,000 |  | 0.555 |  |  |  |  |  |" in text  # neither goal nor run
     assert "| conditionals | two_moons | 1,000 |  | 0.601 |  | 0.570 ± 0.028 (2) | 0.500 |  | 15 |" in text  # no goal
     assert "| conditionals | two_moons | 10,000 | 0.515 | 0.526 |  | 0.510 (1) | 0.500 | yes | 10 |" in text
     assert "| posterior | bernoulli_glm | 1,000 |  |  |  |  |  |  |  |" in text
     assert "| posterior | lotka_volterra | 10,000 | 0.570 | 0.645 |  | 0.640 (1) | 0.490 | no | 2500 |" in text
     assert text.count("two_moons") == 6
     brief = "\n".join(in_brief(asked))
-    assert "| posterior, `two_moons` | 0.570 / 0.510 / – | 2 / 1 / 0 | 0.611 / 0.525 / 0.505 |" in brief
+    assert "| posterior, `two_moons` | 0.570 / 0.510 / 0.506 | 2 / 1 / 1 | 0.611 / 0.525 / 0.505 |" in brief
     assert "| posterior, `lotka_volterra` | – / 0.640 / – | 0 / 1 / 0 | 0.911 / 0.645 / 0.568 |" in brief
     assert brief.count("two_moons") == 2
 
