@@ -13,11 +13,11 @@ from markdown import table
 from tables_sbibm import BUDGETS, KINDS, LOTKA_VOLTERRA, PUBLISHED, SUITE, over_seeds
 
 _LEGEND = """RF C2ST at n = 1,000, 0.5 = indistinguishable; ours: mean ± sd over seeds (their number), of the suite's
-configuration, Lotka–Volterra of its own. Published, one seed (arXiv 2404.09636): the Simformer with the moral graph
-as its mask, the better of its two SDEs, chosen for each cell after the fact; and the best of what is beside it there,
-NPE, NSPE and the dense Simformer. Whether a goal is met is read off the mean as printed;
-a goal below the floor is one that exact draws miss more often than not. Seconds are CPU seconds of
-training, one thread. The sections below have every variant, MLP C2ST, and where these come from.
+configuration, Lotka–Volterra of its own. Published, one seed (arXiv 2404.09636): the Simformer with the moral graph as
+its mask, the better of its two SDEs, chosen for each cell after the fact; and the best of what is beside it there, NPE,
+NSPE and the dense Simformer. Whether a goal is met is read off the mean as printed; a goal below the floor is one that
+exact draws miss more often than not. Seconds are CPU seconds of training, one thread. The sections below have every
+variant, MLP C2ST, and where these come from.
 """
 
 
