@@ -1,9 +1,10 @@
 """Random conditionals of tree, hmm, two_moons and slcp, with independent draws of what is not observed.
 
-A problem is a draw of the simulator's joint with every token observed or not by a fair coin; nothing observed is a
-problem too, everything observed is none. `reference` draws the latents from p(latents | observed): exactly up to the
-step of a one-dimensional grid for tree, hmm and two_moons (exact_grid.py), by importance sampling with more than twenty
-times as many effective draws as are returned for slcp (exact_slcp.py). All of it follows from the seed.
+A problem is a draw of the simulator's joint with every token observed or not by a law of masks, a fair coin where
+nothing else is said; nothing observed is a problem too, everything observed is none. `reference` draws the latents from
+p(latents | observed): exactly up to the step of a one-dimensional grid for tree, hmm and two_moons (exact_grid.py), by
+importance sampling with more than twenty times as many effective draws as are returned for slcp (exact_slcp.py). All of
+it follows from the seed.
 """
 
 from __future__ import annotations
@@ -41,7 +42,36 @@ class Problem:
     value: np.ndarray
 
 
-def draw_problems(task: str, n: int = 100, seed: int = 0) -> list[Problem]:
+Masks = Callable[[str, int, int, np.random.Generator], np.ndarray]
+"""task, n, ids, rng -> (n, ids) bool, observed or not."""
+
+
+def coins(task: str, n: int, d: int, rng: np.random.Generator) -> np.ndarray:
+    """Every token by a fair coin, of any task."""
+    return rng.random((n, d)) < 0.5
+
+
+def as_published(task: str, n: int, d: int, rng: np.random.Generator) -> np.ndarray:
+    """The law of arXiv 2404.09636's released code (`structured_random`), as its tasks read it.
+
+    A fifth each: nothing observed, the data, the parameters, every token with probability .3, and with .7. Each of
+    slcp's four draws is one node there: it is observed whole where one of its two entries would be. A mask that
+    observes everything observes nothing (of slcp it is drawn again where only that reading makes it full).
+    """
+    n_parameters = {"tree": 3, "hmm": 10, "two_moons": 2, "slcp": 5}[task]
+    parameter = np.arange(d) < n_parameters
+    kind = rng.integers(5, size=n)
+    drawn = rng.random((n, d)) < np.where(kind == 3, 0.3, 0.7)[:, None]
+    fixed = np.stack([np.zeros(d, bool), ~parameter, parameter])
+    out = np.where((kind < 3)[:, None], fixed[np.minimum(kind, 2)], drawn)
+    out[out.all(1)] = False
+    if task == "slcp":
+        pairs = out[:, n_parameters:].reshape(n, -1, 2).any(2)
+        out[:, n_parameters:] = pairs.repeat(2, axis=1)
+    return out
+
+
+def draw_problems(task: str, n: int = 100, seed: int = 0, law: Masks = coins) -> list[Problem]:
     """n random conditionals of a task.
 
     Raises:
@@ -53,9 +83,9 @@ def draw_problems(task: str, n: int = 100, seed: int = 0) -> list[Problem]:
     drawn = simulator.simulate(n, torch.Generator().manual_seed(seed))
     value = np.concatenate([drawn[name].numpy().reshape(n, -1) for name in simulator.schema.names], axis=1)
     rng = np.random.default_rng([seed, 1])
-    observed = rng.random(value.shape) < 0.5
+    observed = law(task, *value.shape, rng)
     while (full := observed.all(1)).any():
-        observed[full] = rng.random((full.sum(), value.shape[1])) < 0.5
+        observed[full] = law(task, int(full.sum()), value.shape[1], rng)
     return [Problem(o, v) for o, v in zip(observed, value)]
 
 

@@ -135,6 +135,22 @@ def test_problems_are_fair_coins_and_follow_from_the_seed(conditionals: ModuleTy
     assert not np.array_equal(first, conditionals.reference("tree", problems[0], 10, 8))
 
 
+def test_the_published_law_has_five_kinds_of_masks_and_observes_draws_of_slcp_whole(conditionals: ModuleType) -> None:
+    n, se = 4_000, 0.5 / 4_000**0.5
+    observed = conditionals.as_published("tree", n, 7, np.random.default_rng(0))
+    parameter = np.arange(7) < 3
+    coin = lambda p, k: p**k * (1 - p) ** (7 - k)  # noqa: E731  # one given mask of k tokens
+    shares = {"joint": (np.zeros(7, bool), 0), "posterior": (~parameter, 4), "likelihood": (parameter, 3)}
+    for mask, k in shares.values():
+        by_chance = 0.2 * (coin(0.3, k) + coin(0.7, k)) + (0.2 * (coin(0.3, 7) + coin(0.7, 7)) if k == 0 else 0)
+        assert abs((observed == mask).all(1).mean() - 0.2 - by_chance) < 5 * se
+    assert abs(observed.mean() - 0.2 * (4 / 7 + 3 / 7 + 0.3 + 0.7 * (1 - 0.7**6))) < 5 * se  # full ones observe nothing
+    problems = conditionals.draw_problems("slcp", 500, 1, law=conditionals.as_published)
+    pairs = np.stack([p.observed for p in problems])[:, 5:].reshape(500, 4, 2)
+    assert (pairs[..., 0] == pairs[..., 1]).all() and not any(p.observed.all() for p in problems)
+    assert 0.1 < pairs.any((1, 2)).mean() < 0.9
+
+
 def test_draws_of_a_linear_density_are_those_of_its_cdf(conditionals: ModuleType) -> None:
     """p(x) = 2x on (0, 1): x = √u, with two grid points as with many, a row as a batch."""
     draw_on_grid = importlib.import_module("exact_grid").draw_on_grid
