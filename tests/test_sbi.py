@@ -175,7 +175,7 @@ def test_indexes_are_masks() -> None:
     posterior, likelihood = inference.build_posterior(JOINT.estimator), inference.build_likelihood(JOINT.estimator)
     assert posterior.condition_mask.tolist() == [False, True, False]
     assert likelihood.condition_mask.tolist() == [True, False, True]
-    inference.set_condition_indexes(new_posterior_latent_idx=torch.tensor([2]), new_posterior_observed_idx=[1, 0])
+    inference.set_condition_indexes(new_posterior_latent_idx=torch.tensor([2]), new_posterior_observed_idx=[0, 1])
     posterior, x = inference.build_posterior(JOINT.estimator, sample_with="ode"), given([True, True, False])
     assert torch.equal(posterior.sample((4,), x=x, seed=0), built([1, 1, 0]).sample((4,), x=x, seed=0))
 
@@ -186,6 +186,7 @@ def test_indexes_are_checked_where_they_are_given() -> None:
         ([0, 0], [1], ValueError, r"twice in one: \[0\]"),
         ([-1], [0], ValueError, r"out of range: \[-1\]"),
         ([0], [3], ValueError, r"in neither: \[1, 2\]"),
+        ([0], [2, 1], ValueError, r"not in increasing order, in which values and draws come: \[2\]"),
         (
             [True, False],
             [False, True],
@@ -264,7 +265,7 @@ def test_messages() -> None:
         (lambda: p.sample((2,), x=torch.stack([x, x])), r"several go to sample_batched .*, got shape \(2, 4\)"),
         (lambda: p.sample_batched((2,), x), r"x: expected \(B, 4\) or \(B, 2, 2\)"),
         (lambda: p.sample((2,), x=x / 0), "infinite"),
-        (lambda: p.log_prob(torch.full((1, 2), torch.nan), x=x), "theta: a density needs every latent value"),
+        (lambda: p.log_prob(torch.full((1, 2), torch.nan), x=x), "a density needs a value of everything"),
         (lambda: p.log_prob(torch.zeros(3, 3), x=x), r"theta: expected .*got shape \(3, 3\)"),
         (lambda: p.log_prob_batched(torch.zeros(3, 2), x[None]), r"theta: expected \(n, 1, 2\)"),
         (lambda: built([True] * 3), "all 3 variables are observed"),

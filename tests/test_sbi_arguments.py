@@ -111,7 +111,7 @@ def test_numbers_out_of_range_are_refused(call: Callable[[], object], message: s
     [
         ("potential", "log_prob"),
         ("to", "Simformer(device=…)"),
-        ("prior", "reject draws"),
+        ("prior", "build_posterior(prior=…)"),
         ("posterior_estimator", "train()"),
     ],
 )
@@ -119,6 +119,25 @@ def test_what_a_posterior_of_sbi_has_besides_is_refused_with_what_to_do_instead(
     with pytest.raises(AttributeError, match="has no place here") as error:
         getattr(P, name)
     assert instead in str(error.value) and not hasattr(P, name)
+
+
+def test_simulations_in_two_tensors_or_none_are_refused_with_the_way_to_hand_them_in() -> None:
+    rows = JOINT.simulate(5)
+    with pytest.raises(TypeError, match="theta has no place here.*torch.cat"):
+        Simformer().append_simulations(theta=rows[:, 0], x=rows[:, 1])
+    with pytest.raises(TypeError, match="expected a tensor or an array of real numbers, got NoneType"):
+        Simformer().append_simulations()
+
+
+def test_conditionals_and_estimators_say_what_they_are_of() -> None:
+    assert repr(P) == "FlatConditional(p(variables [0] | variables [1]), features=1)"
+    assert repr(JOINT.estimator).startswith("Estimator(2 variables of 1 features, ")
+
+
+def test_a_default_observation_may_be_set_as_an_attribute() -> None:
+    p = Simformer().build_conditional([False, True], None, JOINT.estimator)
+    p.default_x = X
+    assert torch.equal(p.sample((3,), seed=0), P.sample((3,), x=X, seed=0))
 
 
 def test_what_nobody_has_is_an_attribute_error_as_anywhere() -> None:

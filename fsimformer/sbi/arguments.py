@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-_PRIOR = "simulations carry the prior; reject draws outside its support yourself"
+_PRIOR = "simulations carry the prior; build_posterior(prior=…) keeps draws in its support"
 _BUILT = "the sampler is chosen where the conditional is built: build_conditional(…, sample_with='ode' or 'sde')"
 _TIMED = "a draw takes a fixed number of network evaluations"
 
@@ -25,7 +25,9 @@ OF_INIT = {
     "sde_type": "flow matching has one path, the straight one",
     "summary_writer": "train(callback=…) gets the losses, `summary` keeps them",
 }
+_ONE = "inputs= takes one tensor (N, variables, features); torch.cat([theta, x], dim=1) makes each column a variable"
 OF_APPEND = {
+    **dict.fromkeys(("theta", "x"), _ONE),
     "exclude_invalid_x": "no row is left out: a NaN is no token, the rest of its row is trained on",
     "data_device": "simulations stay on the CPU",
 }
@@ -60,7 +62,7 @@ OF_POSTERIOR = {
     **dict.fromkeys(("potential", "potential_fn"), "log_prob(theta, x=…) is the density, normalised"),
     "to": "Simformer(device=…) sets where the network trains and draws; draws come back on the CPU",
     "prior": _PRIOR,
-    "leakage_correction": _PRIOR,
+    "leakage_correction": "log_prob is normalised in the support where build_posterior(prior=…) was given it",
     "posterior_estimator": "train() returned it; fsimformer.sbi.load reads one that was saved",
 }
 """Attribute of sbi's posteriors -> what to do instead."""

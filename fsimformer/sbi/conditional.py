@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -19,12 +20,15 @@ from fsimformer.likelihood import query_log_prob
 from fsimformer.sample import QUALITY, SamplerConfig
 from fsimformer.sbi.arguments import OF_LOG_PROB, OF_POSTERIOR, OF_SAMPLE, refuse, require_shape, require_whole
 from fsimformer.sbi.estimator import FARTHEST, Estimator, flat
-from fsimformer.sbi.mask_laws import edges_of_ids, eliminate, read_mask
+from fsimformer.sbi.mask_laws import edges_of_ids, eliminate, read_mask, warn_of_untrained
+from fsimformer.sbi.support import draw_inside, read_support
 from fsimformer.stages import Budget, draw
 from fsimformer.tokens import Dial
 
 SAMPLE_WITH = {"ode": QUALITY["fast"], "sde": QUALITY["sde"]}
 _DIAL: Dial = "few"
+_FOR_SHARE = 1_000
+"""Draws that tell which share lies in a prior's support: a density errs by log(1 ± .01) where a tenth leaks."""
 
 
 class FlatConditional:
@@ -42,8 +46,10 @@ class FlatConditional:
             of training has such a value latent.
     """
 
-    def __init__(self, estimator: Estimator, condition_mask: Any, edge_mask: Any, sample_with: str) -> None:
-        """Args: see `Simformer.build_conditional`."""
+    def __init__(
+        self, estimator: Estimator, condition_mask: Any, edge_mask: Any, sample_with: str, prior: Any = None
+    ) -> None:
+        """Args: see `Simformer.build_conditional`, and of `prior` `Simformer.build_posterior`."""
         columns = estimator.columns
         t, f = columns.n_variables, columns.n_features
         self.condition_mask = read_mask("condition_mask", condition_mask, (t,))
@@ -62,7 +68,15 @@ class FlatConditional:
         if not self._varies.any():
             raise ValueError("condition_mask: every latent feature was constant in the simulations; nothing to sample.")
         self._listed = estimator.condition_masks
+        self._support = None if prior is None else read_support(prior, len(self._latent))
         self._default_x: Tensor | None = None
+
+    def __repr__(self) -> str:
+        """`FlatConditional(p(variables [0] | variables [1, 2]), features=1)`."""
+        latent, observed = ((mask).nonzero()[:, 0].tolist() for mask in (~self.condition_mask, self.condition_mask))
+        return (
+            f"{type(self).__name__}(p(variables {latent} | variables {observed}), features={self._columns.n_features})"
+        )
 
     def __getattr__(self, name: str) -> NoReturn:
         """Of what sbi's posteriors have besides: AttributeError, with what to do instead."""
@@ -73,6 +87,10 @@ class FlatConditional:
     def default_x(self) -> Tensor | None:
         """(1, observed features): what `sample` and `log_prob` condition on without `x`."""
         return self._default_x
+
+    @default_x.setter
+    def default_x(self, x: Any) -> None:
+        self.set_default_x(x)
 
     def set_default_x(self, x: Any) -> FlatConditional:
         """Sets the observation to use where none is passed; returns itself."""
@@ -170,19 +188,27 @@ class FlatConditional:
         )
 
     def _sample(self, where: str, sample_shape: torch.Size | tuple[int, ...], x: Tensor, seed: int | None) -> Tensor:
-        shape, ids = require_shape(sample_shape), self._latent[self._varies]
+        shape = require_shape(sample_shape)
         if seed is None:
             seed = int(torch.randint(2**31, (1,)))
         seed = require_whole(where, "seed", seed, 0)
         if not len(x):
             return torch.zeros(*shape, 0, len(self._latent))
+        n = math.prod(shape)
+        draws = partial(self._draw, x, seed)
+        y = draws(n) if self._support is None or not n else draw_inside(draws, self._support, n)
+        return y.view(*shape, len(x), len(self._latent))
+
+    def _draw(self, x: Tensor, seed: int, n: int) -> Tensor:
+        """(n, B, d) given each of observations (B, d_x)."""
+        ids = self._latent[self._varies]
         along = [self._observed[new] for new in self._columns.new_gaps(self._observed, x)]
         draws = draw(
             self._denoiser,
             [self._columns.tokens(self._observed, row) for row in x],
             [self._columns.tokens(torch.cat([ids, more]), None) for more in along],
             torch.zeros(len(self._columns.standardise), dtype=torch.bool),
-            math.prod(shape),
+            n,
             self._config,
             seed,
             _DIAL,
@@ -190,9 +216,9 @@ class FlatConditional:
             None if self._edges is None else [self._edges_given(self._edges, *each) for each in zip(x, along)],
         )
         draws = [z[:, : len(ids)] for z in draws]
-        y = self._always.expand(math.prod(shape), len(x), -1).clone()
+        y = self._always.expand(n, len(x), -1).clone()
         y[..., self._varies] = self._columns.unwhiten(torch.stack(draws, dim=1).double(), ids)
-        return y.float().view(*shape, len(x), len(self._latent))
+        return y.float()
 
     @property
     def _always(self) -> Tensor:
@@ -207,7 +233,12 @@ class FlatConditional:
         observed, query = self._columns.tokens(self._observed, x), self._columns.tokens(ids, None)
         edges = None if self._edges is None else self._edges_given(self._edges, x)
         log_p = query_log_prob(self._denoiser, observed, query, z, _DIAL, n_steps=n_steps, edges=edges)
-        return (log_p - self._columns.log_det(z, ids)).masked_fill(impossible, -math.inf).float()
+        log_p = log_p - self._columns.log_det(z, ids)
+        if self._support is not None:
+            share = float(self._support(self._draw(x[None], 0, _FOR_SHARE)).double().mean())
+            log_p = log_p - math.log(max(share, 1 / _FOR_SHARE))
+            impossible = impossible | ~self._support(theta.float())
+        return log_p.masked_fill(impossible, -math.inf).float()
 
     def _look_at(self, x: Tensor, density: bool = False) -> None:
         self._columns.require_near(self._observed, x)
@@ -248,7 +279,10 @@ class FlatConditional:
         theta = theta[None] if tuple(theta.shape) == (len(self._latent),) else theta
         out = flat("theta", theta, len(self._latent), n_latent, self._columns.n_features, batched=True)
         if torch.isnan(out).any():
-            raise ValueError("theta: a density needs every latent value; got NaN.")
+            raise ValueError(
+                "theta: a density needs a value of everything that is latent here; got NaN. What nobody measured is "
+                "integrated out only where it is observed."
+            )
         return out
 
     def _read_x(self, x: Any, batched: bool) -> Tensor:
@@ -263,3 +297,13 @@ class FlatConditional:
         if not len(self._observed):
             return torch.zeros(1, 0, dtype=torch.float64)
         raise ValueError("x: no observation; pass x=, or set_default_x(x) first.")
+
+
+def build(
+    estimator: Estimator, condition_mask: Any, edge_mask: Any, sample_with: str, prior: Any = None
+) -> FlatConditional:
+    """What `Simformer.build_…` return; the caller of those is warned of masks that training had not."""
+    out = FlatConditional(estimator, condition_mask, edge_mask, sample_with, prior)
+    known = estimator.condition_masks, estimator.edge_masks
+    warn_of_untrained(*known, out.condition_mask, out.edge_mask, stacklevel=4)
+    return out

@@ -219,7 +219,7 @@ class Columns:
         return TokenSet(ids, torch.zeros(len(ids), 0), z, torch.full((len(ids),), observed))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimator:
     """A trained network with its columns.
 
@@ -235,6 +235,11 @@ class Estimator:
     edge_mask: Tensor | None = None
     condition_masks: Tensor | None = None
     edge_masks: Tensor | None = None
+
+    def __repr__(self) -> str:
+        """`Estimator(3 variables of 1 features, 82433 weights)`."""
+        n, of = sum(p.numel() for p in self.denoiser.parameters()), self.columns
+        return f"Estimator({of.n_variables} variables of {of.n_features} features, {n} weights)"
 
     def save(self, path: str | Path) -> None:
         """Write a directory that `load` reads; a model there is replaced.

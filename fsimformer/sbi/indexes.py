@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class Indexes:
             n_variables: None = not known yet.
 
         Raises:
-            ValueError: numbers out of range, doubles, overlaps, variables that are in neither.
+            ValueError: numbers out of range, doubles, overlaps, variables that are in neither, another order.
         """
         named = [*(self.latent or ()), *(self.observed or ())]
         n = max(named, default=-1) + 1 if n_variables is None else n_variables
@@ -48,6 +49,9 @@ class Indexes:
             "in both": both,
             "twice in one": {i for part in (self.latent, self.observed) if part for i in part if part.count(i) > 1},
             "in neither": absent,
+            "not in increasing order, in which values and draws come": {
+                i for part in (self.latent, self.observed) if part for i, j in pairwise(part) if i > j
+            },
         }
         if any(wrong.values()):
             range_ = "0 on" if n_variables is None else f"0 to {n - 1}"

@@ -18,7 +18,7 @@ from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.devices import require_device
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.sbi.arguments import OF_APPEND, OF_BUILD, OF_INIT, OF_TRAIN, refuse, require_positive, require_whole
-from fsimformer.sbi.conditional import FlatConditional
+from fsimformer.sbi.conditional import FlatConditional, build
 from fsimformer.sbi.estimator import Columns, Estimator
 from fsimformer.sbi.indexes import Indexes
 from fsimformer.sbi.mask_laws import (
@@ -31,7 +31,6 @@ from fsimformer.sbi.mask_laws import (
     listed,
     require_source,
     rows_with_latents,
-    warn_of_untrained,
 )
 from fsimformer.sbi.rows import read_rows
 from fsimformer.sbi.training import config_for, loss_of_nothing, warn_of_nothing_learned
@@ -91,7 +90,7 @@ class JointInference:
             )
         return estimator
 
-    def append_simulations(self, inputs: Any, proposal: None = None, **of_sbi: Any) -> Self:
+    def append_simulations(self, inputs: Any = None, proposal: None = None, **of_sbi: Any) -> Self:
         """Adds simulations to those that the next training uses.
 
         Args:
@@ -278,20 +277,26 @@ class JointInference:
             TypeError: `mvf_estimator` is no Estimator.
         """
         refuse("build_conditional", self.build_conditional, of_sbi, OF_BUILD)
-        return _build(self._estimator_or_last(mvf_estimator), condition_mask, edge_mask, sample_with)
+        return build(self._estimator_or_last(mvf_estimator), condition_mask, edge_mask, sample_with)
 
     def build_posterior(
         self,
         mvf_estimator: Estimator | None = None,
         edge_mask: Tensor | None = None,
+        prior: Any = None,
         *,
         sample_with: str = "sde",
         **of_sbi: Any,
     ) -> FlatConditional:
-        """p(posterior_latent_idx | posterior_observed_idx); see `build_conditional`."""
+        """p(posterior_latent_idx | posterior_observed_idx), kept in the support of `prior`; see `build_conditional`.
+
+        Args:
+            prior: a distribution over what is latent (sbi's BoxUniform, torch's); simulations carry it already, but
+                draws may leak over its edge. Those are drawn again, and densities are normalised within.
+        """
         refuse("build_posterior", self.build_posterior, of_sbi, OF_BUILD)
         estimator = self._estimator_or_last(mvf_estimator)
-        return _build(estimator, self._indexes.mask(estimator.columns.n_variables), edge_mask, sample_with)
+        return build(estimator, self._indexes.mask(estimator.columns.n_variables), edge_mask, sample_with, prior)
 
     def build_likelihood(
         self,
@@ -304,7 +309,7 @@ class JointInference:
         """p(posterior_observed_idx | posterior_latent_idx), the posterior's mask reversed; see `build_conditional`."""
         refuse("build_likelihood", self.build_likelihood, of_sbi, OF_BUILD)
         estimator = self._estimator_or_last(mvf_estimator)
-        return _build(estimator, ~self._indexes.mask(estimator.columns.n_variables), edge_mask, sample_with)
+        return build(estimator, ~self._indexes.mask(estimator.columns.n_variables), edge_mask, sample_with)
 
     def set_condition_indexes(
         self, new_posterior_latent_idx: Sequence[int] | Tensor, new_posterior_observed_idx: Sequence[int] | Tensor
@@ -324,13 +329,6 @@ class JointInference:
         with torch.random.fork_rng(devices=[]):  # torch's initialisers know only the global generator
             torch.default_generator.manual_seed(self._seed)
             return Denoiser(Network(config), self._schedule).to(self._device)
-
-
-def _build(estimator: Estimator, condition_mask: Any, edge_mask: Any, sample_with: str) -> FlatConditional:
-    out = FlatConditional(estimator, condition_mask, edge_mask, sample_with)
-    known = estimator.condition_masks, estimator.edge_masks
-    warn_of_untrained(*known, out.condition_mask, out.edge_mask, stacklevel=4)  # the caller of build_…
-    return out
 
 
 class Simformer(JointInference):
