@@ -20,6 +20,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -44,7 +45,7 @@ Rounds = Iterator[tuple[dict[str, Any], np.ndarray]]
 """After each round: what there is to say of it, and draws (N, d) of the posterior."""
 
 
-def fsimformer(task: str, x: np.ndarray, rounds: int, seed: int) -> Rounds:
+def fsimformer(task: str, x: np.ndarray, rounds: int, seed: int, dependency: str = "undirected") -> Rounds:
     config = fsf.TrainConfig(
         steps=STEPS, batch_size=128, n_micro=1, pool=1, max_levels=2, level_tokens=32, warmup=50, validate_every=50,
         patience=8, dial=(("few", 1.0),), seed=seed,
@@ -52,7 +53,7 @@ def fsimformer(task: str, x: np.ndarray, rounds: int, seed: int) -> Rounds:
     observed = {"x": xr.DataArray(x, dims="x_dim")}
     run = fsf.train_sequential(
         SIMULATORS[task](), observed, rounds=rounds, simulations=SIMULATIONS, config=config,
-        network=settings(SIMULATIONS, seed, "default")["network"], dependency="undirected", masks=REFINING_MASKS,
+        network=settings(SIMULATIONS, seed, "default")["network"], dependency=dependency, masks=REFINING_MASKS,
     )  # fmt: skip
     total = 0.0
     for made in run.rounds:
@@ -104,7 +105,8 @@ def npe_c(task: str, x: np.ndarray, rounds: int, seed: int) -> Rounds:
 
 
 METHODS: dict[str, Callable[[str, np.ndarray, int, int], Rounds]] = {
-    "fsimformer": fsimformer, "tsnpe": tsnpe, "npe_c": npe_c,
+    "fsimformer": fsimformer, "fsimformer_dense": partial(fsimformer, dependency="dense"), "tsnpe": tsnpe,
+    "npe_c": npe_c,
 }  # fmt: skip
 
 
@@ -125,7 +127,7 @@ def main() -> None:
         results, packages = former["results"], {k: v for k, v in former["versions"].items() if k == "sbi"}
     data = {i: pair for i, pair in enumerate(sbibm_observations(args.task), 1) if i in args.observations}
     for method in args.methods:
-        packages |= {} if method == "fsimformer" else {"sbi": version("sbi")}
+        packages |= {} if method.startswith("fsimformer") else {"sbi": version("sbi")}
         for i, (x, reference) in data.items():
             results["floor"][str(i)] = c2st(reference[:N], reference[N : 2 * N])
             rows = [r for r in results["rows"] if (r["method"], r["observation"]) != (method, i)]

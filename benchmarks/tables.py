@@ -26,7 +26,7 @@ from tables_resolution import (
 )
 from tables_sbibm import dependency, last_weights, lotka_volterra_budgets, sbibm, sharpness
 from tables_scale import arrivals, gpu, many, online, online_accuracy, padding, solvers
-from tables_scoreboard import Question, in_brief, questions, scoreboard
+from tables_scoreboard import Question, in_brief, published_protocol, questions, scoreboard
 from tables_sequential import sequential
 from tables_trust import calibration, coverage, epidemic, log_density
 from tables_users import explorer, hostile_inputs, influenza, laptop, start_up, surprise
@@ -141,6 +141,14 @@ def results(pattern: str) -> list[dict[str, Any]]:
     return [json.loads(p.read_text())["results"] for p in sorted(RESULTS.glob(pattern))]
 
 
+def rounds(records: list[dict[str, Any]]) -> list[str]:
+    return sequential(records, results("sbibm/*.json"))
+
+
+def by_protocol(records: list[dict[str, Any]]) -> list[str]:
+    return published_protocol(records, [json.loads(p.read_text()) for p in sorted(RESULTS.glob("sbibm/*.json"))])
+
+
 def by_sharpness(records: list[dict[str, Any]]) -> list[str]:
     cells = results("sbibm/*.json")
     return [line for r in records for line in sharpness(r, cells)]
@@ -214,7 +222,7 @@ def sections() -> str:
         (sbibm.__name__, sbibm, "sbibm/*.json"),
         (sharpness.__name__, by_sharpness, "sharpness.json"),
         (dependency.__name__, dependency, "dependency/*.json"),
-        (sequential.__name__, sequential, "sequential_*.json"),
+        (sequential.__name__, rounds, "sequential_*.json"),
         (distill.__name__, distill, "distill_*.json"),
         (resolution.__name__, resolution, "resolution_*.json"),
         (correlated_noise.__name__, correlated_noise, "correlated_noise_*.json"),
@@ -244,6 +252,7 @@ def sections() -> str:
         (ensemble.__name__, ensemble, "ensemble/*.json"),
         (last_weights.__name__, last_weights, "last_weights/*.json"),
         (lotka_volterra_budgets.__name__, lotka_volterra_budgets, "lotka_volterra_budgets/*.json"),
+        (published_protocol.__name__, by_protocol, "published_protocol/*.json"),
         (peers.__name__, peers, "peers_*.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]

@@ -82,7 +82,7 @@ _DRAWN_BY = {
 _ALL = "all of the suite's configuration"
 
 
-def _label(r: dict[str, Any]) -> str:
+def label(r: dict[str, Any]) -> str:
     """The variant of a cell, and what is not as today: that it kept the lowest loss unasked, what it was drawn with."""
     drawn = _DRAWN_BY.get((r.get("sampler"), r.get("evaluations")), ", ODE draws")
     return f"{r['variant']}{'' if 'kept' in r else ', lowest loss'}{drawn}"
@@ -111,8 +111,7 @@ def sbibm(records: list[dict[str, Any]]) -> list[str]:
     """All cells of `sbibm.py`."""
     cells: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for r in records:
-        label = _label(r)
-        cells[r["task"], label][r["simulations"]].append(r)
+        cells[r["task"], label(r)][r["simulations"]].append(r)
         if r["variant"] == SUITE[r["simulations"]]:
             cells[r["task"], _ALL][r["simulations"]].append(r)
     variants = [_ALL, *sorted({v for _, v in cells} - {_ALL}, key=lambda v: (not v.startswith("default"), v))]
@@ -136,8 +135,8 @@ def sbibm(records: list[dict[str, Any]]) -> list[str]:
                     ]
                     cost = " / ".join(f"{np.mean(s):.0f}" if s else "–" for s in seconds)
                     values = [over_seeds([x["mean"] for x in found[b]]) for b in BUDGETS]
-                    label = "ours" if variant == _ALL else f"ours, {variant}"
-                    rows.append([label, classifier.upper(), *values, f"{np.mean(floor):.3f}", cost])
+                    named = "ours" if variant == _ALL else f"ours, {variant}"
+                    rows.append([named, classifier.upper(), *values, f"{np.mean(floor):.3f}", cost])
             if len(rows) > len(published(kind, task)):
                 head = ["method", "C2ST", "1k", "10k", "100k", "floor", "training, CPU s"]
                 out += [f"`{task}`\n", *table(head, rows)]
@@ -200,11 +199,11 @@ def sharpness(r: dict[str, Any], cells: list[dict[str, Any]]) -> list[str]:
         found: dict[tuple[int, str], list[list[float]]] = defaultdict(list)
         for c in cells:
             if c["task"] == task and "conditionals" in c:
-                found[c["simulations"], _label(c)].append(c["conditionals"]["c2st_rf"]["each"])
-        for (simulations, label), seeds in sorted(found.items()):
+                found[c["simulations"], label(c)].append(c["conditionals"]["c2st_rf"]["each"])
+        for (simulations, named), seeds in sorted(found.items()):
             each = np.mean(seeds, axis=0)
             means = [f"{each[which].mean():.3f}" if which.any() else "" for which in among]
-            rows.append([task, simulations, label, len(seeds), *means])
+            rows.append([task, simulations, named, len(seeds), *means])
     heads = [f"{lower:g}–{upper:g}" if upper < float("inf") else f"from {lower:g}" for lower, upper in spans]
     return table(["task", "simulations", "variant", "seeds", *heads], rows)
 

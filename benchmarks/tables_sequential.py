@@ -7,12 +7,19 @@ from typing import Any
 
 import numpy as np
 from markdown import table
+from tables_sbibm import SUITE, over_seeds
 
-NAMES = {"fsimformer": "ours", "tsnpe": "sbi, TSNPE (NSF)", "npe_c": "sbi, NPE-C (NSF)"}
+NAMES = {
+    "fsimformer": "ours", "fsimformer_dense": "ours, dense", "tsnpe": "sbi, TSNPE (NSF)", "npe_c": "sbi, NPE-C (NSF)",
+}  # fmt: skip
 
 
-def sequential(records: Sequence[dict[str, Any]]) -> list[str]:
-    """C2ST against simulations, and CPU seconds, mean over the observations."""
+def sequential(records: Sequence[dict[str, Any]], cells: Sequence[dict[str, Any]]) -> list[str]:
+    """C2ST against simulations, and CPU seconds, mean over the observations.
+
+    Args:
+        cells: those of `sbibm.py`: what one network for all observations has on the same ones.
+    """
     out = []
     for task in sorted({r["task"] for r in records}, reverse=True):
         mine = [r for r in records if r["task"] == task]
@@ -25,7 +32,7 @@ def sequential(records: Sequence[dict[str, Any]]) -> list[str]:
             seconds = [f"{np.mean([x['cpu_seconds'] for x in xs]):.0f}" if xs else "" for xs in by_total]
             n = max(len(xs) for xs in by_total)
             rows += [[NAMES[method], n, "RF C2ST", *c2st], ["", "", "CPU s", *seconds]]
-            if method == "fsimformer":
+            if method.startswith("fsimformer"):
                 share = [f"{np.mean([x['share'] for x in xs]):.3f}" if xs else "" for xs in by_total]
                 rows.append(["", "", "prior inside", *share])
         floor = np.mean([f for r in mine for f in r["floor"].values()])
@@ -33,5 +40,19 @@ def sequential(records: Sequence[dict[str, Any]]) -> list[str]:
         about = (
             f"RF C2ST at n = {mine[0]['n']:,}, floor {floor:.3f}; CPU seconds since the start; a run is an observation"
         )
-        out += [f"`{task}`: {about}\n", *table(head, rows)]
+        seen = sorted({x["observation"] for x in every if x["method"] == "fsimformer"})
+        out += [f"`{task}`: {about}\n", *table(head, rows), *amortised(task, seen, cells)]
     return out
+
+
+def amortised(task: str, observations: Sequence[int], cells: Sequence[dict[str, Any]]) -> list[str]:
+    """What networks of `sbibm.py`, trained once for every observation, have on these."""
+    told = []
+    for budget, variant in SUITE.items():
+        found = [c for c in cells if (c["task"], c["simulations"], c["variant"]) == (task, budget, variant)]
+        if found:
+            scores = [np.mean([c["posterior"]["c2st_rf"]["each"][i - 1] for i in observations]) for c in found]
+            seconds = np.mean([c["train_cpu_seconds"] for c in found])
+            told.append(f"{budget:,} simulations {over_seeds(scores)}, {seconds:.0f} CPU s")
+    which = ", ".join(map(str, observations))
+    return [f"One network for all observations (`sbibm.py`), on number {which}: {'; '.join(told)}.\n"] if told else []

@@ -75,33 +75,71 @@ def test_the_scoreboard_has_every_goal_beside_the_suites_mean_and_says_whether_i
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from tables_scoreboard import in_brief, questions, scoreboard
 
-    def cell(budget, variant, mean, seconds=10.0, floor=0.5):
-        scored = {"c2st_rf": {"mean": mean, "floor": floor}}
+    def cell(budget, variant, mean, seconds=10.0, floor=0.5, **how):
+        scored = {"c2st_rf": {"mean": mean, "floor": floor, "standard_error": 0.02}}
         of = {"task": "two_moons", "simulations": budget, "variant": variant, "train_cpu_seconds": seconds}
-        return of | {"posterior": scored, "conditionals": scored}
+        today = {"sampler": "sde_3m", "evaluations": 32, "kept": "end"}
+        return of | today | {"posterior": scored, "conditionals": scored} | how
 
-    lotka_volterra = {"simulations": 10_000, "c2st_rf": 0.64, "floor": 0.49, "train_cpu_seconds": 2_500.0}
+    lotka_volterra = {
+        "simulations": 10_000, "c2st_rf": 0.64, "c2st_standard_error": 0.03, "floor": 0.49, "train_cpu_seconds": 2_500.0
+    }  # fmt: skip
     asked = questions(
         [cell(1_000, "default", 0.55), cell(1_000, "default", 0.59, 20.0), cell(10_000, "default", 0.5104),
-         cell(1_000, "patient", 0.9), cell(100_000, "default", 0.9), cell(100_000, "patient", 0.506, floor=0.503)],
+         cell(1_000, "patient", 0.9), cell(100_000, "default", 0.9), cell(100_000, "patient", 0.506, floor=0.503),
+         cell(1_000, "default", 0.7, task="slcp", sampler="sde"), cell(1_000, "default", 0.8, task="slcp"),
+         cell(100_000, "default", 0.6, task="slcp")],
         [lotka_volterra],
     )  # fmt: skip
     text = "\n".join(scoreboard(asked))
-    row = "0.611 | 0.570 | 0.570 ± 0.028 (2) | 0.500 | no | 15 |"
+    row = "0.611 | 0.570 | 0.570 ± 0.028 (2) | 0.020 | 0.500 | -0.041 | no | 15 |"
     assert f"| posterior | two_moons | 1,000 | 0.560 | {row}" in text
-    assert "| posterior | two_moons | 10,000 | 0.510 | 0.525 | 0.513 | 0.510 (1) | 0.500 | yes | 10 |" in text
-    row = "0.505 | 0.502 | 0.506 (1) | 0.503 | no, below the floor | 10 |"
+    row = "0.525 | 0.513 | 0.510 (1) | 0.020 | 0.500 | -0.015 | yes | 10 |"
+    assert f"| posterior | two_moons | 10,000 | 0.510 | {row}" in text
+    row = "0.505 | 0.502 | 0.506 (1) | 0.020 | 0.503 | +0.001 | no, below the floor | 10 |"
     assert f"| posterior | two_moons | 100,000 | 0.500 | {row}" in text
-    assert "| conditionals | slcp | 100,000 |  | 0.555 |  |  |  |  |  |" in text  # neither goal nor run
-    assert "| conditionals | two_moons | 1,000 |  | 0.601 |  | 0.570 ± 0.028 (2) | 0.500 |  | 15 |" in text  # no goal
-    assert "| conditionals | two_moons | 10,000 | 0.515 | 0.526 |  | 0.510 (1) | 0.500 | yes | 10 |" in text
-    assert "| posterior | bernoulli_glm | 1,000 |  |  |  |  |  |  |  |" in text
-    assert "| posterior | lotka_volterra | 10,000 | 0.570 | 0.645 |  | 0.640 (1) | 0.490 | no | 2500 |" in text
+    row = "0.601 |  | 0.570 ± 0.028 (2) | 0.020 | 0.500 | -0.031 |  | 15 |"
+    assert f"| conditionals | two_moons | 1,000 |  | {row}" in text  # no goal
+    assert "| 0.924 | 0.750 ± 0.071 (2) † | 0.020 |" in text  # one of them by an earlier sampler
+    assert "| 0.630 | 0.600 (1) ‡ | 0.020 |" in text  # no run of the suite's, a shorter one
+    assert "| posterior | bernoulli_glm | 1,000 |  |  |  |  |  |  |  |  |  |" in text
+    row = "0.645 |  | 0.640 (1) | 0.030 | 0.490 | -0.005 | no | 2500 |"
+    assert f"| posterior | lotka_volterra | 10,000 | 0.570 | {row}" in text
     assert text.count("two_moons") == 6
     brief = "\n".join(in_brief(asked))
     assert "| posterior, `two_moons` | 0.570 / 0.510 / 0.506 | 2 / 1 / 1 | 0.611 / 0.525 / 0.505 |" in brief
+    assert "| posterior, `slcp` | 0.750 † / – / 0.600 ‡ | 2 / 0 / 1 | 0.831 / 0.638 / 0.554 |" in brief
     assert "| posterior, `lotka_volterra` | – / 0.640 / – | 0 / 1 / 0 | 0.911 / 0.645 / 0.568 |" in brief
-    assert brief.count("two_moons") == 2
+
+
+def test_networks_asked_as_the_published_ones_were_stand_beside_what_they_have_by_the_suites_protocol(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from tables_scoreboard import published_protocol
+
+    of = {"task": "slcp", "simulations": 10_000, "variant": "default", "floor": 0.49}
+    scored = {"mean": 0.61, "standard_error": 0.02}
+    records = [
+        {"name": "b", "seed": 2, "results": of | {"kind": "posterior", "n": 10_000, "whole": scored, "slices": scored}},
+        {"name": "a", "seed": 2, "results": of | {"kind": "conditionals", "n": 1_000} | scored},
+    ]
+    suite = {"conditionals": {"c2st_rf": {"mean": 0.64}}}
+    cells = [{"seed": 2, "results": of | suite}, {"seed": 1, "results": of | {"conditionals": {}}}]
+    text = "\n".join(published_protocol(records, cells))
+    conditionals = "| conditionals | slcp | 10,000 | 2 | 0.640 | published masks | 0.610 | 0.020 | 0.490 | 0.598 |"
+    assert f"{conditionals}\n| posterior | slcp | 10,000 | 2 | 0.610 | n = 10,000 | 0.610 |" in text
+
+
+def test_sequential_training_stands_beside_one_network_for_all_on_the_same_observations(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from tables_sequential import sequential
+
+    row = {"method": "fsimformer", "observation": 2, "total": 1_000, "c2st_rf": 0.8, "cpu_seconds": 50.0, "share": 1.0}
+    record = {"task": "slcp", "n": 1_000, "floor": {"2": 0.49}, "rows": [row]}
+    cell = {"task": "slcp", "simulations": 1_000, "variant": "default", "train_cpu_seconds": 300.0}
+    cells = [cell | {"posterior": {"c2st_rf": {"each": [0.5, each]}}} for each in (0.7, 0.72)]
+    text = "\n".join(sequential([record], cells))
+    assert "| ours | 1 | RF C2ST | 0.800 |" in text
+    assert "on number 2: 1,000 simulations 0.710 ± 0.014 (2), 300 CPU s." in text
 
 
 def test_the_tables_in_the_repository_are_those_of_its_results(monkeypatch):
