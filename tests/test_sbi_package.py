@@ -15,6 +15,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # sbi's own
 
 from sbi.analysis import pairplot  # noqa: E402
 from sbi.diagnostics import check_sbc, check_tarp, run_sbc, run_tarp  # noqa: E402
+from sbi.utils import BoxUniform, MultipleIndependent  # noqa: E402
+from torch.distributions import Uniform  # noqa: E402
 
 JOINT = Joint(2, 3)
 POSTERIOR = Simformer(posterior_latent_idx=[0], posterior_observed_idx=[1]).build_posterior(JOINT.estimator)
@@ -77,3 +79,19 @@ def test_draws_plot() -> None:
     figure, axes = pairplot(POSTERIOR.sample((100,), x=XS[0], seed=0), limits=limits, points=THETAS[0], figsize=(3, 3))
     assert axes.shape == (3, 3)
     matplotlib.pyplot.close(figure)
+
+
+def test_draws_stay_in_the_support_of_sbis_own_priors() -> None:
+    middle, half = THETAS.mean(0), THETAS.std(0)
+    inference = Simformer(posterior_latent_idx=[0], posterior_observed_idx=[1])
+    for prior in (
+        BoxUniform(middle - half, middle + half),
+        MultipleIndependent([Uniform(m[None] - h, m[None] + h) for m, h in zip(middle, half, strict=True)]),
+    ):
+        p = inference.build_posterior(JOINT.estimator, prior=prior)
+        draws = p.sample((200,), x=XS[0], seed=0)
+        assert draws.shape == (200, 3) and bool(((draws - middle).abs() <= half).all())
+        density = p.log_prob(torch.stack([draws[0], middle + 2 * half]), x=XS[0])
+        assert bool(torch.isfinite(density[0])) and bool(torch.isneginf(density[1]))
+    free = inference.build_posterior(JOINT.estimator).sample((200,), x=XS[0], seed=0)
+    assert not bool(((free - middle).abs() <= half).all())
