@@ -17,22 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from conditionals import as_published, draw_problems
-from conditionals import reference as conditional_reference
+from conditionals import as_published
 from record import save
 from references import sbibm_observations
-from sbibm import N_PROBLEMS, SIMULATORS, N, conditional_draws, posterior_draws, seed_of, trained
+from sbibm import N_PROBLEMS, SIMULATORS, N, conditional_pairs, over_pairs, posterior_draws, scores, seed_of, trained
 from tables_sbibm import BUDGETS, KINDS, SUITE
 
 import fsimformer as fsf
 from fsimformer.diagnostics import c2st
 
 N_PUBLISHED = 10_000
-
-
-def mean_of(values: list[float]) -> dict[str, Any]:
-    error = float(np.std(values, ddof=1) / len(values) ** 0.5)
-    return {"mean": float(np.mean(values)), "standard_error": error, "each": [round(v, 4) for v in values]}
 
 
 def posterior(joint: fsf.Joint, task: str, seed: int) -> dict[str, Any]:
@@ -45,19 +39,13 @@ def posterior(joint: fsf.Joint, task: str, seed: int) -> dict[str, Any]:
         sliced.append(float(np.mean([c2st(reference[s], draws[s]) for s in slices])))
         floors.append(c2st(reference[: N_PUBLISHED // 2], reference[N_PUBLISHED // 2 :]))
         print(f"observation {i + 1}: {whole[-1]:.3f}, slices {sliced[-1]:.3f}", flush=True)
-    return {"n": N_PUBLISHED, "whole": mean_of(whole), "slices": mean_of(sliced), "floor": float(np.mean(floors))}
+    return {"n": N_PUBLISHED, "whole": over_pairs(whole), "slices": over_pairs(sliced), "floor": float(np.mean(floors))}
 
 
 def conditionals(joint: fsf.Joint, task: str, seed: int) -> dict[str, Any]:
-    """Over random conditionals of the published law; every fifth has its floor."""
-    values, floors = [], []
-    for i, problem in enumerate(draw_problems(task, N_PROBLEMS, seed=0, law=as_published)):
-        exact = conditional_reference(task, problem, 2 * N, seed=i)
-        draws = conditional_draws(joint, problem.observed, problem.value, N, seed_of(seed, i))
-        values.append(c2st(exact[:N], draws))
-        if i % 5 == 0:
-            floors.append(c2st(exact[:N], exact[N:]))
-    return {"n": N, **mean_of(values), "floor": float(np.mean(floors))}
+    """Over random conditionals of the published law."""
+    pairs = conditional_pairs(joint, task, N_PROBLEMS, seed, law=as_published)
+    return {"n": N, **scores(pairs, ("rf",))["c2st_rf"]}
 
 
 def main() -> None:
@@ -67,11 +55,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", choices=KINDS, nargs="+", default=list(KINDS))
     args = parser.parse_args()
+    kinds = [kind for kind in args.kinds if args.task in KINDS[kind]]
+    if not kinds:
+        parser.error(
+            f"{args.task} has no {' and no '.join(args.kinds)}; it has {[k for k in KINDS if args.task in KINDS[k]]}"
+        )
     torch.set_num_threads(1)
     variant = SUITE[args.budget]
     joint = trained(args.task, args.budget, args.seed, variant)
     for kind, score in (("posterior", posterior), ("conditionals", conditionals)):
-        if kind not in args.kinds or args.task not in KINDS[kind]:
+        if kind not in kinds:
             continue
         about = {"task": args.task, "simulations": args.budget, "variant": variant, "kind": kind}
         results = {**about, "kept": joint.provenance["kept"], **score(joint, args.task, args.seed)}

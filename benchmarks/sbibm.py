@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from conditionals import draw_problems
+from conditionals import Masks, coins, draw_problems
 from conditionals import reference as conditional_reference
 from networks import kept
 from record import ROOT, measured, save
@@ -160,10 +160,10 @@ def posterior_pairs(joint: fsf.Joint, task: str, seed: int) -> Pairs:
     ]
 
 
-def conditional_pairs(joint: fsf.Joint, task: str, n_problems: int, seed: int) -> Pairs:
+def conditional_pairs(joint: fsf.Joint, task: str, n_problems: int, seed: int, law: Masks = coins) -> Pairs:
     """Over the first of the random conditionals that are scored."""
     pairs = []
-    for i, problem in enumerate(draw_problems(task, n_problems, seed=0)):
+    for i, problem in enumerate(draw_problems(task, n_problems, seed=0, law=law)):
         exact = conditional_reference(task, problem, 2 * N, seed=i)
         ours = conditional_draws(joint, problem.observed, problem.value, N, seed_of(seed, i))
         pairs.append((exact[:N], exact[N:], ours))
@@ -184,15 +184,18 @@ def floor(pairs: Pairs, classifier: Classifier) -> float:
     return float(path.read_text())
 
 
+def over_pairs(values: list[float]) -> dict[str, Any]:
+    """Mean and standard error over the pairs, and each."""
+    error = float(np.std(values, ddof=1) / len(values) ** 0.5)
+    return {"mean": float(np.mean(values)), "standard_error": error, "each": [round(x, 4) for x in values]}
+
+
 def scores(pairs: Pairs, classifiers: tuple[Classifier, ...]) -> dict[str, Any]:
     """C2ST and floors; mean and standard error over the pairs."""
     out: dict[str, Any] = {"n": N, "n_pairs": len(pairs)}
     for name in classifiers:
         ours = [c2st(reference, draws, classifier=name) for reference, _, draws in pairs]
-        out[f"c2st_{name}"] = {
-            "mean": float(np.mean(ours)), "standard_error": float(np.std(ours, ddof=1) / len(ours) ** 0.5),
-            "floor": floor(pairs, name), "each": [round(x, 4) for x in ours],
-        }  # fmt: skip
+        out[f"c2st_{name}"] = {**over_pairs(ours), "floor": floor(pairs, name)}
     return out
 
 

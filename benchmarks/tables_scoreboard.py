@@ -14,8 +14,8 @@ from tables_sbibm import BUDGETS, KINDS, LOTKA_VOLTERRA, PUBLISHED, SUITE, label
 
 _LEGEND = """RF C2ST at n = 1,000, 0.5 = indistinguishable; ours: mean ± sd over seeds (their number), of the suite's
 configuration, Lotka–Volterra of its own (`lotka_volterra_budgets`); se: the standard error over observations or
-conditionals, of one seed, which is the larger part of what is not known. † some of the seeds were drawn by an earlier
-sampler or kept the lowest held-out loss, which may be worse by .01 (`sbibm` tells which); ‡ `default`, with the
+conditionals, of one seed, which mostly is the larger part of what is not known. † some of the seeds were drawn by an
+earlier sampler or kept the lowest held-out loss, which may be worse by .01 (`sbibm` tells which); ‡ `default`, with the
 patience of small budgets: `patient` was not run. Published (arXiv 2404.09636), one seed: the Simformer with the moral
 graph as its mask, the better of its two SDEs, chosen for each cell after the fact; and the best of what is beside it
 there, NPE, NSPE and the dense Simformer. **Theirs is another protocol**: n = 10,000, and conditionals of another law of

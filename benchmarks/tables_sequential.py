@@ -40,7 +40,7 @@ def sequential(records: Sequence[dict[str, Any]], cells: Sequence[dict[str, Any]
         about = (
             f"RF C2ST at n = {mine[0]['n']:,}, floor {floor:.3f}; CPU seconds since the start; a run is an observation"
         )
-        seen = sorted({x["observation"] for x in every if x["method"] == "fsimformer"})
+        seen = sorted({x["observation"] for x in every if x["method"].startswith("fsimformer")})
         out += [f"`{task}`: {about}\n", *table(head, rows), *amortised(task, seen, cells)]
     return out
 

@@ -71,7 +71,7 @@ def test_what_has_no_effect_is_accepted_and_changes_nothing() -> None:
         (lambda: P.sample((2,), x=X, seed=1.0), "sample: expected an integer seed >= 0, got 1.0"),  # type: ignore[arg-type]
         (lambda: FlowMatchingSimformer(sde_type="ve"), "sbi's sde_type has no place here; leave it out: flow"),
         (lambda: P.sample((2,), x=X, steps=50), r"sample: sbi's steps .* build_conditional\(…, sample_with="),
-        (lambda: P.sample_batched((2,), [X], reject_outside_prior=True), "sample_batched: sbi's reject_outside_prior"),
+        (lambda: P.sample_batched((2,), [X], reject_outside_prior=True), "sample_batched: reject_outside_prior"),
         (lambda: P.log_prob([[0.0]], x=X, ode_kwargs={}), "log_prob: sbi's ode_kwargs .* n_steps="),
         (lambda: P.log_prob([[0.0]], x=X, n_steps=2.5), "expected an integer n_steps >= 1, got 2.5"),  # type: ignore[arg-type]
         (lambda: Simformer().build_conditional([0, 1], None, "best"), "mvf_estimator: expected an Est.* got str"),  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def test_simulations_in_two_tensors_or_none_are_refused_with_the_way_to_hand_the
 
 def test_conditionals_and_estimators_say_what_they_are_of() -> None:
     assert repr(P) == "FlatConditional(p(variables [0] | variables [1]), features=1)"
-    assert repr(JOINT.estimator).startswith("Estimator(2 variables of 1 features, ")
+    assert repr(JOINT.estimator).startswith("Estimator(2 variables × 1 features, ")
 
 
 def test_a_default_observation_may_be_set_as_an_attribute() -> None:

@@ -13,6 +13,9 @@ from typing import Any
 
 _PRIOR = "simulations carry the prior; build_posterior(prior=…) keeps draws in its support"
 _BUILT = "the sampler is chosen where the conditional is built: build_conditional(…, sample_with='ode' or 'sde')"
+_ONE_TENSOR = (
+    "inputs= is one tensor (N, variables, features); torch.cat([theta, x], dim=1) makes each column a variable"
+)
 _TIMED = "a draw takes a fixed number of network evaluations"
 
 _DEFAULTS = {"mvf_estimator": "simformer"}
@@ -25,9 +28,8 @@ OF_INIT = {
     "sde_type": "flow matching has one path, the straight one",
     "summary_writer": "train(callback=…) gets the losses, `summary` keeps them",
 }
-_ONE = "inputs= takes one tensor (N, variables, features); torch.cat([theta, x], dim=1) makes each column a variable"
 OF_APPEND = {
-    **dict.fromkeys(("theta", "x"), _ONE),
+    **dict.fromkeys(("theta", "x"), _ONE_TENSOR),
     "exclude_invalid_x": "no row is left out: a NaN is no token, the rest of its row is trained on",
     "data_device": "simulations stay on the CPU",
 }
@@ -51,7 +53,6 @@ OF_SAMPLE = {
     ),
     **dict.fromkeys(("iid_method", "iid_params"), "an observation is one row; sample_batched takes each on its own"),
     **dict.fromkeys(("guidance_method", "guidance_params"), "there is no guidance in this face"),
-    "reject_outside_prior": _PRIOR,
     **dict.fromkeys(("max_sampling_time", "return_partial_on_timeout"), _TIMED),
 }
 OF_LOG_PROB = {

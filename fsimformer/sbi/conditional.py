@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -21,14 +20,15 @@ from fsimformer.sample import QUALITY, SamplerConfig
 from fsimformer.sbi.arguments import OF_LOG_PROB, OF_POSTERIOR, OF_SAMPLE, refuse, require_shape, require_whole
 from fsimformer.sbi.estimator import FARTHEST, Estimator, flat
 from fsimformer.sbi.mask_laws import edges_of_ids, eliminate, read_mask, warn_of_untrained
-from fsimformer.sbi.support import draw_inside, read_support
+from fsimformer.sbi.support import Support, draw_inside, share_of
 from fsimformer.stages import Budget, draw
 from fsimformer.tokens import Dial
 
 SAMPLE_WITH = {"ode": QUALITY["fast"], "sde": QUALITY["sde"]}
 _DIAL: Dial = "few"
 _FOR_SHARE = 1_000
-"""Draws that tell which share lies in a prior's support: a density errs by log(1 ± .01) where a tenth leaks."""
+"""Draws that tell which share lies in a prior's support: where a tenth leaks, a density errs by .01, at the least share
+that passes by .3."""
 
 
 class FlatConditional:
@@ -68,20 +68,23 @@ class FlatConditional:
         if not self._varies.any():
             raise ValueError("condition_mask: every latent feature was constant in the simulations; nothing to sample.")
         self._listed = estimator.condition_masks
-        self._support = None if prior is None else read_support(prior, len(self._latent))
+        self._support = None if prior is None else Support.read(prior, len(self._latent))
         self._default_x: Tensor | None = None
 
     def __repr__(self) -> str:
         """`FlatConditional(p(variables [0] | variables [1, 2]), features=1)`."""
-        latent, observed = ((mask).nonzero()[:, 0].tolist() for mask in (~self.condition_mask, self.condition_mask))
+        latent, observed = (mask.nonzero()[:, 0].tolist() for mask in (~self.condition_mask, self.condition_mask))
         return (
             f"{type(self).__name__}(p(variables {latent} | variables {observed}), features={self._columns.n_features})"
         )
 
-    def __getattr__(self, name: str) -> NoReturn:
-        """Of what sbi's posteriors have besides: AttributeError, with what to do instead."""
-        instead = f"; sbi's has no place here: {OF_POSTERIOR[name]}" if name in OF_POSTERIOR else ""
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{instead}.", name=name, obj=self)
+    if not TYPE_CHECKING:  # or a checker would let every attribute pass
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Of what sbi's posteriors have besides: AttributeError, with what to do instead."""
+            instead = f"; sbi's has no place here: {OF_POSTERIOR[name]}" if name in OF_POSTERIOR else ""
+            message = f"{type(self).__name__!r} object has no attribute {name!r}{instead}."
+            raise AttributeError(message, name=name, obj=self)
 
     @property
     def default_x(self) -> Tensor | None:
@@ -103,6 +106,7 @@ class FlatConditional:
         x: Any = None,
         *,
         seed: int | None = None,
+        reject_outside_prior: bool | None = None,
         show_progress_bars: bool = False,
         max_sampling_batch_size: int | None = None,
         **of_sbi: Any,
@@ -113,17 +117,20 @@ class FlatConditional:
             x: the observation, (d_x,), (1, d_x), or the same as (variables, F); by default `default_x`.
             seed: equal seeds give equal draws; more draws change none of the first. None: fresh noise at every call,
                 seeded from torch's global generator as sbi's is: calls in a loop must not share theirs.
+            reject_outside_prior: draws again what leaks out of the prior's support; by default where
+                `build_posterior(prior=…)` was given one.
             show_progress_bars, max_sampling_batch_size: for sbi's callers; nothing is shown, and memory is bounded
                 without it.
             of_sbi: refused, with what to do instead.
 
         Raises:
-            ValueError: an observation of another shape, or none. TypeError: no tuple, no seed, what has no place.
+            ValueError: an observation of another shape, or none. TypeError: no tuple, no seed, no prior to reject by,
+                what has no place. RuntimeError: less than a hundredth of the draws lie in the prior's support.
         """
         refuse("sample", self.sample, of_sbi, OF_SAMPLE)
         observation = self._x_or_default(x)
         self._look_at(observation)
-        return self._sample("sample", sample_shape, observation, seed)[..., 0, :]
+        return self._sample("sample", sample_shape, observation, seed, reject_outside_prior)[..., 0, :]
 
     def sample_batched(
         self,
@@ -131,6 +138,7 @@ class FlatConditional:
         x: Any,
         *,
         seed: int | None = None,
+        reject_outside_prior: bool | None = None,
         show_progress_bars: bool = False,
         max_sampling_batch_size: int | None = None,
         **of_sbi: Any,
@@ -143,10 +151,13 @@ class FlatConditional:
         refuse("sample_batched", self.sample_batched, of_sbi, OF_SAMPLE)
         observations = self._read_x(x, batched=True)
         self._look_at(observations)
-        return self._sample("sample_batched", sample_shape, observations, seed)
+        return self._sample("sample_batched", sample_shape, observations, seed, reject_outside_prior)
 
     def log_prob(self, theta: Any, x: Any = None, *, n_steps: int = 24, **of_sbi: Any) -> Tensor:
         """log p(theta | x) on the original scale, (n,).
+
+        With a prior it is −∞ outside its support, and normalised within by the share of a thousand draws, which costs
+        them at every call.
 
         Args:
             theta: (n, d), (n, variables, F), or one (d,).
@@ -156,7 +167,8 @@ class FlatConditional:
             of_sbi: refused, with what to do instead.
 
         Raises:
-            ValueError: another shape, NaN in theta, no observation. TypeError: what has no place.
+            ValueError: another shape, NaN in theta, no observation. TypeError: what has no place. RuntimeError: less
+                than a hundredth of the draws lie in the prior's support.
         """
         refuse("log_prob", self.log_prob, of_sbi, OF_LOG_PROB)
         y, observation = self._read_theta(theta), self._x_or_default(x)
@@ -187,20 +199,32 @@ class FlatConditional:
             "draws[p.log_prob(draws, x=x).argmax()]."
         )
 
-    def _sample(self, where: str, sample_shape: torch.Size | tuple[int, ...], x: Tensor, seed: int | None) -> Tensor:
-        shape = require_shape(sample_shape)
+    def _sample(
+        self,
+        where: str,
+        sample_shape: torch.Size | tuple[int, ...],
+        x: Tensor,
+        seed: int | None,
+        reject: bool | None,
+    ) -> Tensor:
+        shape, support = require_shape(sample_shape), None if reject is False else self._support
+        if reject and support is None:
+            raise TypeError(f"{where}: reject_outside_prior=True asks for a prior; pass it: build_posterior(prior=…).")
         if seed is None:
             seed = int(torch.randint(2**31, (1,)))
         seed = require_whole(where, "seed", seed, 0)
         if not len(x):
             return torch.zeros(*shape, 0, len(self._latent))
         n = math.prod(shape)
-        draws = partial(self._draw, x, seed)
-        y = draws(n) if self._support is None or not n else draw_inside(draws, self._support, n)
-        return y.view(*shape, len(x), len(self._latent))
 
-    def _draw(self, x: Tensor, seed: int, n: int) -> Tensor:
-        """(n, B, d) given each of observations (B, d_x)."""
+        def of(row: int | None, m: int) -> Tensor:
+            return self._draw(x, seed, m) if row is None else self._draw(x[row : row + 1], seed, m, row)
+
+        y = of(None, n) if support is None or not n else draw_inside(of, support, n)
+        return y.float().view(*shape, len(x), len(self._latent))
+
+    def _draw(self, x: Tensor, seed: int, n: int, number: int = 0) -> Tensor:
+        """(n, B, d) given each of observations (B, d_x), of which the first has this number, in double precision."""
         ids = self._latent[self._varies]
         along = [self._observed[new] for new in self._columns.new_gaps(self._observed, x)]
         draws = draw(
@@ -214,11 +238,12 @@ class FlatConditional:
             _DIAL,
             Budget(n_joint=len(ids) + max(map(len, along))),
             None if self._edges is None else [self._edges_given(self._edges, *each) for each in zip(x, along)],
+            number=number,
         )
         draws = [z[:, : len(ids)] for z in draws]
         y = self._always.expand(n, len(x), -1).clone()
         y[..., self._varies] = self._columns.unwhiten(torch.stack(draws, dim=1).double(), ids)
-        return y.float()
+        return y
 
     @property
     def _always(self) -> Tensor:
@@ -235,9 +260,8 @@ class FlatConditional:
         log_p = query_log_prob(self._denoiser, observed, query, z, _DIAL, n_steps=n_steps, edges=edges)
         log_p = log_p - self._columns.log_det(z, ids)
         if self._support is not None:
-            share = float(self._support(self._draw(x[None], 0, _FOR_SHARE)).double().mean())
-            log_p = log_p - math.log(max(share, 1 / _FOR_SHARE))
-            impossible = impossible | ~self._support(theta.float())
+            log_p = log_p - math.log(share_of(self._support(self._draw(x[None], 0, _FOR_SHARE))[:, 0], 0))
+            impossible = impossible | ~self._support(theta)
         return log_p.masked_fill(impossible, -math.inf).float()
 
     def _look_at(self, x: Tensor, density: bool = False) -> None:

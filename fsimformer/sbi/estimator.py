@@ -237,9 +237,9 @@ class Estimator:
     edge_masks: Tensor | None = None
 
     def __repr__(self) -> str:
-        """`Estimator(3 variables of 1 features, 82433 weights)`."""
+        """`Estimator(3 variables × 2 features, 82433 weights)`."""
         n, of = sum(p.numel() for p in self.denoiser.parameters()), self.columns
-        return f"Estimator({of.n_variables} variables of {of.n_features} features, {n} weights)"
+        return f"Estimator({of.n_variables} variables × {of.n_features} features, {n} weights)"
 
     def save(self, path: str | Path) -> None:
         """Write a directory that `load` reads; a model there is replaced.

@@ -291,8 +291,10 @@ class JointInference:
         """p(posterior_latent_idx | posterior_observed_idx), kept in the support of `prior`; see `build_conditional`.
 
         Args:
-            prior: a distribution over what is latent (sbi's BoxUniform, torch's); simulations carry it already, but
-                draws may leak over its edge. Those are drawn again, and densities are normalised within.
+            prior: over what is latent (sbi's BoxUniform, torch's). Simulations carry it, but draws may leak over its
+                edge: those are drawn again, and densities are normalised within, see `support.py`.
+
+        Raises: TypeError, ValueError: no prior, or one over another number of values.
         """
         refuse("build_posterior", self.build_posterior, of_sbi, OF_BUILD)
         estimator = self._estimator_or_last(mvf_estimator)
