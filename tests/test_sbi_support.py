@@ -161,6 +161,7 @@ def test_features_that_only_fill_up_lie_on_an_edge_of_a_prior_in_double_precisio
     assert draws.shape == (5, 2) and bool((draws[:, 1] == torch.tensor(0.1)).all())
     theta = torch.tensor([[float(draws[0, 0]), 0.1], [float(draws[0, 0]), 0.2]], dtype=torch.float64)
     assert torch.isfinite(p.log_prob(theta, x=x)).tolist() == [True, False]
+    assert torch.isfinite(p.log_prob(draws, x=x)).all()
 
 
 def test_a_posterior_with_a_prior_is_pickled_as_one_without() -> None:

@@ -261,7 +261,8 @@ class FlatConditional:
         log_p = log_p - self._columns.log_det(z, ids)
         if self._support is not None:
             log_p = log_p - math.log(share_of(self._support(self._draw(x[None], 0, _FOR_SHARE))[:, 0], 0))
-            impossible = impossible | ~self._support(theta)
+            exact = torch.where(self._varies, theta, self._always)  # draws are rounded, maybe over an edge
+            impossible = impossible | ~self._support(exact)
         return log_p.masked_fill(impossible, -math.inf).float()
 
     def _look_at(self, x: Tensor, density: bool = False) -> None:
