@@ -58,7 +58,8 @@ def as_published(task: str, n: int, d: int, rng: np.random.Generator) -> np.ndar
     slcp's four draws is one node there: it is observed whole where one of its two entries would be. A mask that
     observes everything observes nothing (of slcp it is drawn again where only that reading makes it full).
     """
-    n_parameters = {"tree": 3, "hmm": 10, "two_moons": 2, "slcp": 5}[task]
+    schema = SIMULATORS[task]().schema
+    n_parameters = sum(schema.n_components(v.name) for v in schema.variables if v.role == "parameter")
     parameter = np.arange(d) < n_parameters
     kind = rng.integers(5, size=n)
     drawn = rng.random((n, d)) < np.where(kind == 3, 0.3, 0.7)[:, None]

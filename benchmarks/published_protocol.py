@@ -48,6 +48,9 @@ def conditionals(joint: fsf.Joint, task: str, seed: int) -> dict[str, Any]:
     return {"n": N, **scores(pairs, ("rf",))["c2st_rf"]}
 
 
+SCORES = {"posterior": posterior, "conditionals": conditionals}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=SIMULATORS)
@@ -63,11 +66,9 @@ def main() -> None:
     torch.set_num_threads(1)
     variant = SUITE[args.budget]
     joint = trained(args.task, args.budget, args.seed, variant)
-    for kind, score in (("posterior", posterior), ("conditionals", conditionals)):
-        if kind not in kinds:
-            continue
+    for kind in kinds:
         about = {"task": args.task, "simulations": args.budget, "variant": variant, "kind": kind}
-        results = {**about, "kept": joint.provenance["kept"], **score(joint, args.task, args.seed)}
+        results = {**about, "kept": joint.provenance["kept"], **SCORES[kind](joint, args.task, args.seed)}
         print(save(f"published_protocol/{kind}_{args.task}_{args.budget}_{args.seed}", args.seed, results), flush=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,14 @@ def learning(r: dict[str, Any]) -> list[str]:
     ]
 
 
+@cache
+def records_of(pattern: str) -> list[dict[str, Any]]:
+    """Whole records; several sections and README.md ask for the same."""
+    return [json.loads(p.read_text()) for p in sorted(RESULTS.glob(pattern))]
+
+
 def results(pattern: str) -> list[dict[str, Any]]:
-    return [json.loads(p.read_text())["results"] for p in sorted(RESULTS.glob(pattern))]
+    return [r["results"] for r in records_of(pattern)]
 
 
 def rounds(records: list[dict[str, Any]]) -> list[str]:
@@ -146,7 +153,7 @@ def rounds(records: list[dict[str, Any]]) -> list[str]:
 
 
 def by_protocol(records: list[dict[str, Any]]) -> list[str]:
-    return published_protocol(records, [json.loads(p.read_text()) for p in sorted(RESULTS.glob("sbibm/*.json"))])
+    return published_protocol(records, records_of("sbibm/*.json"))
 
 
 def by_sharpness(records: list[dict[str, Any]]) -> list[str]:
@@ -216,7 +223,7 @@ def sections() -> str:
             record = json.loads(accuracy.read_text())
             lines += [source(record), *online_accuracy(record["results"])]
     lines += ["## dial", "", first_paragraph("dial"), ""]
-    records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("dial_*.json"))]
+    records = records_of("dial_*.json")
     lines += dial(records) if records else ["Not run yet.", ""]
     for name, section, pattern in (
         (sbibm.__name__, sbibm, "sbibm/*.json"),
@@ -256,7 +263,7 @@ def sections() -> str:
         (peers.__name__, peers, "peers_*.json"),
     ):
         lines += [f"## {name}", "", first_paragraph(name), ""]
-        records = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(pattern))]
+        records = records_of(pattern)
         lines += whole(records) if records else ["Not run yet.", ""]
     return "\n".join(lines).rstrip() + "\n"
 
