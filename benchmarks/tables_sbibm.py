@@ -170,13 +170,14 @@ def lotka_volterra_budgets(records: list[dict[str, Any]]) -> list[str]:
         for name, values in LOTKA_VOLTERRA.items()
         for budget, value in zip(BUDGETS, values, strict=True)
     ]
-    for record in sorted(records, key=lambda record: (record["results"]["simulations"], record["seed"])):
+    for record in sorted(records, key=lambda record: (record["results"]["simulations"], record["name"])):
         r = record["results"]
         error = float(np.abs([x["mean_error_sd"] for x in r["data_sets"]]).mean())
         ratio = float(np.mean([x["sd_ratio"] for x in r["data_sets"]]))
         found = f"{r['c2st_rf']:.3f} ± {r['c2st_standard_error']:.3f}"
         seen = [f"{r['posterior_loss']:.3f}", f"{error:.2f}", f"{ratio:.2f}", r["best_step"], r["train_cpu_seconds"]]
-        rows.append([f"ours, {r['simulations']}", record["seed"], found, f"{r['floor']:.3f}", *seen])
+        longer = "" if r.get("variant", "default") == "default" else f", {r['variant']}"
+        rows.append([f"ours, {r['simulations']}{longer}", record["seed"], found, f"{r['floor']:.3f}", *seen])
     head = ["method, simulations", "seed", "RF C2ST", "floor", "posterior loss", "error of a mean, sd", "sd ratio"]
     return [
         "± standard error over ten data sets; errors and ratios are means over data sets and parameters; 1 = nothing "

@@ -52,26 +52,30 @@ def questions(cells: Sequence[dict[str, Any]], lotka_volterra: Sequence[dict[str
     for kind, tasks in KINDS.items():
         for task, (k, budget) in product(tasks, enumerate(BUDGETS)):
             mine = [c for c in cells if (c["task"], c["simulations"]) == (task, budget) and kind in c]
-            found = [c for c in mine if c["variant"] == SUITE[budget]]
-            shorter = not found
-            found = found or [c for c in mine if c["variant"] == "default"]
+            found, mark = _of_suite(mine, budget)
             scores = [c[kind]["c2st_rf"] for c in found]
-            today = [label(c) == c["variant"] for c in found]
-            mark = " ‡" if shorter and found else " †" if not all(today) else ""
+            mark = mark or (" †" if any(label(c) != c["variant"] for c in found) else "")
             out.append(Question(
                 kind, task, budget, *_published(kind, task, k), [s["mean"] for s in scores],
                 [s["standard_error"] for s in scores], [s["floor"] for s in scores],
                 [c["train_cpu_seconds"] for c in found], mark,
             ))  # fmt: skip
     for k, budget in enumerate(BUDGETS):
-        found = [r for r in lotka_volterra if r["simulations"] == budget]
+        found, mark = _of_suite([r for r in lotka_volterra if r["simulations"] == budget], budget)
         printed, goal = (LOTKA_VOLTERRA[name][k] for name in ("Simformer, published", "goal"))
         out.append(Question(
             "posterior", "lotka_volterra", budget, goal, printed, "", [r["c2st_rf"] for r in found],
             [r["c2st_standard_error"] for r in found], [r["floor"] for r in found],
-            [r["train_cpu_seconds"] for r in found], "",
+            [r["train_cpu_seconds"] for r in found], mark,
         ))  # fmt: skip
     return out
+
+
+def _of_suite(cells: Sequence[dict[str, Any]], budget: int) -> tuple[list[dict[str, Any]], str]:
+    """Those of the suite's configuration, else of `default`, and the mark of the latter."""
+    found = [c for c in cells if c.get("variant", "default") == SUITE[budget]]
+    shorter = [c for c in cells if c.get("variant", "default") == "default"]  # old cells had no other
+    return (found, "") if found or not shorter else (shorter, " ‡")
 
 
 def scoreboard(asked: Sequence[Question]) -> list[str]:

@@ -89,7 +89,9 @@ def test_the_scoreboard_has_every_goal_beside_the_suites_mean_and_says_whether_i
          cell(1_000, "patient", 0.9), cell(100_000, "default", 0.9), cell(100_000, "patient", 0.506, floor=0.503),
          cell(1_000, "default", 0.7, task="slcp", sampler="sde"), cell(1_000, "default", 0.8, task="slcp"),
          cell(100_000, "default", 0.6, task="slcp")],
-        [lotka_volterra],
+        [lotka_volterra, lotka_volterra | {"variant": "patient", "c2st_rf": 0.5},
+         lotka_volterra | {"simulations": 100_000, "variant": "default", "c2st_rf": 0.65},
+         lotka_volterra | {"simulations": 1_000, "c2st_rf": 0.7}],
     )  # fmt: skip
     text = "\n".join(scoreboard(asked))
     row = "0.611 | 0.570 | 0.570 ± 0.028 (2) | 0.020 | 0.500 | -0.041 | no | 15 |"
@@ -109,7 +111,7 @@ def test_the_scoreboard_has_every_goal_beside_the_suites_mean_and_says_whether_i
     brief = "\n".join(in_brief(asked))
     assert "| posterior, `two_moons` | 0.570 / 0.510 / 0.506 | 2 / 1 / 1 | 0.611 / 0.525 / 0.505 |" in brief
     assert "| posterior, `slcp` | 0.750 † / – / 0.600 ‡ | 2 / 0 / 1 | 0.831 / 0.638 / 0.554 |" in brief
-    assert "| posterior, `lotka_volterra` | – / 0.640 / – | 0 / 1 / 0 | 0.911 / 0.645 / 0.568 |" in brief
+    assert "| posterior, `lotka_volterra` | 0.700 / 0.640 / 0.650 ‡ | 1 / 1 / 1 | 0.911 / 0.645 / 0.568 |" in brief
 
 
 def test_networks_asked_as_the_published_ones_were_stand_beside_what_they_have_by_the_suites_protocol(monkeypatch):
