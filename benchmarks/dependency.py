@@ -19,15 +19,13 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from held_out import N_ROWS, posterior_loss, posterior_rows
-from lotka_volterra import data_set, values
-from record import ROOT, measured, save
+from lotka_volterra import against_exact
+from record import measured, save
 from train_shipped import NETWORK
 
 import fsimformer as fsf
-from fsimformer.diagnostics import c2st
 from fsimformer.simulators import SIRD, FunctionSimulator, LotkaVolterra
 from fsimformer.simulators.protocol import natural_functions
 
@@ -73,19 +71,8 @@ def cell(name: str, budget: int, dependency: str, seed: int) -> None:
         "train_cpu_seconds": joint.provenance["cpu_seconds"],
     }  # fmt: skip
     if name == "lotka_volterra":
-        saved = dict(np.load(ROOT / "benchmarks" / "references" / "lotka_volterra.npz"))
-        ours, floor = [], []
-        for i, reference in enumerate(saved["draws"].astype(float)):
-            draws = values(joint.condition(data_set(saved, i)).sample(N, at={}, seed=seed))
-            ours.append(c2st(reference[:N], draws))
-            floor.append(c2st(reference[:N], reference[N : 2 * N]))
-        error = float(np.std(ours, ddof=1) / len(ours) ** 0.5)
-        results |= {
-            "n": N,
-            "c2st_rf": float(np.mean(ours)),
-            "c2st_standard_error": error,
-            "floor": float(np.mean(floor)),
-        }
+        scored = against_exact(joint, N, [seed] * 10)
+        results |= {k: scored[k] for k in ("n", "c2st_rf", "c2st_standard_error", "floor")}
     print(save(f"dependency/{name}_{budget}_{dependency}_{seed}", seed, results), flush=True)
 
 
