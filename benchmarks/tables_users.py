@@ -67,4 +67,5 @@ def influenza(r: dict[str, Any]) -> list[str]:
         ("refined", f"{r['c2st_rf_refined']:.3f}", f"{r['refined']['ess']:.0f}, {r['refined']['pareto_k']:.2f}"),
         ("floor", f"{r['c2st_rf_floor']:.3f}", ""),
     ]
-    return [f"n = {r['n']}.\n", *table(["draws", "RF C2ST", "ESS, Pareto k"], rows)]
+    about = f"n = {r['n']}; refined draws are chosen from {r['proposals']}, {r['n_distinct']} of them are distinct.\n"
+    return [about, *table(["draws", "RF C2ST", "ESS, Pareto k"], rows)]
