@@ -13,7 +13,7 @@ from record import RESULTS, no_arguments
 from tables_ablation import ablation, ensemble
 from tables_constraints import constraints, hare_lynx_interval, hodgkin_huxley
 from tables_distill import distill
-from tables_encodings import encodings
+from tables_index_encodings import index_encodings
 from tables_long import long_context, short_contexts
 from tables_peers import peers
 from tables_resolution import (
@@ -254,7 +254,7 @@ def sections() -> str:
             lines += [f"![{name}](../{PICTURES[name]})", "", "*Drawn by `pictures.py`.*", ""]
     for name, whole, pattern in (  # sections that look at seeds or names as well
         (sampler_choice.__name__, sampler_choice, "sampler_choice_*.json"),
-        (encodings.__name__, encodings, "encodings/*.json"),
+        (index_encodings.__name__, index_encodings, "index_encodings/*.json"),
         (ablation.__name__, ablation, "ablation/*.json"),
         (ensemble.__name__, ensemble, "ensemble/*.json"),
         (last_weights.__name__, last_weights, "last_weights/*.json"),

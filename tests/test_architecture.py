@@ -184,6 +184,7 @@ def test_the_table_has_no_circles() -> None:
 def test_file_is_short_and_named_after_its_noun(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
     assert path.stem not in {"utils", "util", "helpers", "helper", "core", "common", "misc", "base"}
+    assert path in MODULES or path.stem not in sys.stdlib_module_names, "a script so named hides a module of Python"
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if "tests" not in p.parts], ids=lambda p: str(p.relative_to(ROOT)))

@@ -12,8 +12,8 @@ sets. KL: nats a point from the exact marginal to the normal with the draws' mom
 "clamped": the same network whose additive features hold points beyond the range at its ends; "held": whose baseline
 does. knots: a reference set of 17; "straight line": what the spline through them would say beyond.
 
-    python benchmarks/encodings.py --all --seed 0
-    python benchmarks/encodings.py process rotary --seed 1
+    python benchmarks/index_encodings.py --all --seed 0
+    python benchmarks/index_encodings.py process rotary --seed 1
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def trained(task: str, variant: str, steps: int, seed: int) -> fsf.Joint:
         "simulations": SIMULATIONS, "config": config, "network": VARIANTS[variant], "design": design,
         "baseline": "baseline" in variant,
     }  # fmt: skip
-    return kept(f"encodings/{task}_{variant}_{steps}_{seed}", simulator, settings)
+    return kept(f"index_encodings/{task}_{variant}_{steps}_{seed}", simulator, settings)
 
 
 class Clamped(Embedding):
@@ -238,7 +238,7 @@ def cell(task: str, variant: str, steps: int | None, seed: int) -> None:
 
 
 def name_of(task: str, variant: str, seed: int) -> str:
-    return f"encodings/{task}_{variant}_{seed}"
+    return f"index_encodings/{task}_{variant}_{seed}"
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ _FIGURES = {
 }
 
 
-def encodings(records: list[dict[str, Any]]) -> list[str]:
-    """All cells of `encodings.py`; in brackets the floor."""
+def index_encodings(records: list[dict[str, Any]]) -> list[str]:
+    """All cells of `index_encodings.py`; in brackets the floor."""
     found = sorted((r["results"] | {"seed": r["seed"]} for r in records), key=lambda r: (r["variant"], r["seed"]))
     clock = [r for r in found if r["task"] == "lotka_volterra"]
     out: list[str] = []
