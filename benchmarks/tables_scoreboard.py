@@ -15,13 +15,13 @@ from tables_sbibm import BUDGETS, KINDS, LOTKA_VOLTERRA, PUBLISHED, SUITE, label
 _LEGEND = """RF C2ST at n = 1,000, 0.5 = indistinguishable; ours: mean ± sd over seeds (their number), of the suite's
 configuration, Lotka–Volterra of its own (`lotka_volterra_budgets`); se: the standard error over observations or
 conditionals, of one seed, which mostly is the larger part of what is not known. † some of the seeds were drawn by an
-earlier sampler or kept the lowest held-out loss, which may be worse by .01 (`sbibm` tells which); ‡ `default`, with the
-patience of small budgets: `patient` was not run. Published (arXiv 2404.09636), one seed: the Simformer with the moral
-graph as its mask, the better of its two SDEs, chosen for each cell after the fact; and the best of what is beside it
-there, NPE, NSPE and the dense Simformer. **Theirs is another protocol**: n = 10,000, and conditionals of another law of
-masks, for which `published_protocol` scores ours. Whether a goal is met is read off the mean as printed; a goal below
-the floor is one that exact draws miss more often than not. Seconds are CPU seconds of training, one thread. MLP C2ST of
-the posteriors, and every variant, are in the sections below.
+earlier sampler or kept the lowest held-out loss, which may be worse by .01 (`sbibm` tells which). Published
+(arXiv 2404.09636), one seed: the Simformer with the moral graph as its mask, the better of its two SDEs, chosen for
+each cell after the fact; and the best of what is beside it there, NPE, NSPE and the dense Simformer. **Theirs is
+another protocol**: n = 10,000, and conditionals of another law of masks, for which `published_protocol` scores ours.
+Whether a goal is met is read off the mean as printed; a goal below the floor is one that exact draws miss more often
+than not. Seconds are CPU seconds of training, one thread. MLP C2ST of the posteriors, and every variant, are in the
+sections below.
 """
 
 
@@ -52,30 +52,28 @@ def questions(cells: Sequence[dict[str, Any]], lotka_volterra: Sequence[dict[str
     for kind, tasks in KINDS.items():
         for task, (k, budget) in product(tasks, enumerate(BUDGETS)):
             mine = [c for c in cells if (c["task"], c["simulations"]) == (task, budget) and kind in c]
-            found, mark = _of_suite(mine, budget)
+            found = _of_suite(mine, budget)
             scores = [c[kind]["c2st_rf"] for c in found]
-            mark = mark or (" †" if any(label(c) != c["variant"] for c in found) else "")
+            mark = " †" if any(label(c) != c["variant"] for c in found) else ""
             out.append(Question(
                 kind, task, budget, *_published(kind, task, k), [s["mean"] for s in scores],
                 [s["standard_error"] for s in scores], [s["floor"] for s in scores],
                 [c["train_cpu_seconds"] for c in found], mark,
             ))  # fmt: skip
     for k, budget in enumerate(BUDGETS):
-        found, mark = _of_suite([r for r in lotka_volterra if r["simulations"] == budget], budget)
+        found = _of_suite([r for r in lotka_volterra if r["simulations"] == budget], budget)
         printed, goal = (LOTKA_VOLTERRA[name][k] for name in ("Simformer, published", "goal"))
         out.append(Question(
             "posterior", "lotka_volterra", budget, goal, printed, "", [r["c2st_rf"] for r in found],
             [r["c2st_standard_error"] for r in found], [r["floor"] for r in found],
-            [r["train_cpu_seconds"] for r in found], mark,
+            [r["train_cpu_seconds"] for r in found], "",
         ))  # fmt: skip
     return out
 
 
-def _of_suite(cells: Sequence[dict[str, Any]], budget: int) -> tuple[list[dict[str, Any]], str]:
-    """Those of the suite's configuration, else of `default`, and the mark of the latter."""
-    found = [c for c in cells if c.get("variant", "default") == SUITE[budget]]
-    shorter = [c for c in cells if c.get("variant", "default") == "default"]  # old cells had no other
-    return (found, "") if found or not shorter else (shorter, " ‡")
+def _of_suite(cells: Sequence[dict[str, Any]], budget: int) -> list[dict[str, Any]]:
+    """Those of the suite's configuration; old cells of Lotka-Volterra know no variant."""
+    return [c for c in cells if c.get("variant", "default") == SUITE[budget]]
 
 
 def scoreboard(asked: Sequence[Question]) -> list[str]:

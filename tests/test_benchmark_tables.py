@@ -90,7 +90,7 @@ def test_the_scoreboard_has_every_goal_beside_the_suites_mean_and_says_whether_i
          cell(1_000, "default", 0.7, task="slcp", sampler="sde"), cell(1_000, "default", 0.8, task="slcp"),
          cell(100_000, "default", 0.6, task="slcp")],
         [lotka_volterra, lotka_volterra | {"variant": "patient", "c2st_rf": 0.5},
-         lotka_volterra | {"simulations": 100_000, "variant": "default", "c2st_rf": 0.65},
+         lotka_volterra | {"simulations": 100_000, "variant": "patient", "c2st_rf": 0.65},
          lotka_volterra | {"simulations": 1_000, "c2st_rf": 0.7}],
     )  # fmt: skip
     text = "\n".join(scoreboard(asked))
@@ -103,15 +103,15 @@ def test_the_scoreboard_has_every_goal_beside_the_suites_mean_and_says_whether_i
     row = "0.601 |  | 0.570 ± 0.028 (2) | 0.020 | 0.500 | -0.031 |  | 15 |"
     assert f"| conditionals | two_moons | 1,000 |  | {row}" in text  # no goal
     assert "| 0.924 | 0.750 ± 0.071 (2) † | 0.020 |" in text  # one of them by an earlier sampler
-    assert "| 0.630 | 0.600 (1) ‡ | 0.020 |" in text  # no run of the suite's, a shorter one
+    assert "| 0.554 | 0.630 |  |  |  |" in text  # a shorter run than the suite's is none of it
     assert "| posterior | bernoulli_glm | 1,000 |  |  |  |  |  |  |  |  |  |" in text
     row = "0.645 |  | 0.640 (1) | 0.030 | 0.490 | -0.005 | no | 2500 |"
     assert f"| posterior | lotka_volterra | 10,000 | 0.570 | {row}" in text
     assert text.count("two_moons") == 6
     brief = "\n".join(in_brief(asked))
     assert "| posterior, `two_moons` | 0.570 / 0.510 / 0.506 | 2 / 1 / 1 | 0.611 / 0.525 / 0.505 |" in brief
-    assert "| posterior, `slcp` | 0.750 † / – / 0.600 ‡ | 2 / 0 / 1 | 0.831 / 0.638 / 0.554 |" in brief
-    assert "| posterior, `lotka_volterra` | 0.700 / 0.640 / 0.650 ‡ | 1 / 1 / 1 | 0.911 / 0.645 / 0.568 |" in brief
+    assert "| posterior, `slcp` | 0.750 † / – / – | 2 / 0 / 0 | 0.831 / 0.638 / 0.554 |" in brief
+    assert "| posterior, `lotka_volterra` | 0.700 / 0.640 / 0.650 | 1 / 1 / 1 | 0.911 / 0.645 / 0.568 |" in brief
 
 
 def test_networks_asked_as_the_published_ones_were_stand_beside_what_they_have_by_the_suites_protocol(monkeypatch):
