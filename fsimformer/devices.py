@@ -26,6 +26,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
@@ -143,13 +145,26 @@ def joined(device: str = "cpu", timeout: float = 600.0) -> Iterator[Group]:
             )
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
-    group = Group(int(os.environ["RANK"]), size, device)
+    group, wait = Group(int(os.environ["RANK"]), size, device), timedelta(seconds=timeout)
     with _together(group):
-        dist.init_process_group(_BACKENDS[device.split(":")[0]], timeout=timedelta(seconds=timeout))
+        backend, store = _BACKENDS[device.split(":")[0]], _own_store(group, wait)
+        dist.init_process_group(backend, store=store, rank=group.rank, world_size=size, timeout=wait)
+        del store  # torch alone holds it, and lets go of it when the group ends
     try:
         yield group
     finally:  # closes what the others wait at, if this one fails
         dist.destroy_process_group()
+
+
+def _own_store(group: Group, timeout: timedelta) -> Store:
+    """Where the processes of this group find one another: a part of torchrun's store of its own.
+
+    In the same part a group would find the addresses of the last one, which are closed, and wait for them in vain.
+    Counted in the store, a process at a time: the k-th group of one is the k-th of all.
+    """
+    store, _, _ = next(rendezvous("env://", group.rank, group.size, timeout=timeout))
+    store.set_timeout(timeout)
+    return PrefixStore(f"fsimformer/{store.add(f'fsimformer/joined/{group.rank}', 1)}", store)
 
 
 @contextmanager

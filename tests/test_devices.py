@@ -110,7 +110,7 @@ def test_two_processes_train_as_one_which_goes_on_from_theirs_and_they_fail_toge
     """Also resumed: two at first, one from step 6 on. A step's rows are 18 in 4 batches: one is shared."""
     expected, run = one_process(tmp_path)
     start(2, tmp_path, "whole", "others")
-    start(2, tmp_path, "fails")  # processes of their own: groups that end in failure may meet at one port
+    start(2, tmp_path, "fails")
     require_alike(tmp_path, "whole", 2, expected, run)
     model = processes.model()
     again = processes.fitted(model, Group(), checkpoint=tmp_path / "2_at_6.safetensors")
