@@ -23,6 +23,7 @@ import torch
 from held_out import N_ROWS, posterior_loss, posterior_rows
 from lotka_volterra import against_exact
 from record import measured, save
+from sbibm import seed_of
 from train_shipped import NETWORK
 
 import fsimformer as fsf
@@ -71,7 +72,7 @@ def cell(name: str, budget: int, dependency: str, seed: int) -> None:
         "train_cpu_seconds": joint.provenance["cpu_seconds"],
     }  # fmt: skip
     if name == "lotka_volterra":
-        scored = against_exact(joint, N, [seed] * 10)
+        scored = against_exact(joint, N, [seed_of(seed, i) for i in range(10)])
         results |= {k: scored[k] for k in ("n", "c2st_rf", "c2st_standard_error", "floor")}
     print(save(f"dependency/{name}_{budget}_{dependency}_{seed}", seed, results), flush=True)
 

@@ -65,7 +65,10 @@ def influenza(r: dict[str, Any]) -> list[str]:
     rows = [
         ("network", f"{r['c2st_rf']:.3f}", ""),
         ("refined", f"{r['c2st_rf_refined']:.3f}", f"{r['refined']['ess']:.0f}, {r['refined']['pareto_k']:.2f}"),
-        ("floor", f"{r['c2st_rf_floor']:.3f}", ""),
+        ("floor: halves of the reference", f"{r['c2st_rf_floor']:.3f}", ""),
     ]
-    about = f"n = {r['n']}; refined draws are chosen from {r['proposals']}, {r['n_distinct']} of them are distinct.\n"
+    about = (
+        f"n = {r['n']}, floor: {r['n_floor']}; refined draws are chosen from {r['proposals']}, {r['n_distinct']} of "
+        "them are distinct.\n"
+    )
     return [about, *table(["draws", "RF C2ST", "ESS, Pareto k"], rows)]

@@ -22,12 +22,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
+
+if TYPE_CHECKING:  # builds of torch without it train on one device
+    from torch.distributed.distributed_c10d import Store
 
 _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
@@ -127,7 +129,8 @@ def joined(device: str = "cpu", timeout: float = 600.0) -> Iterator[Group]:
 
     Raises:
         ValueError: a device that several processes cannot use, or fewer GPUs than processes.
-        ConnectionError: the others are not there. Also raised by every method that waits for them.
+        ConnectionError: the others are not there. Also raised by every method that waits for them. What torch counts
+            then differs between processes, so that these cannot join again: start new ones.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -160,8 +163,11 @@ def _own_store(group: Group, timeout: timedelta) -> Store:
     """Where the processes of this group find one another: a part of torchrun's store of its own.
 
     In the same part a group would find the addresses of the last one, which are closed, and wait for them in vain.
-    Counted in the store, a process at a time: the k-th group of one is the k-th of all.
+    Counted in the store, a process at a time: the k-th group of one is the k-th of all, as long as all came about.
     """
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
     store, _, _ = next(rendezvous("env://", group.rank, group.size, timeout=timeout))
     store.set_timeout(timeout)
     return PrefixStore(f"fsimformer/{store.add(f'fsimformer/joined/{group.rank}', 1)}", store)
