@@ -30,7 +30,7 @@ from tables_scale import arrivals, gpu, many, online, online_accuracy, padding, 
 from tables_scoreboard import Question, in_brief, published_protocol, questions, scoreboard
 from tables_sequential import sequential
 from tables_trust import calibration, coverage, epidemic, log_density
-from tables_users import explorer, hostile_inputs, influenza, laptop, start_up, surprise
+from tables_users import explorer, hostile_inputs, influenza, laptop, sbi_gaps, start_up, surprise
 from tables_workflow import infer_regions, influenza_forecast, user_lines
 
 PICTURES = {"distill": "docs/distill.png", "resolution": "docs/resolution.png", "functions": "docs/consistency.png"}
@@ -183,6 +183,7 @@ SECTIONS = {
     "influenza_forecast": influenza_forecast,
     "infer_regions": infer_regions,
     "user_lines": user_lines,
+    "sbi_gaps": sbi_gaps,
 }
 
 

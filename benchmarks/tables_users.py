@@ -72,3 +72,20 @@ def influenza(r: dict[str, Any]) -> list[str]:
         "them are distinct.\n"
     )
     return [about, *table(["draws", "RF C2ST", "ESS, Pareto k"], rows)]
+
+
+def sbi_gaps(r: dict[str, Any]) -> list[str]:
+    """What is asked by what simulations lacked."""
+    rows = [
+        [f"{c['share_missing']:.0%}", x["asked"], f"{x['sd_ratio']:.3f}", f"{x['mean_error_sd']:.3f}"]
+        for c in r["cases"]
+        for x in c["asked"]
+    ]
+    told = [
+        f"{c['share_missing']:.0%} missing {c['log_prob_error_mean']:+.2f} ± {c['log_prob_error_sd']:.2f} nats, trained for "
+        f"{c['train_cpu_seconds']:.0f} CPU s"
+        for c in r["cases"]
+    ]
+    about = f"{r['simulations']:,} simulations, n = {r['n']:,}, {r['n_observations']} observations"
+    head = ["missing", "asked", "sd / exact", "error of a mean, sd"]
+    return [f"{about}. Errors of densities given all x: {'; '.join(told)}.\n", *table(head, rows)]

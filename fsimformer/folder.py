@@ -160,8 +160,10 @@ def damage_named(path: Path) -> Iterator[None]:
 
 
 def _require_file(path: Path, name: str) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is no model directory: it does not exist.{left_aside(path)}")
     if not (path / name).is_file():
-        raise FileNotFoundError(f"{path} is no model directory: no {name} in it.{left_aside(path)}")
+        raise FileNotFoundError(f"{path} is no model directory: no {name} in it.")
 
 
 def left_aside(path: Path) -> str:

@@ -98,7 +98,9 @@ def nothing_asked(schema: Schema, observations: Sequence[Observation], at: Mappi
     again = [name for name in schema.data if not schema.is_function(name) and name not in schema.arrays]
     seen = {name for o in observations for name, c in o.channels.items() if np.isfinite(c.value).any()}
     if at is None and seen >= set(open_):
-        why = "every variable is observed, and without `at` nothing is asked for again."
+        given = [name for name in schema.arrays if name not in seen]
+        but = f" but {given}, arrays, which are never sampled" if given else ""
+        why = f"every variable is observed{but}, and without `at` nothing is asked for again."
     elif at is None:
         why = f"the data hold no points at which {[name for name in open_ if name not in seen]} could be drawn."
     else:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from gaussian import Joint
 
+from fsimformer import sbi
 from fsimformer.denoise import Denoiser, NoiseLevels
 from fsimformer.nn import Network, NetworkConfig
 from fsimformer.sbi import FlowMatchingSimformer, Simformer
@@ -119,6 +120,14 @@ def test_what_a_posterior_of_sbi_has_besides_is_refused_with_what_to_do_instead(
     with pytest.raises(AttributeError, match="has no place here") as error:
         getattr(P, name)
     assert instead in str(error.value) and not hasattr(P, name)
+
+
+def test_sbis_other_methods_are_not_here_and_what_is_is_said() -> None:
+    with pytest.raises(
+        ImportError, match=r"has no NPE, .* it has \['FlowMatchingSimformer', 'Simformer'\]: one network"
+    ):
+        from fsimformer.sbi import NPE  # noqa: F401
+    assert not hasattr(sbi, "nothing")
 
 
 def test_simulations_in_two_tensors_or_none_are_refused_with_the_way_to_hand_them_in() -> None:

@@ -58,6 +58,9 @@ def test_simulations_keep_their_double_precision_until_they_are_whitened() -> No
     offset, unit = 1e8, torch.randn(500, 3, generator=seeded(), dtype=torch.float64)
     with pytest.warns(UserWarning, match=r"\(variable, feature\) \(0, 0\) varies by .* about 1000000.*subtract an off"):
         inference = trained(torch.cat([unit[:, :1] + offset, unit[:, 1:]], dim=1))
+    with pytest.warns(UserWarning, match=r"\(0, 0\) varies by .*subtract an off") as found:  # also of a file, elsewhere
+        inference.build_conditional([False, True, True])
+    assert [w.filename for w in found] == [__file__]
     columns = inference._estimator_or_last(None).columns
     assert columns.standardise[0].scale == pytest.approx(1.0, abs=0.1)
     z = columns.whiten(unit[:, :1] + offset, torch.tensor([0]))

@@ -82,8 +82,10 @@ def test_what_is_damaged_is_refused(tmp_path: Path, change: Callable[[dict[str, 
 
 
 def test_what_is_no_estimator_is_neither_read_nor_overwritten(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no model directory"):
+    with pytest.raises(FileNotFoundError, match="no model directory: no model.json in it"):
         load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no model directory: it does not exist"):
+        load(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="no model directory"):
         estimator().save(tmp_path)

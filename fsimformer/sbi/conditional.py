@@ -327,8 +327,10 @@ class FlatConditional:
 def build(
     estimator: Estimator, condition_mask: Any, edge_mask: Any, sample_with: str, prior: Any = None
 ) -> FlatConditional:
-    """What `Simformer.build_…` return; the caller of those is warned of masks that training had not."""
+    """What `Simformer.build_…` return; their caller is warned of masks that training had not, and of coarse draws."""
     out = FlatConditional(estimator, condition_mask, edge_mask, sample_with, prior)
     known = estimator.condition_masks, estimator.edge_masks
     warn_of_untrained(*known, out.condition_mask, out.edge_mask, stacklevel=4)
+    for coarse in estimator.columns.coarse(out._latent):
+        warnings.warn(coarse, UserWarning, stacklevel=3)
     return out

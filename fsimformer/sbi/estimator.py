@@ -94,20 +94,26 @@ class Columns:
             for column, constant in zip(columns, constants, strict=True)
         )
         out = cls(t, f, standardise, tuple((low, high) for low, high in ranges), tuple(gaps), constants)
-        for i, s in enumerate(standardise):
-            step = max(_SINGLE.eps * abs(s.loc), _SINGLE.tiny)
-            if not constants[i] and s.scale < 1_000 * step:
-                warnings.warn(
-                    f"(variable, feature) {out.name(i)} varies by {s.scale:.3g} about {s.loc:.9g}: single precision, "
-                    "in which draws come back, tells few values apart there; subtract an offset first, or rescale.",
-                    UserWarning,
-                    stacklevel=3,
-                )
+        for coarse in out.coarse(torch.arange(t * f)):
+            warnings.warn(coarse, UserWarning, stacklevel=3)
         return out
 
     def name(self, i: int) -> tuple[int, int]:
         """(variable, feature) of an id."""
         return divmod(i, self.n_features)
+
+    def coarse(self, ids: Tensor) -> list[str]:
+        """Which of these features vary by less than a thousand steps of single precision about their mean, in words."""
+        out = []
+        for i in ids.tolist():
+            s = self.standardise[i]
+            step = max(_SINGLE.eps * abs(s.loc), _SINGLE.tiny)
+            if s.scale < 1_000 * step and not self.constant[i]:
+                out.append(
+                    f"(variable, feature) {self.name(i)} varies by {s.scale:.3g} about {s.loc:.9g}: single precision, "
+                    "in which draws come back, tells few values apart there; subtract an offset first, or rescale."
+                )
+        return out
 
     @property
     def constant(self) -> Tensor:
