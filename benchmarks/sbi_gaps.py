@@ -1,9 +1,9 @@
 """`fsimformer.sbi` as it comes, where every conditional is known: what gaps in simulations cost, and where.
 
-θ ~ N(0, I) of two values, x = Aθ + N(0, 0.3²) of three, each a variable; 3,000 simulations of which a share of the x is
-NaN at random, `Simformer` and `train()` with their defaults. Asked: p(θ | x), p(θ | x₁), p(θ) from an x that is all NaN,
-p(θ, x), and densities of θ given x. Exact: the Gaussian's conditionals. Reported, over 20 observations: sd of 1,000 draws
-in exact sds (1 = right, Monte-Carlo floor of one 0.022), error of their means in exact sds (floor of its mean 0.025), and
+θ ~ N(0, I) of two values, x = Aθ + N(0, 0.3²) of three, each a variable; 3,000 simulations of which a share of the x
+is NaN at random, `Simformer` and `train()` with their defaults. Asked: p(θ | x), p(θ | x₁), p(θ) from an x that is all
+NaN, p(θ, x), and densities of θ given x. Exact: the Gaussian's conditionals. Reported, over 20 observations: sd of
+1,000 draws in exact sds (1 = right, Monte-Carlo floor of one .022), error of their means in exact sds (floor .025), and
 mean ± sd of log p − exact at exact draws, nats.
 
     python benchmarks/sbi_gaps.py

@@ -82,8 +82,8 @@ def sbi_gaps(r: dict[str, Any]) -> list[str]:
         for x in c["asked"]
     ]
     told = [
-        f"{c['share_missing']:.0%} missing {c['log_prob_error_mean']:+.2f} ± {c['log_prob_error_sd']:.2f} nats, trained for "
-        f"{c['train_cpu_seconds']:.0f} CPU s"
+        f"{c['share_missing']:.0%} missing {c['log_prob_error_mean']:+.2f} ± {c['log_prob_error_sd']:.2f} nats, "
+        f"trained for {c['train_cpu_seconds']:.0f} CPU s"
         for c in r["cases"]
     ]
     about = f"{r['simulations']:,} simulations, n = {r['n']:,}, {r['n_observations']} observations"

@@ -123,7 +123,7 @@ def _asked(schema: Schema, observation: Observation, values: xr.Dataset) -> Quer
     if not isinstance(values, xr.Dataset):
         raise ValueError(
             f"log_prob: expected an xarray.Dataset of values, or the DataTree that `sample` returned, got "
-            f"{type(values).__name__}."
+            f"{type(values).__name__}{'; xarray.Dataset makes one of a dict' if isinstance(values, dict) else ''}."
         )
     if not len(values.data_vars):
         raise ValueError("log_prob: expected a Dataset with values of some variables, got an empty one.")
