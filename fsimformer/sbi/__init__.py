@@ -26,7 +26,7 @@ if not TYPE_CHECKING:  # or a checker would let every name pass
         """Of sbi's other names: ImportError, with what to do instead."""
         if name in _OF_SBI:
             raise ImportError(
-                f"fsimformer.sbi has no {name}, of sbi's inference it has {__all__[2:4]}: one network for posterior "
+                f"fsimformer.sbi has no {name}, it has Simformer and FlowMatchingSimformer: one network for posterior "
                 "and likelihood. Simformer(posterior_latent_idx=[0, 1], posterior_observed_idx=[2]), then "
                 "append_simulations(torch.cat([theta, x], 1)).train() and build_posterior()."
             )
