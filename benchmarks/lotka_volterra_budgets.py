@@ -22,6 +22,7 @@ from held_out import posterior_loss, posterior_rows
 from lotka_volterra import against_exact
 from networks import kept
 from record import save
+from sbibm import seed_of
 from tables_sbibm import BUDGETS
 from train_shipped import MORE_POSTERIORS, NETWORK, WIDE
 
@@ -63,7 +64,7 @@ def main() -> None:
     card = joint.provenance
     results = {
         "simulations": args.budget, "variant": args.variant,
-        **against_exact(joint, N, [1_000 * args.seed + i for i in range(10)]),
+        **against_exact(joint, N, [seed_of(args.seed, i) for i in range(10)]),
         "posterior_loss": loss, "standard_error": error,
         **{k: card[k] for k in ("steps", "best_step", "kept")}, "train_cpu_seconds": card["cpu_seconds"],
     }  # fmt: skip

@@ -105,10 +105,10 @@ class Columns:
     def coarse(self, ids: Tensor) -> list[str]:
         """Which of these features vary by less than a thousand steps of single precision about their mean, in words."""
         out = []
-        for i in ids.tolist():
+        for i in ids[~self.constant[ids]].tolist():
             s = self.standardise[i]
             step = max(_SINGLE.eps * abs(s.loc), _SINGLE.tiny)
-            if s.scale < 1_000 * step and not self.constant[i]:
+            if s.scale < 1_000 * step:
                 out.append(
                     f"(variable, feature) {self.name(i)} varies by {s.scale:.3g} about {s.loc:.9g}: single precision, "
                     "in which draws come back, tells few values apart there; subtract an offset first, or rescale."
